@@ -1,0 +1,1 @@
+"""API-Net (Attentive Pairwise Interaction) for fine-grained classification in JAX/Flax."""
