@@ -5,9 +5,9 @@ batch, `S` images of each class, `P = 2B` pairs, `D` feature width, `M` hidden w
 MLP, `C` classes, `H W` pixels, `h w` feature-map cells, `N` records of a split.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 class Batch(NamedTuple):
@@ -40,3 +40,34 @@ class PairIndex(NamedTuple):
     inter: Int[Array, " B"]
     intra_valid: Bool[Array, " B"]
     inter_valid: Bool[Array, " B"]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run carries from one step to the next.
+
+    The random streams are functions of (seed, step) and the data position is the step, so neither
+    has to be kept.
+    """
+
+    step: Int[Array, ""]
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: Any
+
+
+class StepMetrics(NamedTuple):
+    """What one step reports, over the global batch.
+
+    Attributes:
+        loss: The total that was differentiated.
+        cross_entropy: Its first term.
+        ranking: Its second term, before the weight.
+        top1: Share of training rows given their true class; with pairs, image 1 under its own gate.
+        pairs: Pairs with a true partner, n.
+    """
+
+    loss: Float[Array, ""]
+    cross_entropy: Float[Array, ""]
+    ranking: Float[Array, ""]
+    top1: Float[Array, ""]
+    pairs: Int[Array, ""]

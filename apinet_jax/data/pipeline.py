@@ -1,0 +1,130 @@
+"""The stream of batches: grain runs a pure function of the step, ahead of the training loop.
+
+A batch depends on (seed, step) alone. Threads or worker processes, however many, only decide how
+far ahead of time it is made, and a stream that starts at step t needs no state but t.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+
+from apinet_jax.array_types import Batch
+from apinet_jax.data.cache import ImageReader
+from apinet_jax.data.sampler import Sampler
+from apinet_jax.data.transforms import center_crop, random_crop_flip
+
+# Batches made ahead by each worker: enough to hide a slow image, few enough for memory.
+_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class TrainLoader:
+    """Makes this host's rows of the training batch of a step.
+
+    Attributes:
+        reader: Resized images of the training split.
+        sampler: The records of each step.
+        crop: Height and width of a crop.
+        seed: Seeds crop and flip, together with the step and the row.
+        rows: This host's rows of the global batch.
+    """
+
+    reader: ImageReader
+    sampler: Sampler
+    crop: int
+    seed: int
+    rows: slice
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step, augmented."""
+        keys = self.sampler(step)
+        slots = range(len(keys))[self.rows]
+        images = [
+            random_crop_flip(self.reader(int(keys[slot])), self.crop, self.seed, step, slot)
+            for slot in slots
+        ]
+        mine = keys[self.rows].astype(np.int32)
+        labels = self.reader.source.labels[mine].astype(np.int32)
+        return Batch(np.stack(images), labels, mine, np.ones(len(mine), bool))
+
+
+@dataclass(frozen=True)
+class EvalLoader:
+    """Makes this host's rows of an evaluation batch: every image once, padded at the end.
+
+    Attributes:
+        reader: Resized images of the split.
+        crop: Height and width of the central crop.
+        batch_size: Images of the global batch.
+        rows: This host's rows of the global batch.
+    """
+
+    reader: ImageReader
+    crop: int
+    batch_size: int
+    rows: slice
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that cover the split."""
+        return -(-len(self.reader.source) // self.batch_size)
+
+    def __call__(self, index: int) -> Batch:
+        """The batch that starts at image `index * batch_size`; padding repeats the last image."""
+        first = index * self.batch_size
+        wanted = np.arange(first, first + self.batch_size, dtype=np.int32)[self.rows]
+        real = wanted < len(self.reader.source)
+        keys = np.minimum(wanted, len(self.reader.source) - 1)
+        crops = {key: center_crop(self.reader(key), self.crop) for key in set(keys.tolist())}
+        labels = self.reader.source.labels[keys].astype(np.int32)
+        return Batch(np.stack([crops[key] for key in keys.tolist()]), labels, keys, real)
+
+
+@contextlib.contextmanager
+def stream(
+    loader: TrainLoader | EvalLoader, start: int, stop: int, workers: int = 0
+) -> Iterator[Iterator[Batch]]:
+    """Yields the batches `start` to `stop - 1` in order, made ahead in the background.
+
+    Args:
+        loader: What makes a batch.
+        start: First step.
+        stop: The step after the last.
+        workers: Worker processes; 0 uses threads of this process, which suits decoders that
+            release Python's lock, as ours do.
+    """
+    if not flags.FLAGS.is_parsed():  # grain reads its flags, which only `app.run` parses
+        flags.FLAGS.mark_as_parsed()
+    dataset = grain.MapDataset.range(start, stop).map(loader)
+    threads = 1 if workers else max(1, min(16, (os.cpu_count() or 2) - 1))
+    batches = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_AHEAD, threads))
+    )
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
+        batches = batches.mp_prefetch(options)
+    with _accelerators_hidden_from_workers():
+        iterator = iter(batches)
+        try:
+            yield iterator
+        finally:
+            iterator.close()
+
+
+@contextlib.contextmanager
+def _accelerators_hidden_from_workers() -> Iterator[None]:
+    """Lets worker processes see the CPU only; this process has read the variable long ago."""
+    before = os.environ.get("JAX_PLATFORMS")
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JAX_PLATFORMS"]
+        else:
+            os.environ["JAX_PLATFORMS"] = before

@@ -1,0 +1,118 @@
+"""The objective of API-Net: cross-entropy on four features of each pair, and a score ranking.
+
+Equation numbers are those of `docs/method.md`. All functions are free of parameters and of state.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Reduction = Literal["code", "paper"]
+
+
+class PairLogits(NamedTuple):
+    """Logits of the four attentive features of each pair, from one shared classifier.
+
+    Attributes:
+        self_1: Image 1, activated by its own gate.
+        other_1: Image 1, activated by the gate of image 2.
+        self_2: Image 2, activated by its own gate.
+        other_2: Image 2, activated by the gate of image 1.
+    """
+
+    self_1: Float[Array, "*P C"]
+    other_1: Float[Array, "*P C"]
+    self_2: Float[Array, "*P C"]
+    other_2: Float[Array, "*P C"]
+
+
+class LossTerms(NamedTuple):
+    """What a step reports of its objective; `total` is what is differentiated."""
+
+    total: Float[Array, ""]
+    cross_entropy: Float[Array, ""]
+    ranking: Float[Array, ""]
+
+
+def cross_entropy(
+    logits: Float[Array, "*P C"], labels: Int[Array, "*P"]
+) -> Float[Array, "*P"]:
+    """Negative log-probability of the true class, row by row (equation 6).
+
+    >>> import jax.numpy as jnp
+    >>> print(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])))  # log 4
+    [1.3862944]
+    """
+    log_probability = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_probability, labels[..., None], axis=-1)[..., 0]
+
+
+def score_ranking(
+    self_logits: Float[Array, "*P C"],
+    other_logits: Float[Array, "*P C"],
+    labels: Int[Array, "*P"],
+    margin: float,
+) -> Float[Array, "*P"]:
+    """Hinge that wants the own gate to see the true class better than the other's (equation 7).
+
+    max(0, p_other(c) - p_self(c) + margin), on the probabilities of the true class c.
+
+    Args:
+        self_logits: Logits of the features under their own gate.
+        other_logits: Logits of the same images under the partner's gate.
+        labels: True class of each row.
+        margin: The paper's epsilon, in units of probability.
+
+    Returns:
+        The hinge of each row, 0 where the ranking holds by the margin.
+    """
+    p_self = jnp.exp(-cross_entropy(self_logits, labels))
+    p_other = jnp.exp(-cross_entropy(other_logits, labels))
+    return jax.nn.relu(p_other - p_self + margin)
+
+
+def pair_loss(
+    logits: PairLogits,
+    labels_1: Int[Array, "*P"],
+    labels_2: Int[Array, "*P"],
+    valid: Bool[Array, "*P"],
+    *,
+    margin: float,
+    rank_weight: float,
+    reduction: Reduction,
+) -> LossTerms:
+    """The objective over the valid pairs of the global batch (equation 8).
+
+    A pair without a true partner leaves numerator and denominator. With n valid pairs, `code`
+    (the authors' program) takes means over the 4n cross-entropy rows and the 2n ranking rows;
+    `paper` sums the terms of a pair and takes the mean over the n pairs, so that cross-entropy
+    weighs four times and the ranking twice as much.
+
+    Args:
+        logits: Logits of the four features of each pair.
+        labels_1: True class of image 1 of each pair.
+        labels_2: True class of image 2 of each pair.
+        valid: Which pairs exist.
+        margin: The paper's epsilon, in units of probability.
+        rank_weight: The paper's lambda.
+        reduction: `code` or `paper`.
+
+    Returns:
+        The total and its two terms; all are 0 when no pair is valid.
+    """
+    ce = (
+        cross_entropy(logits.self_1, labels_1)
+        + cross_entropy(logits.other_1, labels_1)
+        + cross_entropy(logits.self_2, labels_2)
+        + cross_entropy(logits.other_2, labels_2)
+    )  # [*P]
+    hinge = score_ranking(logits.self_1, logits.other_1, labels_1, margin) + score_ranking(
+        logits.self_2, logits.other_2, labels_2, margin
+    )  # [*P]
+    num_pairs = jnp.maximum(jnp.sum(valid), 1).astype(ce.dtype)
+    ce_rows, rank_rows = (4, 2) if reduction == "code" else (1, 1)
+    ce_mean = jnp.sum(jnp.where(valid, ce, 0)) / (ce_rows * num_pairs)
+    rank_mean = jnp.sum(jnp.where(valid, hinge, 0)) / (rank_rows * num_pairs)
+    return LossTerms(ce_mean + rank_weight * rank_mean, ce_mean, rank_mean)

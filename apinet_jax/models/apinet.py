@@ -1,0 +1,127 @@
+"""API-Net: mutual vector, gates and attentive features of a pair, over any trunk.
+
+The layers of the head are named as in the authors' program: `map1`, `map2`, `fc`.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from apinet_jax.losses import PairLogits
+
+MutualActivation = Literal["none", "relu"]
+
+
+def gate(
+    mutual: Float[Array, "*P D"], features: Float[Array, "*P D"]
+) -> Float[Array, "*P D"]:
+    """The gate vector of an image: which channels the mutual vector finds in it (equation 2)."""
+    return jax.nn.sigmoid(mutual * features)
+
+
+def attend(features: Float[Array, "*P D"], gates: Float[Array, "*P D"]) -> Float[Array, "*P D"]:
+    """Residual attention, x + x * g (equation 3)."""
+    return features + features * gates
+
+
+def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's initial bias of a linear layer: uniform in +-1/sqrt(fan_in)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def _linear(fan_in: int, width: int) -> nn.Dense:
+    """A linear layer that starts as PyTorch's does, kernel and bias uniform in +-1/sqrt(fan_in)."""
+    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    return nn.Dense(width, kernel_init=kernel, bias_init=_uniform_fan_in(fan_in))
+
+
+class APINet(nn.Module):
+    """A trunk, the pairwise interaction and the one classifier that all features share.
+
+    Without the interaction (`interaction=False`) this is the softmax baseline: the same trunk and
+    classifier, one image at a time.
+
+    Attributes:
+        trunk: Module from normalised images to a feature map.
+        feature_width: Channels of the feature map, `D`.
+        num_classes: Classes, `C`.
+        hidden: Width of the mutual MLP, `M`.
+        dropout: Rate inside the MLP and, with a mask of its own, on every feature that is
+            classified during training.
+        mutual_activation: `none` (the authors' code) or `relu` between the layers of the MLP.
+        interaction: Whether the mutual MLP exists.
+    """
+
+    trunk: nn.Module
+    feature_width: int
+    num_classes: int
+    hidden: int = 512
+    dropout: float = 0.5
+    mutual_activation: MutualActivation = "none"
+    interaction: bool = True
+
+    def setup(self) -> None:
+        """Names the layers."""
+        if self.interaction:
+            self.map1 = _linear(2 * self.feature_width, self.hidden)
+            self.map2 = _linear(self.hidden, self.feature_width)
+        self.fc = _linear(self.feature_width, self.num_classes)
+        self.drop = nn.Dropout(self.dropout)
+
+    def features(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B D"]:
+        """Pooled features of single images, float32 or wider whatever the trunk computes in.
+
+        Args:
+            images: Normalised images.
+            train: Whether BatchNorm uses, and moves, the statistics of the batch.
+        """
+        feature_map = self.trunk(images, train)  # [B h w D]
+        wide = jnp.promote_types(feature_map.dtype, jnp.float32)
+        return jnp.mean(feature_map.astype(wide), axis=(1, 2))
+
+    def mutual(
+        self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
+    ) -> Float[Array, "*P D"]:
+        """The mutual vector of each pair, from both features at once (equation 1)."""
+        hidden = self.map1(jnp.concatenate([x_1, x_2], axis=-1))  # [*P M]
+        if self.mutual_activation == "relu":
+            hidden = nn.relu(hidden)
+        return self.map2(self.drop(hidden, deterministic=not train))
+
+    def interact(
+        self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
+    ) -> PairLogits:
+        """Logits of the four attentive features of each pair (equations 1 to 5).
+
+        Args:
+            x_1: Pooled features of the first image of each pair.
+            x_2: Pooled features of its partner.
+            train: Whether dropout is on; it then needs the `dropout` random stream.
+        """
+        mutual = self.mutual(x_1, x_2, train)
+        gate_1, gate_2 = gate(mutual, x_1), gate(mutual, x_2)
+        return PairLogits(
+            self_1=self.classify(attend(x_1, gate_1), train),
+            other_1=self.classify(attend(x_1, gate_2), train),
+            self_2=self.classify(attend(x_2, gate_2), train),
+            other_2=self.classify(attend(x_2, gate_1), train),
+        )
+
+    def classify(self, features: Float[Array, "*P D"], train: bool) -> Float[Array, "*P C"]:
+        """Logits of features, attentive or bare, by the shared classifier (equation 5)."""
+        return self.fc(self.drop(features, deterministic=not train))
+
+    def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B C"]:
+        """Classifies single images without gates, as at test time; initialises every layer."""
+        features = self.features(images, train)
+        if self.is_initializing() and self.interaction:
+            self.interact(features, features, train=False)
+        return self.classify(features, train)

@@ -1,0 +1,83 @@
+"""Pair mining on the device: a distance matrix of the batch and two masked argmins.
+
+Every image is paired with its nearest image of the same class and its nearest image of another
+class (Zhuang, Wang and Qiao 2020, section "Individual Pair Construction").
+"""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from apinet_jax.array_types import PairIndex
+
+Distance = Literal["sq_euclidean", "euclidean"]
+
+
+def squared_distances(features: Float[Array, "B D"]) -> Float[Array, "B B"]:
+    """Squared Euclidean distances by the expansion |a|^2 + |b|^2 - 2ab, without a gradient.
+
+    Computed in at least float32 and at the highest matmul precision: the bfloat16 passes of a
+    TPU or the TF32 of a GPU are coarse enough to change which image is nearest.
+
+    Args:
+        features: Pooled features.
+
+    Returns:
+        Entry (i, j) is the squared distance of images i and j; rounding may leave it slightly
+        below zero.
+    """
+    features = lax.stop_gradient(features)
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    squared_norm = jnp.sum(features * features, axis=1)  # [B]
+    products = jnp.matmul(features, features.T, precision=lax.Precision.HIGHEST)  # [B B]
+    return squared_norm[:, None] + squared_norm[None, :] - 2 * products
+
+
+def nearest(
+    distances: Float[Array, "B B"], allowed: Bool[Array, "B B"]
+) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
+    """The nearest allowed column of each row; ties go to the lowest index.
+
+    Args:
+        distances: Distance of each pair of images.
+        allowed: The candidates of each row.
+
+    Returns:
+        The index of the nearest candidate (0 where a row has none), and whether there is one.
+    """
+    index = jnp.argmin(jnp.where(allowed, distances, jnp.inf), axis=1)
+    has_candidate = jnp.any(allowed, axis=1)
+    return jnp.where(has_candidate, index, 0), has_candidate
+
+
+def mine_pairs(
+    features: Float[Array, "B D"],
+    labels: Int[Array, " B"],
+    image_id: Int[Array, " B"],
+    distance: Distance = "sq_euclidean",
+) -> PairIndex:
+    """Finds the intra-class and inter-class partner of every image of the global batch.
+
+    Copies of one image (equal `image_id`, as a class with fewer than `S` images produces) are at
+    distance zero and would teach nothing: they never pair.
+
+    Args:
+        features: Pooled features; no gradient flows through the choice of partners.
+        labels: True class of each image.
+        image_id: Identity of each image.
+        distance: `sq_euclidean` (the authors' code) or `euclidean` (the paper). The square root
+            is monotonic, so both choose the same partners.
+
+    Returns:
+        Both partners of each image, and which of them exist.
+    """
+    distances = squared_distances(features)
+    if distance == "euclidean":
+        distances = jnp.sqrt(jnp.maximum(distances, 0))
+    same_class = labels[:, None] == labels[None, :]
+    distinct = image_id[:, None] != image_id[None, :]
+    intra, intra_valid = nearest(distances, same_class & distinct)
+    inter, inter_valid = nearest(distances, ~same_class)
+    return PairIndex(intra, inter, intra_valid, inter_valid)

@@ -1,0 +1,235 @@
+"""The training step and the evaluation step: pure functions, compiled once a stage, no I/O."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from apinet_jax.array_types import Batch, PairIndex, StepMetrics, TrainState
+from apinet_jax.losses import LossTerms, Reduction, cross_entropy, pair_loss
+from apinet_jax.mesh import replicated, sharded_by_batch
+from apinet_jax.metrics import EvalSums, eval_sums
+from apinet_jax.models.apinet import APINet
+from apinet_jax.models.layers import normalise
+from apinet_jax.optim import TRUNK
+from apinet_jax.pairs import Distance, mine_pairs
+
+Method = Literal["apinet", "softmax"]
+Stage = Literal["frozen", "full"]
+
+
+class Objective(NamedTuple):
+    """The switches of the objective; see `docs/method.md` for what each changes.
+
+    Attributes:
+        method: `apinet`, or `softmax` for the baseline on single images.
+        distance: Metric of the pair mining.
+        reduction: `code` or `paper`.
+        rank_weight: The paper's lambda.
+        rank_margin: The paper's epsilon.
+    """
+
+    method: Method = "apinet"
+    distance: Distance = "sq_euclidean"
+    reduction: Reduction = "code"
+    rank_weight: float = 1.0
+    rank_margin: float = 0.05
+
+
+class Preprocess(NamedTuple):
+    """Pixel statistics of the trunk's weights (in units of 0 to 1), and its compute type."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dtype: Any = jnp.float32
+
+
+def init_state(
+    model: APINet, optimizer: optax.GradientTransformation, key: Key[Array, ""], crop: int
+) -> TrainState:
+    """The state before the first step, freshly drawn.
+
+    Args:
+        model: The network.
+        optimizer: Its optimizer.
+        key: Seeds every parameter.
+        crop: Height and width of an image; parameters do not depend on it.
+    """
+    variables = model.init(key, jnp.zeros((1, crop, crop, 3)))
+    params = variables["params"]
+    batch_stats = variables.get("batch_stats", {})
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+
+def pair_features(
+    features: Float[Array, "B D"], labels: Int[Array, " B"], pairs: PairIndex
+) -> tuple[
+    Float[Array, "2 B D"],
+    Float[Array, "2 B D"],
+    Int[Array, "2 B"],
+    Int[Array, "2 B"],
+    Bool[Array, "2 B"],
+]:
+    """Gathers the P = 2B pairs: row 0 the intra-class pairs, row 1 the inter-class ones.
+
+    The kind of a pair is an axis of its own, so that the batch axis stays sharded as it came.
+    Features of pairs that do not exist become zero before any non-linearity sees them, so that
+    nothing non-finite can reach a gradient through a term that is masked later.
+
+    Args:
+        features: Pooled features of the batch.
+        labels: True class of each image.
+        pairs: Mined partners.
+
+    Returns:
+        Features of both images of each pair, their classes, and which pairs exist.
+    """
+    partner = jnp.stack([pairs.intra, pairs.inter])  # [2 B]
+    valid = jnp.stack([pairs.intra_valid, pairs.inter_valid])  # [2 B]
+    keep = valid[..., None]  # [2 B 1]
+    x_1 = jnp.where(keep, features[None], 0)  # [2 B D]
+    x_2 = jnp.where(keep, features[partner], 0)  # [2 B D]
+    return x_1, x_2, jnp.broadcast_to(labels[None], valid.shape), labels[partner], valid
+
+
+def _objective(
+    model: APINet,
+    params: dict[str, Any],
+    features: Float[Array, "B D"],
+    batch: Batch,
+    objective: Objective,
+    dropout_key: Key[Array, ""],
+) -> tuple[LossTerms, Float[Array, ""], Int[Array, ""]]:
+    """Loss terms, training accuracy and number of valid pairs of a batch of features."""
+    variables, rngs = {"params": params}, {"dropout": dropout_key}
+    if objective.method == "softmax":
+        logits = model.apply(variables, features, train=True, rngs=rngs, method="classify")
+        mean = jnp.mean(cross_entropy(logits, batch.label))
+        terms = LossTerms(mean, mean, jnp.zeros_like(mean))
+        top1 = jnp.mean(jnp.argmax(logits, axis=-1) == batch.label, dtype=jnp.float32)
+        return terms, top1, jnp.zeros((), jnp.int32)
+
+    pairs = mine_pairs(features, batch.label, batch.image_id, objective.distance)
+    x_1, x_2, labels_1, labels_2, valid = pair_features(features, batch.label, pairs)
+    logits = model.apply(variables, x_1, x_2, train=True, rngs=rngs, method="interact")
+    terms = pair_loss(
+        logits,
+        labels_1,
+        labels_2,
+        valid,
+        margin=objective.rank_margin,
+        rank_weight=objective.rank_weight,
+        reduction=objective.reduction,
+    )
+    num_pairs = jnp.sum(valid, dtype=jnp.int32)
+    correct = jnp.sum(valid & (jnp.argmax(logits.self_1, axis=-1) == labels_1), dtype=jnp.int32)
+    top1 = correct.astype(jnp.float32) / jnp.maximum(num_pairs, 1).astype(jnp.float32)
+    return terms, top1, num_pairs
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: APINet,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    preprocess: Preprocess,
+    seed: int,
+    stage: Stage,
+) -> tuple[TrainState, StepMetrics]:
+    """One update on one global batch.
+
+    In the `frozen` stage the trunk runs forward only: its BatchNorm statistics move, nothing is
+    differentiated through it, and the optimizer sees a gradient of zero that it does not use.
+
+    Args:
+        state: State before the step; its buffers are donated when compiled by `make_train_step`.
+        batch: The global batch.
+        model: The network.
+        optimizer: Its optimizer.
+        objective: Switches of the objective.
+        preprocess: Pixel statistics and compute type.
+        seed: Seeds dropout, together with the step.
+        stage: `frozen` or `full`.
+
+    Returns:
+        State after the step and the metrics before it.
+    """
+    images = normalise(batch.image, preprocess.mean, preprocess.std, preprocess.dtype)
+    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    trunk = {TRUNK: state.params[TRUNK]}
+    head = {name: leaves for name, leaves in state.params.items() if name != TRUNK}
+    trained, fixed = (head, trunk) if stage == "frozen" else (state.params, {})
+
+    def loss_fn(trained: dict[str, Any]) -> tuple[Float[Array, ""], Any]:
+        params = {**trained, **fixed}
+        features, mutated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            method="features",
+        )
+        terms, top1, pairs = _objective(model, params, features, batch, objective, dropout_key)
+        return terms.total, (terms, top1, pairs, mutated)
+
+    (_, (terms, top1, pairs, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    grads = {**grads, **jax.tree.map(jnp.zeros_like, fixed)}
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new_state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=mutated.get("batch_stats", {}),
+        opt_state=opt_state,
+    )
+    return new_state, StepMetrics(*terms, top1, pairs)
+
+
+def eval_step(
+    params: dict[str, Any],
+    batch_stats: dict[str, Any],
+    batch: Batch,
+    *,
+    model: APINet,
+    preprocess: Preprocess,
+) -> EvalSums:
+    """The evaluation sums of one padded batch: single images, no gates."""
+    images = normalise(batch.image, preprocess.mean, preprocess.std, preprocess.dtype)
+    logits = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+    return eval_sums(logits, batch.label, batch.mask)
+
+
+def make_train_step(
+    mesh: Mesh, **settings: Any
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """Compiles `train_step` for `mesh`: batch by rows, the rest replicated, the state donated.
+
+    Args:
+        mesh: The data mesh.
+        **settings: The keyword arguments of `train_step`.
+    """
+    everywhere = replicated(mesh)
+    return jax.jit(
+        partial(train_step, **settings),
+        in_shardings=(everywhere, sharded_by_batch(mesh)),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    mesh: Mesh, *, model: APINet, preprocess: Preprocess
+) -> Callable[[dict[str, Any], dict[str, Any], Batch], EvalSums]:
+    """Compiles `eval_step` for `mesh`; the sums come back replicated."""
+    everywhere = replicated(mesh)
+    return jax.jit(
+        partial(eval_step, model=model, preprocess=preprocess),
+        in_shardings=(everywhere, everywhere, sharded_by_batch(mesh)),
+        out_shardings=everywhere,
+    )

@@ -1,0 +1,165 @@
+"""What a run tells: console progress, `metrics.jsonl`, TensorBoard events. Process 0 only.
+
+`metrics.jsonl` holds one JSON object a line, each step once, also after a kill: a run that resumes
+at step s first takes back every row that lies after s. Apart from `TIME_FIELDS` the rows are a
+function of the configuration and the data.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+TIME_FIELDS = ("images_per_s", "data_wait", "seconds")
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+# Seconds between lines where the output is a file and a moving bar would be noise.
+_LINE_EVERY = 30.0
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file as a whole: a reader, or a kill, meets the old text or the new."""
+    part = path.with_suffix(path.suffix + ".part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to a TensorBoard event file."""
+
+    def __init__(self, workdir: Path, start_step: int):
+        """Takes back rows of steps that will be made again.
+
+        Args:
+            workdir: Folder of the run.
+            start_step: Steps done; rows of later steps are dropped.
+        """
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        self.rows = [row for row in read_rows(path) if row["step"] <= start_step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = open(path, "a")  # noqa: SIM115 - closed by `close`
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row; it survives a kill of this process from here on.
+
+        Args:
+            row: `kind`, `step` and named numbers. Only numbers reach TensorBoard.
+        """
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self._events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def sync(self) -> None:
+        """Puts the rows on disk, before a checkpoint of their step is."""
+        os.fsync(self._file.fileno())
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes both files."""
+        self.sync()
+        self._file.close()
+        self._events.close()
+
+
+class _Postfix(ProgressColumn):
+    """The newest figures of a task."""
+
+    def render(self, task: Any) -> str:
+        return task.fields.get("figures", "")
+
+
+class Bar:
+    """A progress bar with ETA on a terminal, a line now and then elsewhere.
+
+    `with Bar("Training", total=1000, start=200) as bar: bar.advance("loss 1.2")`
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0):
+        """Prepares a bar of `total` units of which `start` are done."""
+        self._title, self._total, self._done, self._start = title, total, start, start
+        self._began = self._said = time.monotonic()
+        self._progress = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                _Postfix(),
+                console=console,
+                speed_estimate_period=120,
+            )
+            self._task = self._progress.add_task(title, total=total, completed=start, figures="")
+
+    def advance(self, figures: str = "") -> None:
+        """Marks one more unit as done and shows the newest figures."""
+        self._done += 1
+        if self._progress is not None:
+            self._progress.update(self._task, advance=1, figures=figures)
+            return
+        now = time.monotonic()
+        if now - self._said >= _LINE_EVERY or self._done == self._total:
+            self._said = now
+            left = (now - self._began) / (self._done - self._start) * (self._total - self._done)
+            eta = f"ETA {left / 60:.1f} min" if left >= 60 else f"ETA {left:.0f} s"
+            console.print(f"{self._title} {self._done}/{self._total}  {eta}  {figures}")
+
+    def __enter__(self) -> "Bar":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def say(*lines: str) -> None:
+    """Prints lines for the user, above a running bar."""
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def result(lines: Iterable[str]) -> None:
+    """Prints the outcome of a command to standard output, where a script can read it."""
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
