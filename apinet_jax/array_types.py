@@ -63,6 +63,7 @@ class StepMetrics(NamedTuple):
         cross_entropy: Its first term.
         ranking: Its second term, before the weight.
         top1: Share of training rows given their true class; with pairs, image 1 under its own gate.
+        grad_norm: Euclidean norm of the gradient; not finite where any entry is not.
         pairs: Pairs with a true partner, n.
     """
 
@@ -70,4 +71,5 @@ class StepMetrics(NamedTuple):
     cross_entropy: Float[Array, ""]
     ranking: Float[Array, ""]
     top1: Float[Array, ""]
+    grad_norm: Float[Array, ""]
     pairs: Int[Array, ""]

@@ -17,7 +17,6 @@ from orbax.checkpoint import v1 as ocp
 from apinet_jax.array_types import TrainState
 from apinet_jax.errors import InputError
 
-
 LAST, BEST = "checkpoints", "best"
 
 
@@ -45,6 +44,7 @@ class Checkpoints:
             workdir: Folder of the run.
             keep: Newest checkpoints to keep; the best is kept beside them.
         """
+        self._workdir, self._pending = workdir, []
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
@@ -68,7 +68,8 @@ class Checkpoints:
             # Host and device share memory there: orbax would read buffers that the next step,
             # to which they are donated, is already overwriting.
             state = jax.tree.map(jnp.copy, state)
-        (self._best if best else self._last).save_checkpointables_async(
+        self.wait()
+        response = (self._best if best else self._last).save_checkpointables_async(
             step,
             {
                 "weights": {"params": state.params, "batch_stats": state.batch_stats},
@@ -78,6 +79,7 @@ class Checkpoints:
             force=True,
             custom_metadata={"step": step, **metadata},
         )
+        self._pending.append(response)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Reads a state onto the devices that `like` lives on, whatever devices wrote it.
@@ -96,16 +98,22 @@ class Checkpoints:
         )
         return TrainState(**parts["weights"], **parts["trainer"])
 
+    def path(self, step: int) -> Path:
+        """Folder of a step."""
+        return self._workdir / LAST / str(step)
+
     def wait(self) -> None:
         """Returns when everything that was saved is on disk."""
-        for checkpointer in (self._last, self._best):
-            checkpointer.close()
+        while self._pending:
+            self._pending.pop().result()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wait()
+        self._last.close()
+        self._best.close()
 
 
 def load_weights(
@@ -114,7 +122,7 @@ def load_weights(
     """Reads parameters and statistics alone, for inference: the one call that it needs.
 
     Args:
-        workdir: Folder of a run, or one of its checkpoints (`runs/x/checkpoints/1200`).
+        workdir: Folder of a run, or of one of its checkpoints (`runs/x/checkpoints/1200`).
         which: `last`, `best` or a step; not looked at where `workdir` is itself a checkpoint.
         sharding: Where the arrays go; the first device by default.
 
@@ -122,12 +130,10 @@ def load_weights(
         InputError: If there is no such checkpoint; the message lists those there are.
     """
     workdir = Path(workdir).absolute()
-    if workdir.parent.name in (LAST, BEST) and workdir.name.isdigit():
-        workdir, folder, step = workdir.parents[1], workdir.parent.name, int(workdir.name)
-    else:
-        folder, step = _find(workdir, which)
+    folder = workdir if _is_checkpoint(workdir) else find_checkpoint(workdir, which)
+    step = int(folder.name)
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
-    with _open(workdir / folder, None) as checkpointer:
+    with _open(folder.parent, None) as checkpointer:
         saved = checkpointer.checkpointables_metadata(step)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -137,23 +143,31 @@ def load_weights(
     return Weights(weights["params"], weights["batch_stats"], saved.custom_metadata)
 
 
-def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
-    """The complete steps in a folder of a workdir, ascending."""
-    if not (workdir / folder).is_dir():
-        return []
-    with _open(workdir / folder, None) as checkpointer:
-        return [checkpoint.step for checkpoint in checkpointer.checkpoints]
+def find_checkpoint(workdir: Path | None, which: str) -> Path:
+    """The folder of the checkpoint that the user named.
 
+    Args:
+        workdir: Folder of a run; not needed where `which` is a folder.
+        which: `last`, `best`, a step, or the folder of one checkpoint.
 
-def _find(workdir: Path, which: str) -> tuple[str, int]:
-    """Folder and step of the checkpoint that the user named."""
+    Raises:
+        InputError: If there is no such checkpoint; the message lists those there are.
+    """
+    if _is_checkpoint(Path(which).absolute()):
+        return Path(which).absolute()
+    if workdir is None:
+        raise InputError(
+            f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
+            f"RUN/{BEST}/STEP."
+        )
+    workdir = workdir.absolute()
     last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
     if which == "last" and last:
-        return LAST, last[-1]
+        return workdir / LAST / str(last[-1])
     if which == "best" and best:
-        return BEST, best[-1]
+        return workdir / BEST / str(best[-1])
     if which.isdigit() and int(which) in last + best:
-        return (LAST if int(which) in last else BEST), int(which)
+        return workdir / (LAST if int(which) in last else BEST) / which
     if not last and not best:
         raise InputError(
             f"There is no checkpoint in {workdir}. Name the folder of a run that has saved one "
@@ -164,6 +178,18 @@ def _find(workdir: Path, which: str) -> tuple[str, int]:
         f"There is no checkpoint '{which}' in {workdir}; there are: {', '.join(there)}. Choose one "
         "with --checkpoint=last|best|STEP."
     )
+
+
+def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
+    """The complete steps in a folder of a workdir, ascending."""
+    if not (workdir / folder).is_dir():
+        return []
+    with _open(workdir / folder, None) as checkpointer:
+        return [checkpoint.step for checkpoint in checkpointer.checkpoints]
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.parent.name in (LAST, BEST) and folder.name.isdigit() and folder.is_dir()
 
 
 def _open(folder: Path, keep: int | None) -> ocp.training.Checkpointer:

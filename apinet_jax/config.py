@@ -98,7 +98,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
     optim.weight_decay = 5e-4
     optim.decay_bn_bias = True
     optim.epochs = 100.0
-    optim.frozen_epochs = 8.0
+    optim.frozen_epochs = _auto(float, 8.0)
 
     config.train = ml_collections.ConfigDict()
     config.train.deterministic = True
@@ -150,7 +150,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         if not values[name] > 0:
             wrong.append(f"{name} = {values[name]}: must be above 0")
     for name in ("optim.frozen_epochs", "optim.weight_decay", "data.workers", "seed"):
-        if not values[name] >= 0:
+        if values[name] is not None and not values[name] >= 0:
             wrong.append(f"{name} = {values[name]}: must not be negative")
     for name in ("data.val_fraction", "model.dropout", "optim.momentum"):
         if not 0 <= values[name] < 1:
@@ -165,9 +165,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
 
 
-def result_differences(
-    old: dict[str, Any], new: dict[str, Any]
-) -> list[tuple[str, Any, Any]]:
+def result_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """The fields that change results and differ between two flat configurations.
 
     Returns:

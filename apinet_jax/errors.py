@@ -11,3 +11,12 @@ class RunError(Exception):
     """The input was fine but the run cannot go on; the message says what is safe (exit 1)."""
 
     exit_code = 1
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the user or the cluster asked for it
+    """A signal asked the run to stop; its state is saved (exit 128 + signal, as shells expect)."""
+
+    def __init__(self, signal_number: int):
+        """Keeps the signal."""
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number

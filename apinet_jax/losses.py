@@ -36,9 +36,7 @@ class LossTerms(NamedTuple):
     ranking: Float[Array, ""]
 
 
-def cross_entropy(
-    logits: Float[Array, "*P C"], labels: Int[Array, "*P"]
-) -> Float[Array, "*P"]:
+def cross_entropy(logits: Float[Array, "*P C"], labels: Int[Array, "*P"]) -> Float[Array, "*P"]:
     """Negative log-probability of the true class, row by row (equation 6).
 
     >>> import jax.numpy as jnp

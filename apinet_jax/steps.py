@@ -188,7 +188,8 @@ def train_step(
         batch_stats=mutated.get("batch_stats", {}),
         opt_state=opt_state,
     )
-    return new_state, StepMetrics(*terms, top1, pairs)
+    grad_norm = optax.global_norm(grads)
+    return new_state, StepMetrics(*terms, top1, grad_norm, pairs)
 
 
 def eval_step(

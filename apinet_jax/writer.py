@@ -70,7 +70,7 @@ class MetricsWriter:
         path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(path) if row["step"] <= start_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = open(path, "a")  # noqa: SIM115 - closed by `close`
+        self._file = open(path, "a")  # noqa: SIM115 - closed by `__exit__`
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -91,8 +91,10 @@ class MetricsWriter:
         os.fsync(self._file.fileno())
         self._events.flush()
 
-    def close(self) -> None:
-        """Closes both files."""
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.sync()
         self._file.close()
         self._events.close()

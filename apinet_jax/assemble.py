@@ -1,0 +1,260 @@
+"""From a configuration to the objects that it describes: network, optimizer, samplers, loaders."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from apinet_jax.array_types import Batch, TrainState
+from apinet_jax.data.cache import ImageReader, cached_reader
+from apinet_jax.data.pipeline import EvalLoader, TrainLoader
+from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
+from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset, records_root
+from apinet_jax.durations import epochs_to_steps, steps_per_epoch
+from apinet_jax.errors import InputError
+from apinet_jax.mesh import host_rows, replicated, sharded_by_batch
+from apinet_jax.models import make_trunk, trunk_spec
+from apinet_jax.models.apinet import APINet
+from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
+from apinet_jax.optim import TRUNK, cosine_schedule, make_optimizer
+from apinet_jax.steps import Objective, Preprocess, Stage, init_state, make_train_step
+
+
+class Plan(NamedTuple):
+    """How long a run is, in steps.
+
+    Attributes:
+        batch_size: Images of the global batch, `B`.
+        epoch: Steps of one pass over the training images.
+        total: Steps of the run.
+        frozen: Steps before the backbone moves.
+        save_every: Steps between two checkpoints.
+    """
+
+    batch_size: int
+    epoch: int
+    total: int
+    frozen: int
+    save_every: int
+
+    def epoch_ends(self, step: int) -> bool:
+        """Whether a pass over the images, or the run, ends with this step (counted from 1)."""
+        return step > 0 and (step % self.epoch == 0 or step == self.total)
+
+
+def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
+    """Opens the data set, preparing it first where needed, and holds out validation images."""
+    data = config.data
+    dataset = open_dataset(data.name, data.dir, data.manual_dir, data.skip_unreadable)
+    if data.val_fraction:
+        if dataset.validation is not None:
+            raise InputError(
+                f"The folder has validation images of its own, and data.val_fraction = "
+                f"{data.val_fraction} asks to hold out more. Set --config.data.val_fraction=0."
+            )
+        dataset = hold_out(dataset, data.val_fraction, config.seed)
+    return dataset
+
+
+def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
+    """Turns epochs into steps."""
+    batch_size = config.batch.classes * config.batch.images
+    epoch = steps_per_epoch(num_images, batch_size)
+
+    def to_steps(epochs: float) -> int:
+        return epochs_to_steps(epochs, num_images, batch_size)
+
+    total = max(1, to_steps(config.optim.epochs))
+    frozen = min(total, to_steps(config.optim.frozen_epochs))
+    return Plan(batch_size, epoch, total, frozen, max(1, to_steps(config.checkpoint.every)))
+
+
+def make_network(
+    config: ml_collections.ConfigDict, num_classes: int, num_devices: int = 1
+) -> tuple[APINet, Preprocess]:
+    """The network without parameters, and how its images are normalised.
+
+    Args:
+        config: Completed configuration.
+        num_classes: Classes, `C`.
+        num_devices: Devices that a batch is spread over, for BatchNorm per device.
+    """
+    spec = trunk_spec(config.model.trunk)
+    dtype = jnp.dtype(config.model.dtype)
+    groups = num_devices if config.model.batch_norm == "per_device" else 1
+    model = APINet(
+        trunk=make_trunk(config.model.trunk, dtype, groups),
+        feature_width=spec.width,
+        num_classes=num_classes,
+        hidden=config.model.hidden,
+        dropout=config.model.dropout,
+        mutual_activation=config.model.mutual_activation,
+        interaction=config.method == "apinet",
+    )
+    return model, Preprocess(spec.mean, spec.std, dtype)
+
+
+class Program(NamedTuple):
+    """All that the compiled steps are made of.
+
+    Attributes:
+        model: The network, without parameters.
+        preprocess: How its images are normalised.
+        optimizer: What turns gradients into updates.
+        schedule: The learning rate of each step, as the optimizer follows it.
+        objective: Switches of the objective.
+        plan: Length of the run.
+    """
+
+    model: APINet
+    preprocess: Preprocess
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    objective: Objective
+    plan: Plan
+
+
+def make_program(
+    config: ml_collections.ConfigDict, num_classes: int, num_images: int, mesh: Mesh
+) -> Program:
+    """The parts of the training step.
+
+    Args:
+        config: Completed configuration.
+        num_classes: Classes, `C`.
+        num_images: Training images, `N`.
+        mesh: The data mesh.
+    """
+    model, preprocess = make_network(config, num_classes, mesh.size)
+    plan = make_plan(config, num_images)
+    schedule = cosine_schedule(config.optim.lr, plan.total)
+    optimizer = make_optimizer(
+        schedule,
+        momentum=config.optim.momentum,
+        weight_decay=config.optim.weight_decay,
+        decay_bn_bias=config.optim.decay_bn_bias,
+        frozen_steps=plan.frozen,
+    )
+    objective = Objective(
+        method=config.method,
+        distance=config.pairs.distance,
+        reduction=config.loss.reduction,
+        rank_weight=config.loss.rank_weight,
+        rank_margin=config.loss.rank_margin,
+    )
+    return Program(model, preprocess, optimizer, schedule, objective, plan)
+
+
+def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
+    """A freshly drawn state, replicated over the mesh."""
+    draw = partial(init_state, program.model, program.optimizer, crop=config.data.crop)
+    return jax.jit(draw, out_shardings=replicated(mesh))(jax.random.key(config.seed))
+
+
+def compile_train_step(
+    config: ml_collections.ConfigDict, program: Program, mesh: Mesh, stage: Stage
+) -> jax.stages.Compiled:
+    """Compiles the step of a stage from shapes alone, before there are weights or images."""
+    step = make_train_step(
+        mesh,
+        model=program.model,
+        optimizer=program.optimizer,
+        objective=program.objective,
+        preprocess=program.preprocess,
+        seed=config.seed,
+        stage=stage,
+    )
+    crop, rows = config.data.crop, sharded_by_batch(mesh)
+    draw = partial(init_state, program.model, program.optimizer, crop=crop)
+    state = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        jax.eval_shape(draw, jax.random.key(0)),
+    )
+    shapes = Batch(
+        image=((crop, crop, 3), jnp.uint8),
+        label=((), jnp.int32),
+        image_id=((), jnp.int32),
+        mask=((), jnp.bool_),
+    )
+    batch_size = program.plan.batch_size
+    batch = Batch(
+        *(jax.ShapeDtypeStruct((batch_size, *row), kind, sharding=rows) for row, kind in shapes)
+    )
+    return step.lower(state, batch).compile()
+
+
+def make_sampler(
+    config: ml_collections.ConfigDict, labels: Int[np.ndarray, " N"], plan: Plan
+) -> Sampler:
+    """K x S batches for API-Net, plain random batches for the softmax baseline."""
+    if config.method == "softmax":
+        return ShuffledSampler(
+            len(labels), batch_size=plan.batch_size, num_steps=plan.total, seed=config.seed
+        )
+    return BalancedSampler(
+        labels,
+        classes=config.batch.classes,
+        images=config.batch.images,
+        num_steps=plan.total,
+        seed=config.seed,
+        tail=config.batch.tail,
+    )
+
+
+def _make_reader(
+    config: ml_collections.ConfigDict, source: Source, fingerprint: str
+) -> ImageReader:
+    if config.data.cache != "disk":
+        return ImageReader(source, config.data.resize)
+    folder = records_root() / "apinet_jax_cache"
+    return cached_reader(source, config.data.resize, folder, fingerprint)
+
+
+def make_train_loader(
+    config: ml_collections.ConfigDict, dataset: Dataset, plan: Plan
+) -> TrainLoader:
+    """What makes this host's rows of a training batch."""
+    return TrainLoader(
+        _make_reader(config, dataset.train, dataset.fingerprint),
+        make_sampler(config, dataset.train.labels, plan),
+        config.data.crop,
+        config.seed,
+        host_rows(plan.batch_size),
+    )
+
+
+def make_eval_loader(
+    config: ml_collections.ConfigDict, source: Source, fingerprint: str, mesh: Mesh
+) -> EvalLoader:
+    """What makes this host's rows of an evaluation batch, rounded up to what the devices share."""
+    batch_size = config.eval.batch_size + -config.eval.batch_size % mesh.size
+    reader = _make_reader(config, source, fingerprint)
+    return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size))
+
+
+def with_pretrained(state: TrainState, trunk: str, path: str | Path) -> TrainState:
+    """Puts the tensors of a file into the trunk, strictly.
+
+    Raises:
+        InputError: If the file is not of this trunk; the message lists what differs.
+    """
+    tensors = read_safetensors(path)
+    inside = {"params": state.params[TRUNK]}
+    if TRUNK in state.batch_stats:
+        inside["batch_stats"] = state.batch_stats[TRUNK]
+    try:
+        loaded = load_torch_tensors(tensors, inside, trunk_spec(trunk).classifier_prefixes)
+    except InputError as error:
+        raise InputError(f"{path} does not fit model.trunk = {trunk}: {error}") from error
+    params = {**state.params, TRUNK: loaded["params"]}
+    batch_stats = dict(state.batch_stats)
+    if "batch_stats" in loaded:
+        batch_stats[TRUNK] = loaded["batch_stats"]
+    return state._replace(params=params, batch_stats=batch_stats)

@@ -1,0 +1,137 @@
+"""Evaluation: every image of a split exactly once, without gates."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
+from apinet_jax.checkpoint import find_checkpoint, load_weights
+from apinet_jax.config import FREE_FIELDS, flatten
+from apinet_jax.data.pipeline import EvalLoader, stream
+from apinet_jax.errors import InputError
+from apinet_jax.mesh import make_mesh, replicated, to_global
+from apinet_jax.metrics import EvalSummary, summarise
+from apinet_jax.steps import make_eval_step
+from apinet_jax.writer import Bar, result, write_atomically
+
+
+def evaluate(
+    eval_step: Callable[..., Any],
+    params: Any,
+    batch_stats: Any,
+    loader: EvalLoader,
+    mesh: Mesh,
+    *,
+    title: str,
+    workers: int = 0,
+    before_batch: Callable[[], None] = lambda: None,
+) -> EvalSummary:
+    """Evaluates weights on one split.
+
+    Args:
+        eval_step: A compiled `steps.make_eval_step`.
+        params: Parameters.
+        batch_stats: BatchNorm statistics.
+        loader: Batches of the split.
+        mesh: The data mesh.
+        title: What the progress bar says.
+        workers: Worker processes that decode.
+        before_batch: Called before each batch; may raise to give up.
+    """
+    sums = None
+    with (
+        stream(loader, 0, loader.num_batches, workers) as batches,
+        Bar(title, loader.num_batches) as bar,
+    ):
+        for batch in batches:
+            before_batch()
+            more = eval_step(params, batch_stats, to_global(batch, mesh))
+            sums = more if sums is None else jax.tree.map(jax.numpy.add, sums, more)
+            jax.block_until_ready(sums)  # bounds the batches that are on the device at once
+            bar.advance()
+    return summarise(jax.device_get(sums))
+
+
+def report_workdir(
+    workdir: Path | None, which: str, config: ml_collections.ConfigDict | None
+) -> EvalSummary:
+    """Evaluates a checkpoint of a run, prints the outcome and writes `evaluation-STEP.json`.
+
+    Args:
+        workdir: Folder of a run; not needed where `which` is a folder.
+        which: `last`, `best`, a step, or the folder of one checkpoint.
+        config: Where given, says where the data lie now; all else is as the run recorded it.
+
+    Raises:
+        InputError: If there is no such checkpoint, or the data are of other classes.
+    """
+    mesh = make_mesh()
+    checkpoint = find_checkpoint(workdir, which)
+    weights = load_weights(checkpoint, sharding=replicated(mesh))
+    recorded = ml_collections.ConfigDict(weights.metadata["config"])
+    if config is not None:
+        moved = {name: value for name, value in flatten(config).items() if name in FREE_FIELDS}
+        recorded.update_from_flattened_dict({k: v for k, v in moved.items() if v is not None})
+    dataset = make_dataset(recorded)
+    class_names = tuple(weights.metadata["class_names"])
+    if class_names != dataset.class_names:
+        raise InputError(
+            f"The checkpoint knows {len(class_names)} classes ({class_names[0]}, ...), the data "
+            f"have {len(dataset.class_names)} ({dataset.class_names[0]}, ...), and they are not "
+            "the same. Evaluate on the data set that the run was trained for."
+        )
+    split, source = ("test", dataset.test) if dataset.test else ("validation", dataset.validation)
+    if source is None:
+        raise InputError("The data set has neither test nor validation images to evaluate on.")
+    loader = make_eval_loader(recorded, source, dataset.fingerprint, mesh)
+    model, preprocess = make_network(recorded, len(class_names))
+    step = weights.metadata["step"]
+    with jax.set_mesh(mesh):
+        summary = evaluate(
+            make_eval_step(mesh, model=model, preprocess=preprocess),
+            weights.params,
+            weights.batch_stats,
+            loader,
+            mesh,
+            title=f"Evaluating {split} images",
+            workers=recorded.data.workers,
+        )
+    path = checkpoint.parents[1] / f"evaluation-{step}.json"
+    report = {"step": step, "split": split, **as_json(summary, class_names)}
+    write_atomically(path, json.dumps(report, indent=2) + "\n")
+    result(
+        [
+            f"{split.capitalize()} images, step {step}",
+            *as_lines(summary, class_names),
+            f"  every class           {path}",
+        ]
+    )
+    return summary
+
+
+def as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
+    """A summary with class names in it, for a file."""
+    first, second, times = summary.confused
+    return {
+        **summary._asdict(),
+        "per_class": dict(zip(class_names, summary.per_class, strict=True)),
+        "confused": [class_names[first], class_names[second], times],
+    }
+
+
+def as_lines(summary: EvalSummary, class_names: Sequence[str]) -> list[str]:
+    """A summary for a person."""
+    first, second, times = summary.confused
+    pair = f"{class_names[first]} / {class_names[second]} ({times} mistakes)"
+    return [
+        f"  images                {summary.images}",
+        f"  top-1                 {100 * summary.top1:.2f} %",
+        f"  top-5                 {100 * summary.top5:.2f} %",
+        f"  mean over classes     {100 * summary.macro:.2f} %",
+        f"  most confused pair    {pair if times else 'none'}",
+    ]

@@ -1,0 +1,218 @@
+"""The training loop: next batch, one compiled step, and what happens between steps.
+
+Everything that belongs to a step can be done again from the checkpoint before it, with the same
+outcome: rows are written before the checkpoint that makes them final, held-out images are
+evaluated after it, and an evaluation that a kill cut off is found missing and made up for.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from apinet_jax.array_types import StepMetrics, TrainState
+from apinet_jax.assemble import Plan
+from apinet_jax.checkpoint import Checkpoints
+from apinet_jax.data.pipeline import TrainLoader, stream
+from apinet_jax.data.source import Dataset
+from apinet_jax.errors import Interrupted, RunError
+from apinet_jax.mesh import to_global
+from apinet_jax.metrics import EvalSummary
+from apinet_jax.steps import Stage
+from apinet_jax.writer import Bar, MetricsWriter, say
+
+# Steps in flight: the host reads the metrics of a step while the device is busy with the next.
+_IN_FLIGHT = 2
+# Steps after which the end of the run is foretold.
+_WARM_UP = 20
+
+
+class Run(NamedTuple):
+    """What a run's parts share.
+
+    Attributes:
+        config: Completed configuration.
+        workdir: Folder of the run.
+        dataset: Its images.
+        mesh: The data mesh.
+        plan: Its length in steps.
+        learning_rate: Rate of each step.
+        checkpoints: Where states are saved.
+        writer: Where rows are written.
+        metadata: What is saved beside each state.
+        evaluate: Evaluates a state on a split by name.
+        check_signals: Raises `Interrupted` once the run was asked to stop.
+    """
+
+    config: ml_collections.ConfigDict
+    workdir: Path
+    dataset: Dataset
+    mesh: Mesh
+    plan: Plan
+    learning_rate: Float[np.ndarray, " T"]
+    checkpoints: Checkpoints
+    writer: MetricsWriter
+    metadata: dict[str, Any]
+    evaluate: Callable[[TrainState, str], EvalSummary]
+    check_signals: Callable[[], None]
+
+
+class _StepLog:
+    """Turns the metrics of steps into rows, in order and a little behind the device."""
+
+    def __init__(self, run: Run, start: int, bar: Bar):
+        self._run, self._bar = run, bar
+        self._in_flight: deque[tuple[int, StepMetrics, float]] = deque()
+        self._start, self._rows = start, 0
+        self._began = self._previous = time.perf_counter()
+
+    def add(self, step: int, metrics: StepMetrics, waited: float) -> None:
+        """Takes the metrics of a step that was just started, and writes those that are ready.
+
+        Args:
+            step: The step's number, from 1.
+            metrics: Its metrics, still on the device.
+            waited: Seconds that the loop waited for the step's batch.
+        """
+        self._in_flight.append((step, metrics, waited))
+        if len(self._in_flight) > _IN_FLIGHT:
+            self._write_oldest()
+
+    def drain(self) -> None:
+        """Waits for the device and writes all that is left."""
+        while self._in_flight:
+            self._write_oldest()
+
+    def resume_clock(self) -> None:
+        """Starts timing anew, after a pause that belongs to no step."""
+        self._began += time.perf_counter() - self._previous
+        self._previous = time.perf_counter()
+
+    def _write_oldest(self) -> None:
+        step, metrics, waited = self._in_flight.popleft()
+        values = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
+        now = time.perf_counter()
+        seconds, self._previous = now - self._previous, now
+        _check_finite(self._run, step, values)
+        plan = self._run.plan
+        self._run.writer.write(
+            {
+                "kind": "train",
+                "step": step,
+                "epoch": round(step / plan.epoch, 4),
+                **values,
+                "lr": float(self._run.learning_rate[step - 1]),
+                "images_per_s": round(plan.batch_size / seconds, 2),
+                "data_wait": round(min(1.0, waited / seconds), 4),
+            }
+        )
+        self._rows += 1
+        self._bar.advance(f"loss {values['loss']:.3f}  top-1 {100 * values['top1']:.0f} %")
+        if self._rows == min(_WARM_UP, plan.total - self._start):
+            pace = (now - self._began) / self._rows
+            end = time.localtime(time.time() + (plan.total - step) * pace)
+            say(f"{pace:.2f} s a step; training should end at {time.strftime('%a %H:%M', end)}.")
+
+
+def fit(
+    run: Run,
+    state: TrainState,
+    loader: TrainLoader,
+    stages: Mapping[Stage, Callable[..., tuple[TrainState, StepMetrics]]],
+) -> TrainState:
+    """Runs the steps that are left.
+
+    Args:
+        run: The run.
+        state: State to go on from; its buffers are donated.
+        loader: Makes the batch of a step.
+        stages: The compiled step of each stage that is still ahead.
+
+    Returns:
+        The state after the last step, which is saved.
+
+    Raises:
+        Interrupted: If a signal asked to stop; the state is saved.
+        RunError: If a loss or a gradient is not finite.
+    """
+    plan, start = run.plan, int(state.step)
+    with (
+        stream(loader, start, plan.total, run.config.data.workers) as batches,
+        Bar("Training", plan.total, start) as bar,
+    ):
+        log = _StepLog(run, start, bar)
+
+        def save() -> None:
+            log.drain()
+            run.writer.sync()
+            run.checkpoints.save(state, run.metadata)
+
+        try:
+            _evaluate_held_out(run, state)
+            log.resume_clock()
+            for step in range(start + 1, plan.total + 1):
+                run.check_signals()
+                before = time.perf_counter()
+                batch = to_global(next(batches), run.mesh)
+                waited = time.perf_counter() - before
+                stage: Stage = "frozen" if step <= plan.frozen else "full"
+                with jax.transfer_guard("disallow"):
+                    state, metrics = stages[stage](state, batch)
+                log.add(step, metrics, waited)
+                if step % plan.save_every == 0 or step == plan.total:
+                    save()
+                if plan.epoch_ends(step) and run.dataset.validation is not None:
+                    log.drain()
+                    _evaluate_held_out(run, state)
+                    log.resume_clock()
+        except Interrupted:
+            save()
+            say(f"Asked to stop: saved after step {int(state.step)}. The same command goes on.")
+            raise
+    return state
+
+
+def _evaluate_held_out(run: Run, state: TrainState) -> None:
+    """Evaluates on held-out images at the end of an epoch, unless that row is there already.
+
+    The best state so far is saved before its row is written: a kill in between repeats both.
+    """
+    step = int(state.step)
+    rows = [row for row in run.writer.rows if row["kind"] == "validation"]
+    done = any(row["step"] == step for row in rows)
+    if run.dataset.validation is None or done or not run.plan.epoch_ends(step):
+        return
+    began = time.perf_counter()
+    summary = run.evaluate(state, "validation")
+    if all(summary.top1 > row["top1"] for row in rows):
+        run.checkpoints.save(state, run.metadata, best=True)
+        run.checkpoints.wait()
+    run.writer.write(
+        {
+            "kind": "validation",
+            "step": step,
+            **{name: getattr(summary, name) for name in ("top1", "top5", "macro", "nll")},
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+    )
+    say(f"Epoch {step / run.plan.epoch:g}: {100 * summary.top1:.2f} % of the held-out images")
+
+
+def _check_finite(run: Run, step: int, values: dict[str, float]) -> None:
+    """Stops at the first step whose loss or gradient is not finite, before it can be saved."""
+    wrong = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
+    if wrong:
+        run.checkpoints.wait()
+        latest = run.checkpoints.latest_step()
+        safe = "none yet" if latest is None else run.checkpoints.path(latest)
+        raise RunError(
+            f"Step {step} is not finite: {', '.join(wrong)}. The run was stopped; the last good "
+            f"checkpoint is {safe}. Try a lower --config.optim.lr in a new --workdir."
+        )

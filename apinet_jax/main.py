@@ -1,0 +1,100 @@
+"""Trains and evaluates API-Net.
+
+Examples:
+  python -m apinet_jax.main --config configs/demo.py
+  python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
+  python -m apinet_jax.main --config configs/cub.py:paper --workdir=runs/cub
+  python -m apinet_jax.main --mode eval --workdir=runs/x --checkpoint=best
+
+The same command continues a run that was interrupted. Every field of the configuration can be set:
+--config.optim.lr=0.02, for instance.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from apinet_jax.errors import InputError, Interrupted, RunError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration, with an optional preset: FILE[:code|paper].", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/NAME of the configuration by default."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "last", "What --mode eval evaluates: last, best, a step, or a folder."
+)
+_EXTEND = flags.DEFINE_bool(
+    "extend", False, "Continue a run over more epochs; its cosine is planned anew."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the mode that the flags name."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells every file it touches
+    if len(argv) > 1:
+        raise InputError(
+            f"'{argv[1]}' is not an option. Options begin with --, as in --workdir=runs/x; see "
+            "--help."
+        )
+    config = _CONFIG.value
+    if _MODE.value == "eval":
+        from apinet_jax.evaluate import report_workdir
+
+        if _WORKDIR.value is None and not os.path.isdir(_CHECKPOINT.value):
+            raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
+        report_workdir(_WORKDIR.value and Path(_WORKDIR.value), _CHECKPOINT.value, config)
+        return
+
+    if config is None:
+        raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
+    if config.train.deterministic:
+        # Read when the backend starts, which no import before this line has done.
+        flag = "--xla_gpu_exclude_nondeterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    from apinet_jax.train import train
+
+    name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
+    train(config, Path(_WORKDIR.value or f"runs/{name}"), extend=_EXTEND.value)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the command line; what is wrong with it is the user's to read, not a traceback."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise InputError(f"{_first_line(error)} See --help.") from error
+    except FileNotFoundError as error:
+        raise InputError(f"There is no configuration file {error.filename}.") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The configuration could not be set: {_first_line(error)} The fields are listed in "
+            "apinet_jax/config.py."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0] if error.args else error).strip().splitlines()[0]
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def entry_point() -> None:
+    """Runs the program; ends with 2 for bad input, 1 for a failed run, as `errors.py` says."""
+    try:
+        app.run(main, flags_parser=_parse_flags)
+    except (InputError, RunError) as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        sys.exit(interruption.exit_code)
+
+
+if __name__ == "__main__":
+    entry_point()

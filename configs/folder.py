@@ -1,0 +1,20 @@
+"""Your own photos: a folder train/<class>/* (and test/<class>/* if you have it).
+
+python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
+
+Whatever is None here is chosen from the photos and the device; each choice is printed with its
+reason. Weights of a torchvision or timm model help a lot: --config.model.pretrained=FILE.
+"""
+
+from apinet_jax.config import default_config
+
+
+def get_config(preset: str = "code"):
+    config = default_config(preset)
+    config.data.name = "folder"
+    config.data.resize = config.data.crop = config.data.cache = None
+    config.batch.classes = config.batch.images = None
+    config.model.trunk = config.model.dtype = None
+    config.optim.frozen_epochs = None
+    config.eval.batch_size = None
+    return config
