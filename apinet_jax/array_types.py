@@ -7,6 +7,7 @@ MLP, `C` classes, `H W` pixels, `h w` feature-map cells, `N` records of a split.
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
@@ -73,3 +74,8 @@ class StepMetrics(NamedTuple):
     top1: Float[Array, ""]
     grad_norm: Float[Array, ""]
     pairs: Int[Array, ""]
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Widens half-precision values; float32 and float64 stay as they are."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)

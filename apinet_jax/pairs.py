@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from apinet_jax.array_types import PairIndex
+from apinet_jax.array_types import PairIndex, at_least_float32
 
 Distance = Literal["sq_euclidean", "euclidean"]
 
@@ -28,8 +28,7 @@ def squared_distances(features: Float[Array, "B D"]) -> Float[Array, "B B"]:
         Entry (i, j) is the squared distance of images i and j; rounding may leave it slightly
         below zero.
     """
-    features = lax.stop_gradient(features)
-    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    features = at_least_float32(lax.stop_gradient(features))
     squared_norm = jnp.sum(features * features, axis=1)  # [B]
     products = jnp.matmul(features, features.T, precision=lax.Precision.HIGHEST)  # [B B]
     return squared_norm[:, None] + squared_norm[None, :] - 2 * products

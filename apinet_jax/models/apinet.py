@@ -8,16 +8,16 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from apinet_jax.array_types import at_least_float32
 from apinet_jax.losses import PairLogits
 
 MutualActivation = Literal["none", "relu"]
 
 
-def gate(
-    mutual: Float[Array, "*P D"], features: Float[Array, "*P D"]
-) -> Float[Array, "*P D"]:
+def gate(mutual: Float[Array, "*P D"], features: Float[Array, "*P D"]) -> Float[Array, "*P D"]:
     """The gate vector of an image: which channels the mutual vector finds in it (equation 2)."""
     return jax.nn.sigmoid(mutual * features)
 
@@ -30,7 +30,7 @@ def attend(features: Float[Array, "*P D"], gates: Float[Array, "*P D"]) -> Float
 def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """PyTorch's initial bias of a linear layer: uniform in +-1/sqrt(fan_in)."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         bound = fan_in**-0.5
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -76,7 +76,7 @@ class APINet(nn.Module):
         self.fc = _linear(self.feature_width, self.num_classes)
         self.drop = nn.Dropout(self.dropout)
 
-    def features(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B D"]:
+    def features(self, images: Float[Array, "B H W _"], train: bool) -> Float[Array, "B D"]:
         """Pooled features of single images, float32 or wider whatever the trunk computes in.
 
         Args:
@@ -84,8 +84,7 @@ class APINet(nn.Module):
             train: Whether BatchNorm uses, and moves, the statistics of the batch.
         """
         feature_map = self.trunk(images, train)  # [B h w D]
-        wide = jnp.promote_types(feature_map.dtype, jnp.float32)
-        return jnp.mean(feature_map.astype(wide), axis=(1, 2))
+        return jnp.mean(at_least_float32(feature_map), axis=(1, 2))
 
     def mutual(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
@@ -119,7 +118,7 @@ class APINet(nn.Module):
         """Logits of features, attentive or bare, by the shared classifier (equation 5)."""
         return self.fc(self.drop(features, deterministic=not train))
 
-    def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B C"]:
+    def __call__(self, images: Float[Array, "B H W _"], train: bool = False) -> Float[Array, "B C"]:
         """Classifies single images without gates, as at test time; initialises every layer."""
         features = self.features(images, train)
         if self.is_initializing() and self.interaction:

@@ -1,0 +1,41 @@
+"""Eight CPU devices, strict ranks, and the folders that tests read."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import pytest
+from absl import flags
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def goldens_dir() -> Path:
+    """Folder of the reference figures; `APINET_GOLDENS` names another one."""
+    return Path(os.environ.get("APINET_GOLDENS", HERE / "goldens"))
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder of real images and weights, which are not part of the project."""
+    folder = Path(os.environ.get("APINET_SHARED", HERE.parents[1] / "shared"))
+    if not folder.is_dir():
+        pytest.skip("the folder of real images and weights is not there")
+    return folder
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No silent widening: 32 and 64 bit, or integers and floats, may not meet by accident."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
