@@ -39,12 +39,15 @@ def eval_sums(
     """
     num_classes = logits.shape[1]
     predicted = jnp.argmax(logits, axis=1)
-    counts = mask.astype(jnp.int32)
-    confusion = jnp.zeros((num_classes, num_classes), jnp.int32).at[labels, predicted].add(counts)
+    confusion = (
+        jnp.zeros((num_classes, num_classes), jnp.int32)
+        .at[labels, predicted]
+        .add(mask.astype(jnp.int32))
+    )
     _, best = jax.lax.top_k(logits, min(5, num_classes))
-    top5 = jnp.sum(counts * jnp.any(best == labels[:, None], axis=1))
+    in_top5 = mask & jnp.any(best == labels[:, None], axis=1)
     nll = jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0))
-    return EvalSums(confusion, top5, nll)
+    return EvalSums(confusion, jnp.sum(in_top5, dtype=jnp.int32), nll)
 
 
 class EvalSummary(NamedTuple):

@@ -1,0 +1,168 @@
+"""Any folder of images, one sub-folder a class.
+
+The images of a class lie at any depth below its folder; hidden files and files that are no images
+are ignored. Two layouts are understood:
+
+*   `train/<class>/...`, with `test/<class>/...` and `val/<class>/...` if they exist. With both,
+    `val/` is the validation split; `val/` alone serves as the test split.
+*   `<class>/...` directly in the folder: a fixed fifth of every class becomes the test split.
+"""
+
+import hashlib
+import os
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from apinet_jax.data.builders.records import EncodedImages, ensure_prepared
+from apinet_jax.data.builders.scan import Entry, Scan, listing_digest, quoted, walk_files
+from apinet_jax.data.stratify import draw_stratified
+from apinet_jax.errors import InputError
+
+# Formats that are not supported count as images too: they are to be reported as unreadable, with
+# the reason, rather than to be missing without a word.
+_READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
+_REFUSED = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".tif", ".tiff")
+_TEST_FRACTION = 0.2
+_LAYOUT = "Expected train/<class>/*.jpg (and test/ or val/ likewise), or <class>/*.jpg."
+
+
+class Folder(EncodedImages):
+    """A folder of images, one sub-folder a class."""
+
+
+class Found(NamedTuple):
+    """An image file before labels are known."""
+
+    split: str
+    class_name: str
+    file_name: str
+
+
+def prepare(folder: Path, root: Path, skip_unreadable: bool) -> Folder:
+    """Prepares a folder, or opens its records where nothing has changed since.
+
+    Args:
+        folder: The user's folder.
+        root: TFDS's root, where the records go.
+        skip_unreadable: Leave unreadable images out instead of raising.
+
+    Returns:
+        The builder, opened on the finished records.
+    """
+    scan, listing = find_images(folder)
+    place = folder.resolve()
+    path_hash = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
+    stem = re.sub(r"[^A-Za-z0-9_]+", "_", place.name)
+    config = tfds.core.BuilderConfig(name=f"{stem}-{path_hash}", version=Folder.VERSION)
+    return ensure_prepared(
+        Folder, root, listing, lambda: nullcontext(scan), skip_unreadable, config=config
+    )
+
+
+def find_images(folder: Path) -> tuple[Scan, str]:
+    """Finds the images of a folder, reading none.
+
+    Args:
+        folder: The user's folder.
+
+    Returns:
+        The images, and a digest of the listing that tells whether the folder has changed.
+
+    Raises:
+        InputError: The folder is missing or not laid out as classes.
+    """
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise InputError(f"The image folder {folder} {state}. Check --config.data.dir.")
+    files = [item for item in walk_files(folder) if _is_image(item[0])]
+    splits = _split_folders(folder)
+    found = [
+        Found(split, parts[0], file_name)
+        for split, below in splits.items()
+        for file_name, _ in files
+        if file_name.startswith(below)
+        and len(parts := file_name.removeprefix(below).split("/")) > 1
+    ]
+    _check_classes(folder, splits, found)
+    class_names = sorted({image.class_name for image in found if image.split == "train"})
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([label_of[image.class_name] for image in found])
+    split_names = [image.split for image in found]
+    if splits["train"] == "":
+        # Seed 0 for good: the split is part of the data set, not of a run.
+        drawn = draw_stratified(labels, _TEST_FRACTION, seed=0)
+        split_names = ["test" if test else "train" for test in drawn]
+    entries = tuple(
+        # A name that is not UTF-8 is escaped: it has to go into JSON, while the path stays as is.
+        Entry(
+            split=split,
+            file_name=os.fsencode(image.file_name).decode("utf-8", "backslashreplace"),
+            label=int(label),
+            image_id=index,
+            read=(folder / image.file_name).read_bytes,
+        )
+        for index, (split, image, label) in enumerate(zip(split_names, found, labels, strict=True))
+    )
+    return Scan(folder, tuple(class_names), entries), listing_digest(files)
+
+
+def _is_image(file_name: str) -> bool:
+    return file_name.lower().endswith(_READ + _REFUSED)
+
+
+def _split_folders(folder: Path) -> dict[str, str]:
+    """Returns the path prefix of each split; an empty one for a folder that is not split."""
+    has = {name: (folder / name).is_dir() for name in ("train", "val", "test")}
+    if not has["train"]:
+        present = [f"{name}/" for name in ("val", "test") if has[name]]
+        if present:
+            raise InputError(f"{folder} has {' and '.join(present)} but no train/. {_LAYOUT}")
+        return {"train": ""}
+    if has["val"] and has["test"]:
+        return {"train": "train/", "validation": "val/", "test": "test/"}
+    if has["val"] or has["test"]:
+        return {"train": "train/", "test": "test/" if has["test"] else "val/"}
+    return {"train": "train/"}
+
+
+def _check_classes(folder: Path, splits: dict[str, str], found: list[Found]) -> None:
+    """Raises one clear error where a folder cannot be trained on."""
+    train = folder / splits["train"]
+    folders = sorted(
+        path.name
+        for path in train.iterdir()
+        if path.is_dir() and not path.name.startswith((".", "__"))
+    )
+    if not folders:
+        raise InputError(f"There are no class folders in {train}. {_LAYOUT}")
+    classes = {image.class_name for image in found if image.split == "train"}
+    suffixes = ", ".join(_READ)
+    if not classes:
+        raise InputError(f"There are no images ({suffixes}) in the class folders of {train}.")
+    if empty := [name for name in folders if name not in classes]:
+        raise InputError(
+            f"{len(empty)} class folder(s) of {train} hold no image ({suffixes}): "
+            f"{quoted(empty)}. Add images or remove the folder."
+        )
+    if len(folders) == 1:
+        raise InputError(
+            f"There is only one class, {folders[0]!r}, in {train}; at least two are needed. If the "
+            "class folders lie deeper, set --config.data.dir to the folder that holds them."
+        )
+    for split, below in splits.items():
+        there = {image.class_name for image in found if image.split == split}
+        if not there:
+            raise InputError(
+                f"There are no images below class folders in {folder / below}. Sort them into "
+                f"{below}<class>/, or move {below} away."
+            )
+        if unknown := sorted(there - classes):
+            raise InputError(
+                f"{folder / below} has classes that are not in {train}: {quoted(unknown)}. "
+                "Rename or remove them."
+            )

@@ -1,0 +1,201 @@
+"""Writes checked images into array_record through TFDS, once, and replaces them when they change.
+
+Records are prepared in a folder of their own and moved into place with one rename: a preparation
+that is killed leaves nothing that could be taken for a finished one (only an `incomplete.*` folder,
+safe to delete), and the records it was to replace stay until the new ones are complete.
+"""
+
+import hashlib
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+from rich.console import Console
+
+from apinet_jax.data.builders.scan import (
+    Checked,
+    Entry,
+    Scan,
+    check_images,
+    fingerprint,
+    tracked,
+    unreadable_error,
+)
+from apinet_jax.errors import InputError, RunError
+
+_RECORDS_PER_FILE = 8192
+
+
+class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """TFDS builder whose records are files as they were found: no pixel is ever re-encoded.
+
+    `info.metadata` holds `class_names`, `labels`, `file_names` and `image_ids` (lists for each
+    split, in record order), `fingerprint`, `listing`, `skipped` and `place`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, checked: Checked | None = None, listing: str = "", **options: Any):
+        self._checked = checked
+        self._listing = listing
+        super().__init__(file_format="array_record", **options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(),
+            "file_name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        checked = self._checked
+        splits = defaultdict(list)
+        for entry, sha in zip(checked.entries, checked.digests, strict=True):
+            splits[entry.split].append((entry, sha))
+
+        def column(field: str) -> dict[str, list[Any]]:
+            return {
+                split: [getattr(entry, field) for entry, _ in rows]
+                for split, rows in splits.items()
+            }
+
+        self.info.features["label"].names = checked.class_names
+        self.info.metadata.update(
+            class_names=checked.class_names,
+            labels=column("label"),
+            file_names=column("file_name"),
+            image_ids=column("image_id"),
+            fingerprint=fingerprint(checked),
+            listing=self._listing,
+            skipped=checked.skipped,
+            place=str(checked.place),
+        )
+        return {split: self._generate_examples(split, rows) for split, rows in splits.items()}
+
+    def _generate_examples(
+        self, split: str, rows: list[tuple[Entry, str]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        writing = tracked(rows, f"Writing {split} images", len(rows))
+        for index, (entry, sha) in enumerate(writing):
+            data = entry.read()
+            if hashlib.sha256(data).hexdigest() != sha:
+                raise InputError(
+                    f"{entry.file_name} changed while it was being prepared. Run the command "
+                    "again once nothing writes to the data set."
+                )
+            yield index, {"image": data, "label": entry.label, "file_name": entry.file_name}
+
+    def write(self) -> None:
+        """Writes all records into `data_dir`, one after the other.
+
+        `download_and_prepare` would sort them first, through temporary files that TFDS writes with
+        TensorFlow as soon as a split exceeds 1 GB. They are in order already.
+        """
+        Path(self.data_dir).mkdir(parents=True)
+        writer = tfds.core.SequentialWriter(
+            self.info, max_examples_per_shard=_RECORDS_PER_FILE, file_format="array_record"
+        )
+        splits = self._split_generators(None)
+        writer.initialize_splits(list(splits))
+        for split, examples in splits.items():
+            writer.add_examples({split: (example for _, example in examples)})
+        writer.close_all()
+
+
+def ensure_prepared(
+    builder_class: type[EncodedImages],
+    root: Path,
+    listing: str | None,
+    scan: Callable[[], AbstractContextManager[Scan]],
+    skip_unreadable: bool,
+    **options: Any,
+) -> EncodedImages:
+    """Returns a builder whose records are complete and up to date.
+
+    Args:
+        builder_class: Builder of the data set.
+        root: TFDS's root folder.
+        listing: Digest of what lies on disk now; None accepts any finished preparation.
+        scan: Opens the files of the data set; called only when records have to be written.
+        skip_unreadable: Leave unreadable images out instead of raising.
+        **options: Further arguments of the builder.
+
+    Returns:
+        The builder, opened on the finished records.
+    """
+    make = partial(_construct, builder_class, **options)
+    builder = make(data_dir=root)
+    if not _is_current(builder, listing):
+        with _explained(root):
+            root.mkdir(parents=True, exist_ok=True)
+            with scan() as found:
+                _write(make, root, check_images(found, skip_unreadable), listing)
+        builder = make(data_dir=root)
+    skipped = builder.info.metadata["skipped"]
+    if skipped and not skip_unreadable:
+        raise unreadable_error(Path(builder.info.metadata["place"]), map(tuple, skipped))
+    if skipped:
+        Console(stderr=True).print(
+            f"Left out {len(skipped)} unreadable image file(s); "
+            f"{builder.data_dir}/metadata.json lists them.",
+            soft_wrap=True,
+        )
+    return builder
+
+
+def _construct(builder_class: type[EncodedImages], **options: Any) -> EncodedImages:
+    """Builds without TFDS's warning that a folder's configuration is not one it ships."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        return builder_class(**options)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _is_current(builder: EncodedImages, listing: str | None) -> bool:
+    # TFDS warns when it is asked about a folder that is not there.
+    there = builder.data_path.exists() and builder.is_prepared()
+    return there and listing in (None, builder.info.metadata["listing"])
+
+
+def _write(
+    make: Callable[..., EncodedImages], root: Path, checked: Checked, listing: str | None
+) -> None:
+    """Prepares in a folder of its own, then moves the finished records to where they belong."""
+    with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging:
+        staged = make(checked=checked, listing=listing or "", data_dir=staging)
+        staged.write()
+        finished = Path(staged.data_dir)
+        final = root / finished.relative_to(staging)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            finished.rename(final)
+        except OSError:  # records are there: out of date, or another process was quicker
+            if not _is_current(make(data_dir=root), listing):
+                final.rename(Path(staging) / "replaced")
+                finished.rename(final)
+
+
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"Could not prepare the data set under {root}: {error}. Nothing half-written is kept. "
+            "Check space and permissions, or set TFDS_DATA_DIR to another folder."
+        ) from error

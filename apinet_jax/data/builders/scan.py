@@ -1,0 +1,191 @@
+"""What a data set's files hold, and whether every image of it can be read."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from apinet_jax.data.transforms import decode
+from apinet_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+class Entry(NamedTuple):
+    """One image of a data set.
+
+    Attributes:
+        split: train, validation or test.
+        file_name: Path below the data set's folder, with forward slashes.
+        label: Its class.
+        image_id: The number that the data set itself gives it.
+        read: Returns the encoded file.
+    """
+
+    split: str
+    file_name: str
+    label: int
+    image_id: int
+    read: Callable[[], bytes]
+
+
+class Scan(NamedTuple):
+    """The images of a data set, in the order of their records, before any of them is read.
+
+    Attributes:
+        place: The folder or archive, for messages.
+        class_names: Name of each label.
+        entries: The images.
+    """
+
+    place: Path
+    class_names: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+class Checked(NamedTuple):
+    """The images that could be read.
+
+    Attributes:
+        place: The folder or archive, for messages.
+        class_names: Name of each label.
+        entries: The readable images.
+        digests: SHA-256 of the bytes of each.
+        skipped: File name and reason of those that were left out.
+    """
+
+    place: Path
+    class_names: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    digests: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
+    """Decodes every image once, on all cores.
+
+    Args:
+        scan: The images to check.
+        skip_unreadable: Leave unreadable images out instead of raising.
+
+    Returns:
+        The readable images with their digests.
+
+    Raises:
+        InputError: An image is unreadable, or leaving some out leaves a class without any.
+    """
+    with ThreadPool(os.cpu_count()) as pool:
+        verdicts = list(
+            tracked(pool.imap(_verdict, scan.entries, 8), "Checking images", len(scan.entries))
+        )
+    pairs = list(zip(scan.entries, verdicts, strict=True))
+    skipped = tuple((entry.file_name, reason) for entry, (_, reason) in pairs if reason)
+    if skipped and not skip_unreadable:
+        raise unreadable_error(scan.place, skipped)
+    kept = [(entry, digest) for entry, (digest, reason) in pairs if not reason]
+    trained = {entry.label for entry, _ in kept if entry.split == "train"}
+    bare = [name for label, name in enumerate(scan.class_names) if label not in trained]
+    if bare:
+        raise InputError(
+            f"No readable training image is left in {quoted(bare)} of {scan.place}. Repair the "
+            "files or remove the class."
+        )
+    entries, digests = zip(*kept, strict=True)
+    return Checked(scan.place, scan.class_names, entries, digests, skipped)
+
+
+def unreadable_error(place: Path, skipped: Iterable[tuple[str, str]]) -> InputError:
+    """Returns the error that lists every unreadable file with its reason."""
+    lines = [f"  {file_name}: {reason}" for file_name, reason in skipped]
+    return InputError(
+        f"{len(lines)} unreadable image file(s) in {place}:\n"
+        + "\n".join(lines)
+        + "\nRepair or remove them, or leave them out with --config.data.skip_unreadable=True."
+    )
+
+
+def walk_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yields every file that is not hidden, at any depth, in a fixed order.
+
+    Args:
+        folder: Where to begin. Linked folders are followed unless they lead back up.
+
+    Yields:
+        The path below `folder`, with forward slashes, and its status.
+    """
+
+    def stop(error: OSError) -> None:
+        raise InputError(f"Cannot list {error.filename}: {error.strerror}. Check its permissions.")
+
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+        parent = Path(here)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith((".", "__")) and not _leads_up(parent, parent / name)
+        )
+        for name in sorted(files):
+            path = parent / name
+            if not name.startswith(".") and path.exists():
+                yield path.relative_to(folder).as_posix(), path.stat()
+
+
+def listing_digest(files: Iterable[tuple[str, os.stat_result]]) -> str:
+    """Returns a SHA-256 over path, size and time of change: quick to take, no file is read."""
+    digest = hashlib.sha256()
+    for name, status in files:
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    return digest.hexdigest()
+
+
+def fingerprint(checked: Checked) -> str:
+    """Returns a SHA-256 over split, file name, label and bytes of every record."""
+    digest = hashlib.sha256()
+    for entry, sha in zip(checked.entries, checked.digests, strict=True):
+        digest.update(f"{entry.split}\0{entry.file_name}\0{entry.label}\0{sha}\n".encode())
+    return digest.hexdigest()
+
+
+def tracked(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Passes items on while one line on the console says how far it is and how long it takes."""
+    console = Console(stderr=True)
+    if not console.is_terminal:  # a log file gets a line that stands still
+        console.print(f"{description}: {total:,}")
+        yield from items
+        return
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Returns the names as they appear in messages."""
+    return ", ".join(repr(name) for name in names)
+
+
+def _verdict(entry: Entry) -> tuple[str, str]:
+    """Returns the digest of an image's bytes and, where it cannot be read, the reason."""
+    try:
+        data = entry.read()
+        decode(data)
+    except OSError as error:
+        return "", error.strerror or str(error)
+    except ValueError as error:
+        return "", str(error)
+    return hashlib.sha256(data).hexdigest(), ""
+
+
+def _leads_up(parent: Path, child: Path) -> bool:
+    return child.is_symlink() and parent.resolve().is_relative_to(child.resolve())

@@ -1,0 +1,190 @@
+"""Random access to the encoded images of a prepared data set.
+
+`open_dataset` prepares on first use (see `builders/`) and opens in milliseconds afterwards: labels
+and file names come from the builder's metadata, records are read only when asked for.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from apinet_jax.data.stratify import draw_stratified
+from apinet_jax.errors import InputError
+
+NAMES = ("birds", "cub", "folder")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The images of one split, or of a part of it; pickles without its open files.
+
+    Attributes:
+        records: TFDS's random-access reader of the whole split, which opens its files lazily.
+        rows: Record of each image.
+        labels: Class of each image.
+        file_names: File each image came from.
+    """
+
+    records: Any
+    rows: Int[np.ndarray, " N"]
+    labels: Int[np.ndarray, " N"]
+    file_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes:
+        """Returns the encoded file of one image, untouched."""
+        return self.records[int(self.rows[index])]["image"]
+
+    def read_many(self, indices: Iterable[int]) -> list[bytes]:
+        """Returns the encoded files of several images, in the order asked for."""
+        return [self.read(index) for index in indices]
+
+    def subset(self, indices: Int[np.ndarray, " M"]) -> "Source":
+        """Returns a view of some images, in the order given."""
+        return replace(
+            self,
+            rows=self.rows[indices],
+            labels=self.labels[indices],
+            file_names=tuple(self.file_names[index] for index in indices),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set with its splits.
+
+    Attributes:
+        name: The name it was opened by.
+        class_names: Name of each label.
+        train: Training images.
+        validation: Images for choosing a model; None until some are held out.
+        test: Test images, if there are any.
+        fingerprint: SHA-256 over split, file name, label and bytes of every record, so that a copy
+            of the same files has the same one; drawn data sets name version, seed and counts.
+        skipped: Unreadable files that were left out on request.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Source
+    validation: Source | None
+    test: Source | None
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+
+
+def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+    """Moves a stratified part of the training images into the validation split.
+
+    Every class keeps at least one training image, and a class with a single one gives none. The
+    draw depends on nothing but the labels, the fraction and the seed. A data set that brings its
+    own validation split, and a fraction of 0, are returned as they are.
+
+    Args:
+        dataset: The data set to draw from.
+        fraction: Part of each class to move, in [0, 1).
+        seed: Seed of the draw.
+
+    Returns:
+        The data set with the images moved.
+    """
+    if dataset.validation is not None or fraction == 0:
+        return dataset
+    drawn = draw_stratified(dataset.train.labels, fraction, seed)
+    if not drawn.any():
+        return dataset
+    return replace(
+        dataset,
+        train=dataset.train.subset(np.flatnonzero(~drawn)),
+        validation=dataset.train.subset(np.flatnonzero(drawn)),
+    )
+
+
+def records_root() -> Path:
+    """TFDS's own folder of prepared records: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def open_dataset(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    manual_dir: str | os.PathLike[str] | None = None,
+    skip_unreadable: bool = False,
+) -> Dataset:
+    """Opens a data set, preparing its records first where they are missing or out of date.
+
+    Args:
+        name: `birds`, `cub` or `folder`.
+        data_dir: For `folder` the user's image folder, whose prepared records go to TFDS's own root
+            (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`); for the others the root itself.
+        manual_dir: Where an official archive or its unpacked folder lies.
+        skip_unreadable: Leave unreadable files out instead of stopping with their list.
+
+    Returns:
+        The data set, opened for reading.
+
+    Raises:
+        InputError: The name is unknown, or something is wrong with the files.
+    """
+    if name not in NAMES:
+        raise InputError(
+            f"Unknown data set {name!r}. Set --config.data.name to one of: {', '.join(NAMES)}."
+        )
+    # Importing TFDS takes a second: only those who open a data set wait for it.
+    if name == "folder":
+        from apinet_jax.data.builders import folder
+
+        if not data_dir:
+            raise InputError(
+                "No image folder was named. Set --config.data.dir to the folder that holds "
+                "train/<class>/*."
+            )
+        builder = folder.prepare(Path(data_dir).expanduser(), records_root(), skip_unreadable)
+        return _open(name, builder)
+    root = Path(data_dir).expanduser() if data_dir else records_root()
+    if name == "cub":
+        from apinet_jax.data.builders import cub
+
+        manual = Path(manual_dir or root / "downloads" / "manual").expanduser()
+        return _open(name, cub.prepare(manual, root, skip_unreadable))
+    from apinet_jax.data.builders.birds import Birds
+
+    builder = Birds(data_dir=root, file_format="array_record")
+    builder.download_and_prepare()  # draws them, unless they are there
+    return _open(name, builder)
+
+
+def _open(name: str, builder: Any) -> Dataset:
+    """Opens the splits of a prepared TFDS builder."""
+    import tensorflow_datasets as tfds
+
+    metadata = dict(builder.info.metadata.items())
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+
+    def split_source(split: str) -> Source | None:
+        if split not in builder.info.splits:
+            return None
+        labels = np.array(metadata["labels"][split], np.int64)
+        return Source(
+            records=builder.as_data_source(split=split, decoders=undecoded),
+            rows=np.arange(len(labels)),
+            labels=labels,
+            file_names=tuple(metadata["file_names"][split]),
+        )
+
+    return Dataset(
+        name=name,
+        class_names=tuple(metadata["class_names"]),
+        train=split_source("train"),
+        validation=split_source("validation"),
+        test=split_source("test"),
+        fingerprint=metadata["fingerprint"],
+        skipped=tuple(file_name for file_name, _ in metadata.get("skipped", ())),
+    )

@@ -1,0 +1,33 @@
+"""Image folders that tests draw."""
+
+from io import BytesIO
+
+from PIL import Image
+
+
+def encoded(grey=0, file_format="PNG", size=(8, 6)):
+    stream = BytesIO()
+    Image.new("RGB", size, (grey, grey, 255 - grey)).save(stream, file_format)
+    return stream.getvalue()
+
+
+def put(folder, *names):
+    """Draws an image at each path, every one different."""
+    formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(number * 20, formats.get(path.suffix.lower(), "PNG")))
+    return folder
+
+
+def put_photos(folder):
+    """Two classes with a test split; three formats, one image below nested folders."""
+    return put(
+        folder,
+        "train/cat/1.png",
+        "train/cat/deep/er/2.JPG",
+        "train/dog/a.webp",
+        "test/cat/3.png",
+        "test/dog/b.jpeg",
+    )

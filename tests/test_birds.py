@@ -1,0 +1,188 @@
+"""The demo data set: every promise it makes about its pictures, parts and metadata."""
+
+import itertools
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from apinet_jax.data.builders import bird_foreground
+from apinet_jax.data.builders.bird_drawing import draw_bird
+from apinet_jax.data.builders.bird_species import (
+    GENERA,
+    PART,
+    PART_NAMES,
+    SPECIES,
+    differing_parts,
+)
+from apinet_jax.data.builders.birds import Birds, BirdsConfig, Sighting, draw_record, sighting_rng
+
+UNDECODED = {"image": tfds.decode.SkipDecoding()}
+TINY = {"train_per_species": 2, "test_per_species": 1}
+
+
+def draw(species_index: int, seed: int = 0, index: int = 0, split: str = "train"):
+    rng = sighting_rng(seed, Sighting(split, species_index, index))
+    return draw_bird(SPECIES[species_index], rng)
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory) -> Birds:
+    builder = Birds(
+        config=BirdsConfig(**TINY),
+        data_dir=tmp_path_factory.mktemp("birds"),
+        file_format="array_record",
+    )
+    builder.download_and_prepare()
+    return builder
+
+
+@pytest.fixture(scope="module")
+def records(builder) -> dict[str, list[dict]]:
+    sources = {
+        split: builder.as_data_source(split=split, decoders=UNDECODED)
+        for split in ("train", "test")
+    }
+    return {split: [source[i] for i in range(len(source))] for split, source in sources.items()}
+
+
+def test_default_size_is_what_the_demo_promises():
+    config = BirdsConfig()
+    assert len(SPECIES) >= 12
+    assert len(GENERA) >= 4
+    assert len({species.name for species in SPECIES}) == len(SPECIES)
+    assert config.train_per_species >= 40
+    assert config.test_per_species >= 20
+    assert len(config.sightings("train")) == len(SPECIES) * config.train_per_species
+
+
+def test_records_have_the_promised_counts_and_sizes(records):
+    assert len(records["train"]) == 2 * len(SPECIES)
+    assert len(records["test"]) == len(SPECIES)
+    for record in records["train"] + records["test"]:
+        image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_UNCHANGED)
+        parts = cv2.imdecode(np.frombuffer(record["parts"], np.uint8), cv2.IMREAD_UNCHANGED)
+        assert image.shape == (256, 256, 3)
+        assert parts.shape == (256, 256)
+        assert parts.max() < len(PART_NAMES)
+        # Something of every bird is seen, and never only the bird.
+        assert 0.01 < (parts > 0).mean() < 0.6
+        assert record["genus"] == GENERA.index(SPECIES[record["label"]].genus)
+
+
+def test_stored_colours_are_not_swapped(records):
+    record = records["train"][0]
+    stored = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
+    difference = np.abs(stored.astype(int) - draw(0)[0].astype(int))
+    assert difference.mean() < 6
+
+
+def test_metadata_agrees_with_the_records(builder, records):
+    # A fresh builder has read the metadata from disk.
+    read = Birds(
+        config=BirdsConfig(**TINY), data_dir=builder.data_dir_root, file_format="array_record"
+    )
+    metadata = read.info.metadata
+    for split, stored in records.items():
+        assert metadata["labels"][split] == [record["label"] for record in stored]
+        names = [record["file_name"].decode() for record in stored]
+        assert metadata["file_names"][split] == names
+        assert len(set(names)) == len(names)
+    assert metadata["class_names"] == read.info.features["label"].names
+    assert metadata["part_names"] == list(PART_NAMES)
+    assert len(metadata["genera"]) == len(SPECIES)
+    within = [
+        pair
+        for pair in itertools.combinations(range(len(SPECIES)), 2)
+        if metadata["genera"][pair[0]] == metadata["genera"][pair[1]]
+    ]
+    assert [(first, second) for first, second, _ in metadata["differing_parts"]] == within
+    assert {part for _, _, part in metadata["differing_parts"]} <= set(PART_NAMES[1:])
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not():
+    def encoded(seed: int) -> list[dict]:
+        return [draw_record(seed, Sighting("train", species, 0)) for species in (0, 5)]
+
+    assert encoded(0) == encoded(0)
+    for first, second in zip(encoded(0), encoded(1), strict=True):
+        assert first["image"] != second["image"]
+
+
+def test_pictures_do_not_depend_on_how_many_are_drawn():
+    some, more = BirdsConfig(train_per_species=2), BirdsConfig(train_per_species=3)
+    assert set(some.sightings("train")) < set(more.sightings("train"))
+    assert some.name != more.name
+
+
+def test_no_picture_appears_twice(records):
+    images = [record["image"] for stored in records.values() for record in stored]
+    assert len(set(images)) == len(images)
+    assert not np.array_equal(draw(0, split="train")[0], draw(0, split="test")[0])
+
+
+@pytest.mark.parametrize(("first", "second", "part"), differing_parts())
+def test_species_of_a_genus_differ_in_exactly_one_part(first, second, part, monkeypatch):
+    monkeypatch.setattr(bird_foreground, "occlude", lambda *_: None)
+    differs = 0
+    for index in range(2):
+        rngs = [sighting_rng(0, Sighting("train", first, index)) for _ in range(2)]
+        one, one_parts = draw_bird(SPECIES[first], rngs[0])
+        other, other_parts = draw_bird(SPECIES[second], rngs[1])
+        changed = (one != other).any(axis=2)
+        place = (one_parts == PART[part]) | (other_parts == PART[part])
+        # The lens spreads a mark over its neighbours by a few pixels.
+        near = cv2.dilate(place.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        assert not (changed & ~near).any()
+        differs += changed.sum()
+        assert 0.0004 < place.mean() < 0.03
+        assert np.array_equal(one_parts, other_parts)
+    assert differs > 40
+
+
+def test_what_an_occluder_covers_is_no_part():
+    def opaque(canvas, centre, reach, theme, rng):
+        square = centre + np.array([(-60, -60), (60, -60), (60, 60), (-60, 60)])
+        canvas.paint(canvas.fill(square), np.array([1.0, 0.0, 1.0]), part=0)
+
+    clear, covered = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bird_foreground, "occlude", lambda *_: None)
+        clear = [draw(species) for species in (0, 4)]
+        patch.setattr(bird_foreground, "occlude", opaque)
+        covered = [draw(species) for species in (0, 4)]
+    for (_, before), (image, after) in zip(clear, covered, strict=True):
+        hidden = (before > 0) & (after == 0)
+        assert hidden.sum() > 200
+        assert np.array_equal(before[~hidden], after[~hidden])
+        red, green, blue = image[hidden].astype(int).mean(axis=0)
+        assert min(red, blue) > green + 60
+
+
+def test_occluders_hide_parts_but_seldom_all_of_the_diagnostic_one():
+    visible = []
+    for species, index in itertools.product((1, 4, 7, 10), range(5)):
+        part = PART[SPECIES[species].genus.diagnostic_part]
+        visible.append((draw(species, index=index)[1] == part).sum() > 20)
+    assert np.mean(visible) >= 0.8
+
+
+def test_tensorflow_is_never_loaded(tmp_path):
+    program = (
+        "import sys\n"
+        "from apinet_jax.data.builders.birds import Birds, BirdsConfig\n"
+        "config = BirdsConfig(train_per_species=1, test_per_species=1)\n"
+        f"builder = Birds(config=config, data_dir={str(tmp_path)!r}, file_format='array_record')\n"
+        "builder.download_and_prepare()\n"
+        "record = builder.as_data_source(split='train')[11]\n"
+        "assert record['image'].shape == (256, 256, 3)\n"
+        "assert record['parts'].startswith(b'\\x89PNG')\n"
+        "assert not {'tensorflow', 'jax'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,224 @@
+"""Image folders drawn here, prepared and read back: layouts, formats, errors."""
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_folder import encoded, put, put_photos
+
+from apinet_jax.data.source import open_dataset
+from apinet_jax.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return put_photos(tmp_path / "photos")
+
+
+def test_train_and_test(photos):
+    dataset = open_dataset("folder", photos)
+    assert dataset.class_names == ("cat", "dog")
+    # A folder's own files come before those of its sub-folders.
+    assert dataset.train.file_names == (
+        "train/cat/1.png",
+        "train/cat/deep/er/2.JPG",
+        "train/dog/a.webp",
+    )
+    assert dataset.train.labels.tolist() == [0, 0, 1]
+    assert dataset.test.file_names == ("test/cat/3.png", "test/dog/b.jpeg")
+    assert dataset.test.labels.tolist() == [0, 1]
+    assert dataset.validation is None
+    assert dataset.skipped == ()
+
+
+def test_encoded_bytes_are_untouched(photos):
+    dataset = open_dataset("folder", photos)
+    for source in (dataset.train, dataset.test):
+        for index, name in enumerate(source.file_names):
+            assert source.read(index) == (photos / name).read_bytes()
+
+
+def test_tensorflow_is_never_imported(photos):
+    open_dataset("folder", photos)
+    assert "tensorflow" not in sys.modules
+
+
+def test_fingerprint_by_hand(photos):
+    digest = hashlib.sha256()
+    for split, name, label in [
+        ("train", "train/cat/1.png", 0),
+        ("train", "train/cat/deep/er/2.JPG", 0),
+        ("train", "train/dog/a.webp", 1),
+        ("test", "test/cat/3.png", 0),
+        ("test", "test/dog/b.jpeg", 1),
+    ]:
+        sha = hashlib.sha256((photos / name).read_bytes()).hexdigest()
+        digest.update(f"{split}\0{name}\0{label}\0{sha}\n".encode())
+    assert open_dataset("folder", photos).fingerprint == digest.hexdigest()
+
+
+def test_what_is_no_image_is_ignored(photos):
+    for name in ("readme.txt", "Thumbs.db", ".DS_Store", "._1.png", ".hidden/5.png"):
+        path = photos / "train/cat" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"nothing")
+    (photos / "train/.cache").mkdir()
+    (photos / "train/stray.png").write_bytes(encoded())
+    assert len(open_dataset("folder", photos).train) == 3
+
+
+def test_linked_folders_are_followed_but_not_in_circles(photos, tmp_path):
+    put(tmp_path / "elsewhere", "8.png", "9.png")
+    (photos / "train/dog/linked").symlink_to(tmp_path / "elsewhere")
+    (photos / "train/dog/circle").symlink_to(photos / "train")
+    names = open_dataset("folder", photos).train.file_names
+    assert [name for name in names if "dog" in name] == [
+        "train/dog/a.webp",
+        "train/dog/linked/8.png",
+        "train/dog/linked/9.png",
+    ]
+
+
+def test_val_is_validation_beside_test_and_test_alone(photos):
+    put(photos, "val/cat/7.png")
+    dataset = open_dataset("folder", photos)
+    assert dataset.validation.file_names == ("val/cat/7.png",)
+    assert dataset.test.file_names == ("test/cat/3.png", "test/dog/b.jpeg")
+    shutil.rmtree(photos / "test")
+    dataset = open_dataset("folder", photos)
+    assert dataset.validation is None
+    assert dataset.test.file_names == ("val/cat/7.png",)
+
+
+def test_train_alone_has_no_test_split(photos):
+    shutil.rmtree(photos / "test")
+    assert open_dataset("folder", photos).test is None
+
+
+def test_class_folders_without_splits(tmp_path):
+    folder = put(
+        tmp_path / "flat",
+        *(f"cat/{number}.png" for number in range(10)),
+        *(f"dog/{number}.png" for number in range(5)),
+        "one/0.png",
+    )
+    dataset = open_dataset("folder", folder)
+    assert dataset.class_names == ("cat", "dog", "one")
+    # A fifth of 10 and of 5; the class of one keeps its image in train.
+    assert np.bincount(dataset.train.labels).tolist() == [8, 4, 1]
+    assert np.bincount(dataset.test.labels).tolist() == [2, 1]
+    assert set(dataset.train.file_names).isdisjoint(dataset.test.file_names)
+    shutil.copytree(folder, tmp_path / "again")
+    again = open_dataset("folder", tmp_path / "again")
+    assert again.test.file_names == dataset.test.file_names
+
+
+def test_one_image_in_each_of_two_classes(tmp_path):
+    dataset = open_dataset("folder", put(tmp_path / "tiny", "a/1.png", "b/1.png"))
+    assert dataset.train.labels.tolist() == [0, 1]
+    assert dataset.test is None
+
+
+def test_unreadable_files_are_all_listed(photos, root):
+    (photos / "train/cat/bad.png").write_bytes(encoded()[:40])
+    (photos / "train/cat/empty.jpg").write_bytes(b"")
+    (photos / "test/dog/movie.gif").write_bytes(b"GIF89a")
+    with pytest.raises(InputError) as caught:
+        open_dataset("folder", photos)
+    message = str(caught.value)
+    assert "3 unreadable image file(s)" in message
+    assert "train/cat/bad.png: " in message
+    assert "train/cat/empty.jpg: empty file" in message
+    assert "test/dog/movie.gif: not a JPEG, PNG or WebP image" in message
+    assert "--config.data.skip_unreadable=True" in message
+    assert list(root.glob("folder/*/*")) == []
+
+
+def test_a_class_without_any_readable_image(photos):
+    (photos / "train/dog/a.webp").write_bytes(b"")
+    with pytest.raises(InputError, match="No readable training image is left in 'dog'"):
+        open_dataset("folder", photos, skip_unreadable=True)
+
+
+def missing(photos):
+    shutil.rmtree(photos)
+
+
+def no_folder(photos):
+    missing(photos)
+    photos.write_text("")
+
+
+def no_class_folders(photos):
+    shutil.rmtree(photos / "train")
+    put(photos, "train/1.png")
+
+
+def no_images(photos):
+    for path in (photos / "train").rglob("*.*"):
+        path.unlink()
+
+
+def empty_class(photos):
+    (photos / "train/emu").mkdir()
+
+
+def one_class(photos):
+    shutil.rmtree(photos / "train/dog")
+
+
+def unsorted_test(photos):
+    shutil.rmtree(photos / "test")
+    put(photos, "test/1.png")
+
+
+def unknown_class(photos):
+    put(photos, "test/emu/1.png")
+
+
+def no_train(photos):
+    shutil.rmtree(photos / "train")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (missing, r"photos does not exist\. Check --config\.data\.dir"),
+        (no_folder, "photos is not a folder"),
+        (no_class_folders, r"no class folders in .*train\. Expected train/<class>"),
+        (no_images, r"no images \(\.jpg, .*train"),
+        (empty_class, "1 class folder.s. of .*train hold no image .*: 'emu'"),
+        (one_class, r"only one class, 'cat', in .*train; at least two"),
+        (unsorted_test, r"no images below class folders in .*test.*or move test/ away"),
+        (unknown_class, r"test has classes that are not in .*train: 'emu'"),
+        (no_train, r"photos has test/ but no train/"),
+    ],
+)
+def test_one_clear_error(photos, damage, message):
+    damage(photos)
+    with pytest.raises(InputError, match=message):
+        open_dataset("folder", photos)
+
+
+def test_no_folder_named():
+    with pytest.raises(InputError, match=r"Set --config\.data\.dir"):
+        open_dataset("folder")
+
+
+def test_name_that_is_not_utf8(photos):
+    if sys.platform == "darwin":
+        pytest.skip("macOS refuses such names")
+    name = Path(os.fsdecode(b"train/cat/\xe9.png"))
+    (photos / name).write_bytes(encoded(7))
+    train = open_dataset("folder", photos).train
+    assert train.read(train.file_names.index(r"train/cat/\xe9.png")) == encoded(7)

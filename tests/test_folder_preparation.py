@@ -1,0 +1,158 @@
+"""When a folder is prepared, when it is prepared again, and what survives a failure."""
+
+import os
+import shutil
+
+import pytest
+from image_folder import encoded, put, put_photos
+
+from apinet_jax.data.builders import records
+from apinet_jax.data.source import open_dataset
+from apinet_jax.errors import InputError, RunError
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return put_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def preparations(monkeypatch):
+    """Counts how often images are checked, which happens once for each preparation."""
+    calls = []
+    check_images = records.check_images
+    monkeypatch.setattr(
+        records, "check_images", lambda *args: calls.append(1) or check_images(*args)
+    )
+    return calls
+
+
+def test_records_keep_their_order_over_several_files(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(records, "_RECORDS_PER_FILE", 2)
+    folder = put(tmp_path / "five", *(f"train/{name}/x.png" for name in "abcde"))
+    train = open_dataset("folder", folder).train
+    assert len(list(root.rglob("*-train.array_record-*"))) == 3
+    for index, name in enumerate("abcde"):
+        assert train.read(index) == (folder / f"train/{name}/x.png").read_bytes()
+
+
+def test_prepared_once(photos, root, preparations, capfd):
+    first = open_dataset("folder", photos)
+    second = open_dataset("folder", f"{photos}/")
+    assert preparations == [1]
+    assert first.fingerprint == second.fingerprint
+    assert [path.name for path in root.iterdir()] == ["folder"]  # no temporary folder is left
+    assert capfd.readouterr().out == ""
+
+
+def test_two_folders_of_one_name_do_not_share_records(photos, tmp_path):
+    other = put(tmp_path / "other" / "photos", "train/x/1.png", "train/y/2.png")
+    assert open_dataset("folder", photos).class_names == ("cat", "dog")
+    assert open_dataset("folder", other).class_names == ("x", "y")
+    assert open_dataset("folder", photos).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "replace"])
+def test_prepared_again_when_the_folder_changes(photos, root, preparations, change):
+    before = open_dataset("folder", photos)
+    held = before.train.read(0)
+    target = photos / "train/cat/1.png"
+    if change == "add":
+        put(photos, "train/cat/0.png")
+    elif change == "remove":
+        target.unlink()
+    else:
+        target.write_bytes(encoded(99))
+    after = open_dataset("folder", photos)
+    assert preparations == [1, 1]
+    assert after.fingerprint != before.fingerprint
+    assert len(after.train) == len(before.train) + {"add": 1, "remove": -1, "replace": 0}[change]
+    if change == "replace":
+        assert after.train.read(0) == encoded(99)
+    assert held == before.train.read(0)  # a run that has them open reads on
+    assert len(list(root.glob("folder/*/*"))) == 1
+    open_dataset("folder", photos)
+    assert preparations == [1, 1]
+
+
+def test_touched_and_copied_folders_keep_their_fingerprint(photos, tmp_path):
+    before = open_dataset("folder", photos).fingerprint
+    os.utime(photos / "train/cat/1.png", ns=(1, 1))
+    assert open_dataset("folder", photos).fingerprint == before
+    shutil.copytree(photos, tmp_path / "copy")
+    assert open_dataset("folder", tmp_path / "copy").fingerprint == before
+
+
+def test_a_failing_preparation_keeps_the_old_records(photos, root, monkeypatch):
+    before = open_dataset("folder", photos)
+    put(photos, "train/cat/0.png")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.EncodedImages, "_generate_examples", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_dataset("folder", photos)
+    assert [path.name for path in root.iterdir()] == ["folder"]
+    (photos / "train/cat/0.png").unlink()
+    assert open_dataset("folder", photos).fingerprint == before.fingerprint
+
+
+def test_another_process_was_quicker(photos, preparations, monkeypatch):
+    check_images = records.check_images
+
+    def overtaken(*args):
+        monkeypatch.setattr(records, "check_images", check_images)
+        open_dataset("folder", photos)
+        return check_images(*args)
+
+    monkeypatch.setattr(records, "check_images", overtaken)
+    assert len(open_dataset("folder", photos).train) == 3
+    assert len(open_dataset("folder", photos).train) == 3
+
+
+def test_an_image_that_changes_meanwhile(photos, monkeypatch):
+    check_images = records.check_images
+
+    def then_change(*args):
+        checked = check_images(*args)
+        (photos / "train/cat/1.png").write_bytes(encoded(200))
+        return checked
+
+    monkeypatch.setattr(records, "check_images", then_change)
+    with pytest.raises(InputError, match=r"train/cat/1\.png changed while it was being prepared"):
+        open_dataset("folder", photos)
+
+
+def test_root_that_cannot_be_written(photos, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
+    with pytest.raises(RunError, match="set TFDS_DATA_DIR to another folder"):
+        open_dataset("folder", photos)
+
+
+def test_unreadable_files_are_left_out_on_request(photos, preparations, capsys):
+    (photos / "train/cat/bad.png").write_bytes(encoded()[:40])
+    (photos / "train/cat/empty.jpg").write_bytes(b"")
+    (photos / "test/dog/movie.gif").write_bytes(b"GIF89a")
+    for _ in range(2):
+        dataset = open_dataset("folder", photos, skip_unreadable=True)
+        assert len(dataset.train) == 3
+        assert len(dataset.test) == 2
+        assert dataset.skipped == (
+            "train/cat/bad.png",
+            "train/cat/empty.jpg",
+            "test/dog/movie.gif",
+        )
+        assert "Left out 3 unreadable image file(s)" in capsys.readouterr().err
+    assert preparations == [1]
+    # What was skipped once is not accepted for ever.
+    with pytest.raises(InputError, match=r"3 unreadable .*photos:(.|\n)*empty\.jpg: empty file"):
+        open_dataset("folder", photos)

@@ -1,0 +1,122 @@
+"""Foreign weights fill a trunk completely or not at all, and files that are none are refused."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numeric import named_tensor
+from safetensors.numpy import save_file
+
+from apinet_jax.errors import InputError
+from apinet_jax.models import TRUNKS, make_trunk
+from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors, to_torch_tensors
+
+IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+CLASSIFIER = ("fc.",)
+
+
+def variable_shapes(name):
+    trunk = make_trunk(name)
+    return jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), IMAGES)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return variable_shapes("resnet10_w16")
+
+
+@pytest.fixture
+def tensors(variables):
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    return {name: named_tensor(name, t.shape) for name, t in to_torch_tensors(blank).items()}
+
+
+def test_round_trip_through_a_file(tensors, variables, tmp_path):
+    extra = {
+        "fc.weight": np.zeros((5, 128), np.float32),
+        "bn1.num_batches_tracked": np.array(7),
+    }
+    contiguous = {name: np.ascontiguousarray(t) for name, t in {**tensors, **extra}.items()}
+    save_file(contiguous, tmp_path / "weights.safetensors")
+
+    loaded = load_torch_tensors(
+        read_safetensors(tmp_path / "weights.safetensors"), variables, CLASSIFIER
+    )
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(loaded))
+    back = to_torch_tensors(loaded)
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+
+
+def test_layout_and_names(tensors, variables):
+    loaded = load_torch_tensors(tensors, variables, CLASSIFIER)
+    block, statistics = loaded["params"]["layer2.0"], loaded["batch_stats"]["layer2.0"]
+    kernel = tensors["layer2.0.conv1.weight"]  # [32 16 3 3]
+    np.testing.assert_array_equal(block["conv1"]["kernel"][1, 2, 3, 4], kernel[4, 3, 1, 2])
+    np.testing.assert_array_equal(
+        block["downsample.1"]["scale"], tensors["layer2.0.downsample.1.weight"]
+    )
+    np.testing.assert_array_equal(
+        statistics["downsample.1"]["var"], tensors["layer2.0.downsample.1.running_var"]
+    )
+
+
+def test_one_error_names_everything_that_does_not_fit(tensors, variables):
+    del tensors["layer1.0.bn2.running_var"]
+    tensors["layer5.0.conv1.weight"] = np.zeros((1,), np.float32)
+    tensors["conv1.weight"] = tensors["conv1.weight"][:8]
+    with pytest.raises(InputError) as caught:
+        load_torch_tensors(tensors, variables, CLASSIFIER)
+    message = str(caught.value)
+    assert "1 missing: layer1.0.bn2.running_var" in message
+    assert "1 unexpected: layer5.0.conv1.weight" in message
+    assert "conv1.weight (8, 3, 7, 7) instead of (16, 3, 7, 7)" in message
+
+
+def test_weights_of_another_classifier_are_unexpected(tensors, variables):
+    tensors["classifier.1.weight"] = np.zeros((5, 128), np.float32)
+    with pytest.raises(InputError, match=r"unexpected: classifier\.1\.weight"):
+        load_torch_tensors(tensors, variables, CLASSIFIER)
+
+
+def test_long_lists_are_cut_short(variables):
+    with pytest.raises(InputError, match=r"missing: .*… \(\d+ in all\)") as caught:
+        load_torch_tensors({}, variables, CLASSIFIER)
+    assert len(str(caught.value)) < 600
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"none\.safetensors.*check the path"):
+        read_safetensors(tmp_path / "none.safetensors")
+
+
+def test_folder_instead_of_a_file(tmp_path):
+    with pytest.raises(InputError, match="cannot read"):
+        read_safetensors(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
+def test_corrupt_file(damage, tensors, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"conv1.weight": tensors["conv1.weight"].copy()}, path)
+    content = path.read_bytes()
+    path.write_bytes(
+        {"truncated": content[:-100], "foreign": b"PK\x03\x04 a zip file" * 9, "empty": b""}[damage]
+    )
+    with pytest.raises(InputError, match=r"not a whole safetensors file.*save_file"):
+        read_safetensors(path)
+
+
+def test_shared_squeezenet_weights_load_strictly(shared_dir):
+    path = shared_dir / "weights" / "squeezenet1_1_imagenet_notop.safetensors"
+    if not path.exists():
+        pytest.skip("the ImageNet weights of SqueezeNet are not beside the repository")
+    tensors = read_safetensors(path)
+    loaded = load_torch_tensors(
+        tensors, variable_shapes("squeezenet1_1"), TRUNKS["squeezenet1_1"].classifier_prefixes
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(loaded)) == 722_496

@@ -1,0 +1,121 @@
+"""The K x S batch as a pure function of (seed, step)."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from apinet_jax.data.sampler import BalancedSampler, ShuffledSampler
+from apinet_jax.errors import InputError
+
+# Ten classes: ordinary, exactly S, fewer than S, one image.
+COUNTS = [7, 4, 3, 1, 30, 12, 9, 8, 5, 6]
+LABELS = np.repeat(np.arange(10), COUNTS)
+
+
+def sampler(labels=LABELS, classes=5, images=4, num_steps=400, seed=0, tail="drop"):
+    return BalancedSampler(
+        labels, classes=classes, images=images, num_steps=num_steps, seed=seed, tail=tail
+    )
+
+
+def draws_of(batches, label, images=4):
+    """What one class showed, in order of its draws."""
+    rows = [b.reshape(-1, images) for b in batches]
+    return [group for b in rows for group in b if LABELS[group[0]] == label]
+
+
+@pytest.mark.parametrize("tail", ["drop", "carry"])
+def test_a_batch_holds_k_classes_with_s_distinct_images_each(tail):
+    sample = sampler(tail=tail)
+    for step in range(400):
+        groups = sample(step).reshape(5, 4)
+        labels = LABELS[groups]
+        assert (labels == labels[:, :1]).all()
+        assert len(set(labels[:, 0])) == 5
+        for group, label in zip(groups, labels[:, 0], strict=True):
+            assert len(set(group)) == min(4, COUNTS[label])
+
+
+def test_any_step_of_a_fresh_sampler_equals_that_step_of_an_iteration():
+    walked = [sampler()(step) for step in range(400)]
+    for step in (0, 17, 399):
+        assert np.array_equal(sampler()(step), walked[step])
+
+
+def test_a_longer_run_begins_with_the_shorter_one():
+    short, long = sampler(num_steps=50), sampler(num_steps=300)
+    assert all(np.array_equal(short(t), long(t)) for t in range(50))
+
+
+def test_seeds_differ():
+    assert not np.array_equal(sampler(seed=0)(0), sampler(seed=1)(0))
+
+
+def test_a_class_walks_its_own_shuffled_list_and_drops_the_tail():
+    """7 images, S = 4: each draw is a new list, of which 3 images are dropped."""
+    batches = [sampler()(t) for t in range(400)]
+    draws = draws_of(batches, 4)  # 30 images: 7 draws of 4, then a new order
+    for lap in range(len(draws) // 7):
+        shown = np.concatenate(draws[7 * lap : 7 * lap + 7])
+        assert len(set(shown)) == 28
+
+
+def test_carry_shows_the_tail_first():
+    """In 30 draws of 4 a class of 30 shows every image exactly four times."""
+    sample = sampler(tail="carry", num_steps=800)
+    draws = draws_of([sample(t) for t in range(800)], 4)[:30]
+    assert set(Counter(np.concatenate(draws).tolist()).values()) == {4}
+    tail, first = set(draws[7][:2]), set(np.concatenate(draws[:7]))
+    assert not tail & first
+    assert tail | first == set(np.flatnonzero(LABELS == 4))
+
+
+def test_classes_are_drawn_evenly():
+    sample = sampler(num_steps=2000)
+    drawn = Counter(np.concatenate([LABELS[sample(t)[::4]] for t in range(2000)]).tolist())
+    assert min(drawn.values()) > 900  # 1000 expected, standard deviation 22
+    assert max(drawn.values()) < 1100
+
+
+def test_a_class_with_fewer_than_s_images_repeats_some():
+    draws = draws_of([sampler()(t) for t in range(100)], 2)
+    assert all(len(set(draw)) == 3 for draw in draws)
+    repeated = [Counter(draw.tolist()).most_common(1)[0][0] for draw in draws]
+    assert len(set(repeated)) == 3  # not always the same one
+
+
+def test_more_classes_than_there_are():
+    with pytest.raises(InputError, match=r"11 classes.*only 10.*--config\.batch\.classes=10"):
+        sampler(classes=11)
+
+
+@pytest.mark.parametrize("step", [-1, 400])
+def test_steps_outside_the_run(step):
+    with pytest.raises(IndexError):
+        sampler()(step)
+
+
+def test_the_stream_is_pinned():
+    """These batches are part of recorded results: a change here changes every one of them."""
+    assert sampler(classes=2)(0).tolist() == [3, 5, 2, 4, 11, 13, 12, 11]
+
+
+def test_a_step_is_answered_from_a_table():
+    """The 3000th batch of a CUB-sized run is a row of an array, not a replay of 2999 others."""
+    labels = np.repeat(np.arange(200), 30)[:5994]
+    sample = sampler(labels, classes=30, num_steps=4900)
+    assert np.shares_memory(sample(3000), sample(3000))
+
+
+def test_shuffled_epochs_show_every_image_once():
+    sample = ShuffledSampler(85, batch_size=10, num_steps=24, seed=3)
+    first, second = (
+        np.concatenate([sample(t) for t in steps]) for steps in (range(8), range(8, 16))
+    )
+    assert len(set(first)) == len(set(second)) == 80
+    assert not np.array_equal(first, second)
+
+
+def test_shuffled_set_smaller_than_a_batch():
+    assert set(ShuffledSampler(3, batch_size=8, num_steps=2, seed=0)(1)) == {0, 1, 2}

@@ -1,0 +1,104 @@
+"""Splits, views and held-out images, on sources whose records are a plain list."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
+from apinet_jax.data.stratify import draw_stratified
+from apinet_jax.errors import InputError
+
+
+def listed(labels):
+    """A source of one record for each label, whose bytes are its number."""
+    return Source(
+        records=[{"image": str(number).encode()} for number in range(len(labels))],
+        rows=np.arange(len(labels)),
+        labels=np.array(labels),
+        file_names=tuple(f"{number}.png" for number in range(len(labels))),
+    )
+
+
+def dataset(labels, validation=None):
+    names = tuple("abcdefgh"[: max(labels) + 1])
+    return Dataset("folder", names, listed(labels), validation, None, "0" * 64)
+
+
+def test_reading():
+    source = listed([0, 1, 1])
+    assert len(source) == 3
+    assert source.read(2) == b"2"
+    assert source.read_many([2, 0, 2]) == [b"2", b"0", b"2"]
+
+
+def test_subset_of_a_subset():
+    part = listed([0, 1, 2, 3, 4]).subset(np.array([4, 2, 0])).subset(np.array([1, 0]))
+    assert part.labels.tolist() == [2, 4]
+    assert part.file_names == ("2.png", "4.png")
+    assert part.read_many([0, 1]) == [b"2", b"4"]
+
+
+def test_hold_out_moves_a_part_of_every_class():
+    labels = [0] * 10 + [1] * 4 + [2]
+    whole = dataset(labels)
+    split = hold_out(whole, 0.2, seed=1)
+    # 0.2 * 10 = 2; 0.2 * 4 = 0.8, so 1; the only image of the third class stays.
+    assert np.bincount(split.validation.labels).tolist() == [2, 1]
+    assert np.bincount(split.train.labels).tolist() == [8, 3, 1]
+    both = split.train.file_names + split.validation.file_names
+    assert sorted(both) == sorted(whole.train.file_names)
+    assert len(whole.train) == 15  # the one it was drawn from is unchanged
+    assert whole.validation is None
+
+
+def test_hold_out_is_a_function_of_the_seed():
+    whole = dataset([0] * 30 + [1] * 30)
+    first, again, other = (hold_out(whole, 0.1, seed) for seed in (1, 1, 2))
+    assert first.validation.file_names == again.validation.file_names
+    assert first.validation.file_names != other.validation.file_names
+
+
+def test_hold_out_leaves_alone():
+    whole = dataset([0, 0, 1, 1])
+    assert hold_out(whole, 0.0, seed=0) is whole
+    with_own = dataset([0, 0, 1, 1], validation=listed([0]))
+    assert hold_out(with_own, 0.5, seed=0) is with_own
+    singles = dataset([0, 1, 2])
+    assert hold_out(singles, 0.5, seed=0) is singles
+
+
+@pytest.mark.parametrize(("fraction", "drawn"), [(0.01, 1), (0.5, 2), (0.7, 3), (0.99, 3)])
+def test_draw_takes_at_least_one_and_leaves_at_least_one(fraction, drawn):
+    assert draw_stratified(np.zeros(4, int), fraction, seed=0).sum() == drawn
+
+
+def test_draw_never_changes():
+    # As first recorded: a change here changes the splits behind every recorded run.
+    drawn = draw_stratified(np.array([0, 1] * 6), 0.5, seed=0)
+    assert np.flatnonzero(drawn).tolist() == [1, 3, 4, 5, 6, 10]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 0.0, 1.0])
+def test_draw_of_no_fraction(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        draw_stratified(np.zeros(4, int), fraction, seed=0)
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match=r"'cars98'.*birds, cub, folder"):
+        open_dataset("cars98")
+
+
+def test_source_travels_to_another_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
+    for name in ("a/1.png", "b/1.png", "b/2.png"):
+        path = tmp_path / "photos/train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), name.count("2") * 255).save(path)
+    source = open_dataset("folder", tmp_path / "photos").train.subset(np.array([2, 0]))
+    opened = source.read(0)  # the reader has a file open now, which cannot travel
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.read(0) == opened == (tmp_path / "photos/train/b/2.png").read_bytes()
+    assert copy.labels.tolist() == [1, 0]

@@ -1,0 +1,309 @@
+"""The trunks compute what torchvision's do, by either formulation, in float32 and bfloat16."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numeric import max_error, named_tensor
+
+from apinet_jax.errors import InputError
+from apinet_jax.models import TRUNKS, make_trunk
+from apinet_jax.models.layers import BatchNorm, normalise
+from apinet_jax.models.operations import (
+    chained_max_pool,
+    conv,
+    max_pool,
+    plain_conv,
+    plain_max_pool,
+    pointwise_conv,
+)
+from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.resnet import Bottleneck, ResNet
+
+LABELS = np.array([3, 7])
+
+
+def cross_entropy(logits):
+    return -jax.nn.log_softmax(logits)[np.arange(2), LABELS].mean()
+
+
+def golden_variables(name, trunk, images):
+    """Returns the trunk's variables with the weights that the golden figures assume."""
+    shapes = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), images)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    tensors = {k: named_tensor(k, v.shape) for k, v in to_torch_tensors(blank).items()}
+    return load_torch_tensors(tensors, shapes, TRUNKS[name].classifier_prefixes)
+
+
+def count(params):
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+# The reference's ResNet-101 in training mode is itself 1.6e-5 (features) and 1.4e-2 (gradient) away
+# from the same network in float64, and every float32 formulation tried is as far from the next: a
+# rounded pre-activation that changes its sign flips a ReLU, and 101 layers on 18 cells amplify it.
+@pytest.mark.parametrize(
+    ("name", "features_limit", "gradient_limit"),
+    [("resnet18", 1e-5, 1e-3), ("resnet50", 1e-5, 1e-3), ("resnet101", 3e-5, 3e-2)],
+)
+def test_golden_resnet(name, features_limit, gradient_limit, goldens_dir):
+    golden = np.load(goldens_dir / f"{name}.npz")
+    images = jnp.asarray(golden["x"])
+    trunk = make_trunk(name)
+    variables = golden_variables(name, trunk, images)
+    kernel = named_tensor("fc.weight", (1000, TRUNKS[name].width)).T
+    bias = named_tensor("fc.bias", (1000,))
+
+    def classify(variables, images, train):
+        feature_map, state = trunk.apply(variables, images, train, mutable=["batch_stats"])
+        features = feature_map.mean((1, 2))
+        logits = features @ kernel + bias[None]
+        return cross_entropy(logits), (features, logits, state)
+
+    with jax.numpy_dtype_promotion("strict"):
+        _, (features, logits, _) = jax.jit(partial(classify, train=False))(variables, images)
+        train = jax.jit(jax.grad(partial(classify, train=True), argnums=1, has_aux=True))
+        gradient, (train_features, train_logits, state) = train(variables, images)
+
+    assert max_error(features, golden["eval_features"]) < 1e-5
+    assert max_error(logits, golden["eval_logits"]) < 1e-5
+    assert max_error(train_features, golden["train_features"]) < features_limit
+    assert max_error(train_logits, golden["train_logits"]) < 1e-5
+    assert max_error(gradient, golden["grad_x"]) < gradient_limit
+
+    last_block = f"layer4.{trunk.depths[-1] - 1}"
+    last_norm = max(k for k in state["batch_stats"][last_block] if k.startswith("bn"))
+    last_var = state["batch_stats"][last_block][last_norm]["var"]
+    assert max_error(last_var, golden["last_running_var"]) < 1e-5
+    total = sum(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(state))
+    assert max_error(total, golden["running_sum"]) < 1e-5
+    assert count(variables["params"]) + kernel.size + bias.size == golden["params"]
+
+
+def test_golden_squeezenet(goldens_dir):
+    golden = np.load(goldens_dir / "squeezenet1_1.npz")
+    images = jnp.asarray(golden["x"])
+    trunk = make_trunk("squeezenet1_1")
+    variables = golden_variables("squeezenet1_1", trunk, images)
+    kernel = named_tensor("classifier.1.weight", (1000, 512, 1, 1))[..., 0, 0].T
+    bias = named_tensor("classifier.1.bias", (1000,))
+
+    def classify(images):
+        feature_map = trunk.apply(variables, images, train=False)
+        features = feature_map.mean((1, 2))
+        logits = jax.nn.relu(feature_map @ kernel + bias[None, None, None]).mean((1, 2))
+        return cross_entropy(features), (feature_map, features, logits)
+
+    with jax.numpy_dtype_promotion("strict"):
+        gradient, (feature_map, features, logits) = jax.jit(jax.grad(classify, has_aux=True))(
+            images
+        )
+    batch, *cells, width = feature_map.shape
+    assert sorted((batch, *cells, width)) == sorted(golden["eval_feature_map_shape"].tolist())
+    assert max_error(features, golden["eval_features"]) < 1e-5
+    assert max_error(logits, golden["eval_logits"]) < 1e-5
+    assert max_error(gradient, golden["grad_x"]) < 1e-5
+    assert count(variables["params"]) + kernel.size + bias.size == golden["params"]
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_parity_of_names_widths_and_sizes(name, goldens_dir):
+    images = jax.ShapeDtypeStruct((2, 70, 65, 3), jnp.float32)
+    trunk = make_trunk(name, batch_norm_groups=2)
+    feature_map, variables = jax.eval_shape(
+        partial(trunk.init_with_output, train=True), jax.random.key(0), images
+    )
+    cells = (4, 4) if name == "squeezenet1_1" else (3, 3)
+    assert feature_map.shape == (2, *cells, TRUNKS[name].width)
+    golden = goldens_dir / f"{name}.npz"
+    if golden.exists():
+        blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+        keys = {
+            key
+            for key in np.load(golden)["keys"].tolist()
+            if not key.startswith(TRUNKS[name].classifier_prefixes)
+            and not key.endswith("num_batches_tracked")
+        }
+        assert set(to_torch_tensors(blank)) == keys
+
+
+def test_unknown_trunk_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"'resnet51'.*resnet50.*squeezenet1_1"):
+        make_trunk("resnet51")
+
+
+@pytest.mark.parametrize(
+    ("trunk", "size"),
+    [
+        (make_trunk("resnet10_w16", jnp.bfloat16, batch_norm_groups=2), 65),
+        (ResNet(Bottleneck, (1, 1), 8, jnp.bfloat16), 32),
+        (make_trunk("squeezenet1_1", jnp.bfloat16), 48),
+    ],
+    ids=["basic", "bottleneck", "squeezenet"],
+)
+def test_bfloat16_compute_keeps_float32_parameters_that_all_learn(trunk, size):
+    images = jax.random.normal(jax.random.key(0), (4, size, size, 3))
+    variables = jax.jit(partial(trunk.init, train=False))(jax.random.key(1), images)
+    params = variables.pop("params")
+    weights = jax.random.normal(jax.random.key(2), (1, 1, 1, 512))
+
+    def loss(params):
+        features, state = trunk.apply(
+            {"params": params, **variables}, images, train=True, mutable=["batch_stats"]
+        )
+        score = features.astype(jnp.float32) * weights[..., : features.shape[-1]]
+        return score.sum(), (features, state)
+
+    with jax.numpy_dtype_promotion("strict"):
+        gradient, (features, state) = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert features.dtype == jnp.bfloat16
+    assert jnp.isfinite(features).all()
+    for leaf in jax.tree.leaves((params, state, gradient)):
+        assert leaf.dtype == jnp.float32
+        assert jnp.isfinite(leaf).all()
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert jnp.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+
+
+def batch_norm(values, groups=1, dtype=jnp.float32):
+    """Returns the output and the new statistics of one training pass over `values` [B]."""
+    x = jnp.asarray(values, jnp.float32).reshape(-1, 1, 1, 1)
+    norm = BatchNorm(groups, dtype=dtype)
+    variables = norm.init(jax.random.key(0), x, train=False)
+    y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    return y, state["batch_stats"]
+
+
+def test_batch_norm_by_hand():
+    # mean 3, biased variance 5, unbiased 20 / 3
+    y, running = batch_norm([0.0, 2.0, 4.0, 6.0])
+    np.testing.assert_allclose(y.ravel(), np.array([-3, -1, 1, 3]) / np.sqrt(5 + 1e-5), rtol=1e-6)
+    np.testing.assert_allclose(running["mean"], [0.1 * 3], rtol=1e-6)
+    np.testing.assert_allclose(running["var"], [0.9 + 0.1 * 20 / 3], rtol=1e-6)
+
+
+def test_batch_norm_groups_by_hand():
+    # means 1 and 13, biased variances 1 and 9, unbiased 2 and 18: the statistics move by 7 and 10
+    y, running = batch_norm([0.0, 2.0, 10.0, 16.0], groups=2)
+    np.testing.assert_allclose(y.ravel(), [-1, 1, -1, 1], rtol=1e-5)
+    np.testing.assert_allclose(running["mean"], [0.1 * 7], rtol=1e-6)
+    np.testing.assert_allclose(running["var"], [0.9 + 0.1 * 10], rtol=1e-6)
+
+
+def test_batch_norm_statistics_are_float32_under_bfloat16():
+    values = 100 + jnp.arange(64) / 64  # in bfloat16 arithmetic all of these are one number or two
+    y, running = batch_norm(values, dtype=jnp.bfloat16)
+    expected, _ = batch_norm(values)
+    assert y.dtype == jnp.bfloat16
+    assert max_error(y, expected) < 1e-2
+    assert running["mean"].dtype == running["var"].dtype == jnp.float32
+
+
+def test_batch_norm_evaluates_by_the_running_statistics():
+    x = jnp.array([1.0, 5.0]).reshape(2, 1, 1, 1)
+    norm = BatchNorm(groups=2)
+    running = {"mean": jnp.array([3.0]), "var": jnp.array([4.0])}
+    params = {"scale": jnp.array([2.0]), "bias": jnp.array([1.0])}
+    y = norm.apply({"params": params, "batch_stats": running}, x, train=False)
+    np.testing.assert_allclose(y.ravel(), [-1, 3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "groups", "message"), [(3, 2, "multiple"), (2, 2, "one value")])
+def test_batch_norm_refuses_batches_without_statistics(batch, groups, message):
+    with pytest.raises(InputError, match=message):
+        batch_norm(np.arange(batch), groups=groups)
+
+
+def reference_max_pool(x, window, stride, padding, ceil_mode):
+    """Pools one plane as torch documents it; returns the maxima and how often each cell won."""
+    sizes = []
+    for size in x.shape:
+        span = size + 2 * padding - window
+        out = (int(np.ceil(span / stride)) if ceil_mode else span // stride) + 1
+        sizes.append(out - 1 if (out - 1) * stride >= size + padding else out)
+    maxima, wins = np.zeros(sizes), np.zeros(x.shape)
+    for i, j in np.ndindex(*sizes):
+        rows = [r for r in range(i * stride - padding, i * stride - padding + window)]
+        columns = [c for c in range(j * stride - padding, j * stride - padding + window)]
+        cells = [(r, c) for r in rows for c in columns if 0 <= r < len(x) and 0 <= c < len(x[0])]
+        winner = max(cells, key=lambda cell: x[cell])  # the first of equals
+        maxima[i, j] = x[winner]
+        wins[winner] += 1
+    return maxima, wins
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "stride", "padding", "ceil_mode"),
+    [
+        ((7, 8), 3, 2, 0, True),
+        ((6, 9), 3, 2, 0, True),
+        ((7, 8), 3, 2, 1, False),
+        ((5, 4), 2, 2, 1, True),
+        ((4, 5), 1, 3, 0, True),  # a ceil-mode window would start beyond the image
+    ],
+)
+@pytest.mark.parametrize("formulation", ["platform", "plain"])
+def test_max_pool_sends_ties_to_the_first(
+    shape, window, stride, padding, ceil_mode, formulation, monkeypatch
+):
+    if formulation == "plain":
+        monkeypatch.setattr("apinet_jax.models.operations.chained_max_pool", plain_max_pool)
+    x = np.random.default_rng(0).integers(-4, -1, shape).astype(np.float32)  # many ties, all < 0
+    maxima, wins = reference_max_pool(x, window, stride, padding, ceil_mode)
+
+    def pool(x):
+        y = max_pool(x[None, ..., None], window, stride, padding, ceil_mode)
+        return y.sum(), y[0, ..., 0]
+
+    gradient, y = jax.jit(jax.grad(pool, has_aux=True))(x)
+    np.testing.assert_array_equal(y, maxima)
+    np.testing.assert_array_equal(gradient, wins)
+
+
+@pytest.mark.parametrize("pool", [plain_max_pool, chained_max_pool])
+def test_max_pool_never_hides_nan(pool):
+    x = jnp.array([1.0, jnp.nan, 3.0, 0.0]).reshape(1, 2, 2, 1)
+    assert jnp.isnan(pool(x, 2, 2, [(0, 0), (0, 0)])).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_convolution_equals_the_plain_one(stride):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 7, 5, 6))
+    kernel = jax.random.normal(keys[1], (1, 1, 6, 4))
+    cotangent = jax.random.normal(keys[2], (2, *((n - 1) // stride + 1 for n in (7, 5)), 4))
+
+    def value_and_gradients(formulation):
+        y, pull_back = jax.vjp(formulation, x, kernel)
+        return y, *pull_back(cotangent)
+
+    expected = value_and_gradients(partial(plain_conv, stride=stride, padding=0))
+    for formulation in (
+        partial(pointwise_conv, stride=stride),
+        partial(conv, stride=stride, padding=0),
+    ):
+        for a, b in zip(value_and_gradients(formulation), expected, strict=True):
+            assert max_error(a, b) < 1e-6
+
+
+@pytest.mark.parametrize(("platform", "plain"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_each_platform_is_compiled_its_own_formulation(platform, plain):
+    def loss(x, kernel):
+        return max_pool(conv(x, kernel, stride=1, padding=0), window=3, stride=2).sum()
+
+    arrays = jnp.ones((1, 7, 7, 2)), jnp.ones((1, 1, 2, 2))
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(*arrays)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) == plain
+    assert ("stablehlo.select_and_scatter" in text) == plain
+    assert "stablehlo.case" not in text
+
+
+def test_normalise_by_hand():
+    images = jnp.array([[0, 51, 255]], jnp.uint8).reshape(1, 1, 1, 3)
+    with jax.numpy_dtype_promotion("strict"):
+        y = normalise(images, mean=(0.5, 0.2, 0.6), std=(0.25, 0.5, 0.2), dtype=jnp.bfloat16)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32).ravel(), [-2, 0, 2], atol=1e-2)
