@@ -188,7 +188,7 @@ def train_step(
         batch_stats=mutated.get("batch_stats", {}),
         opt_state=opt_state,
     )
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     return new_state, StepMetrics(*terms, top1, grad_norm, pairs)
 
 

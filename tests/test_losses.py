@@ -45,7 +45,9 @@ RANK_OF_A_PAIR = 0.0 + (0.8 - 0.6 + 0.05)
 
 
 def test_ranking_is_zero_only_beyond_the_margin():
-    hinge = score_ranking(logits(P80, P60, P60), logits(P60, P80, P60), jnp.ones(3, jnp.int32), 0.05)
+    hinge = score_ranking(
+        logits(P80, P60, P60), logits(P60, P80, P60), jnp.ones(3, jnp.int32), 0.05
+    )
     np.testing.assert_allclose(hinge, [0.0, 0.25, 0.05], atol=1e-6)
 
 

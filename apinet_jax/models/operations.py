@@ -1,0 +1,141 @@
+"""Convolution and max-pool as pure functions: torch's arithmetic, and fast on every platform.
+
+Padding is explicit, symmetric and integer: `SAME` would shift a strided window by a pixel. XLA's
+CPU backend is slow at the gradients of some plain operations, so those have a second formulation
+for it. `lax.platform_dependent` chooses when a program is lowered, not when Python runs: compiling
+for a TPU on a host without one gets the TPU's formulation.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+KERNEL_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def by_platform(cpu: Callable, default: Callable) -> Callable:
+    """Joins two formulations of one function into a differentiable one.
+
+    Differentiating through `platform_dependent` itself would keep the residuals of both branches.
+    Here only the arguments are kept, and the chosen branch is differentiated in the backward pass.
+
+    Args:
+        cpu: The formulation that is fast on the CPU.
+        default: The formulation for every other platform. Same values, same gradients.
+
+    Returns:
+        The joint function of the same positional arrays; reverse-mode only.
+    """
+
+    @jax.custom_vjp
+    def function(*arguments):
+        return lax.platform_dependent(*arguments, cpu=cpu, default=default)
+
+    def forward(*arguments):
+        return function(*arguments), arguments
+
+    def backward(arguments, cotangent):
+        def pull_back(branch, cotangent, *arguments):
+            return jax.vjp(branch, *arguments)[1](cotangent)
+
+        return lax.platform_dependent(
+            cotangent,
+            *arguments,
+            cpu=partial(pull_back, cpu),
+            default=partial(pull_back, default),
+        )
+
+    function.defvjp(forward, backward)
+    return function
+
+
+def plain_conv(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
+) -> Float[Array, "B h w O"]:
+    """Convolves with torch's symmetric integer padding, as one XLA convolution."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=KERNEL_LAYOUT
+    )
+
+
+def pointwise_conv(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], stride: int
+) -> Float[Array, "B h w O"]:
+    """Convolves with a 1x1 kernel as one matrix product over all cells."""
+    x = x[:, ::stride, ::stride]
+    cells = x.reshape(-1, x.shape[-1])  # [B·h·w I]
+    return (cells @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def conv(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
+) -> Float[Array, "B h w O"]:
+    """Convolves as `plain_conv`, by the formulation that is fastest on the platform."""
+    plain = partial(plain_conv, stride=stride, padding=padding)
+    if kernel.shape[:2] == (1, 1) and padding == 0:
+        return by_platform(cpu=partial(pointwise_conv, stride=stride), default=plain)(x, kernel)
+    return plain(x, kernel)
+
+
+def plain_max_pool(
+    x: Float[Array, "B H W D"], window: int, stride: int, pads: Sequence[tuple[int, int]]
+) -> Float[Array, "B h w D"]:
+    """Takes window maxima as one XLA `reduce_window`; `pads` are (before, after) of H and W."""
+    lowest = np.array(-np.inf, x.dtype)
+    return lax.reduce_window(
+        x, lowest, lax.max, (1, window, window, 1), (1, stride, stride, 1), ((0, 0), *pads, (0, 0))
+    )
+
+
+def chained_max_pool(
+    x: Float[Array, "B H W D"], window: int, stride: int, pads: Sequence[tuple[int, int]]
+) -> Float[Array, "B h w D"]:
+    """Takes window maxima tap by tap: elementwise code, forward and backward.
+
+    A later tap wins only if it is greater, so that a tie's gradient goes to the first maximum, and
+    NaN always wins, so that it is never hidden: both as `plain_max_pool` and as torch.
+    """
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
+    h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
+    y = None
+    for top in range(window):
+        for left in range(window):
+            rows = slice(top, top + stride * (h - 1) + 1, stride)
+            columns = slice(left, left + stride * (w - 1) + 1, stride)
+            tap = x[:, rows, columns]  # [B h w D]
+            y = tap if y is None else jnp.where((tap > y) | jnp.isnan(tap), tap, y)
+    return y
+
+
+def max_pool(
+    x: Float[Array, "B H W D"], window: int, stride: int, padding: int = 0, ceil_mode: bool = False
+) -> Float[Array, "B h w D"]:
+    """Pools as torch's `max_pool2d`: the padding never wins.
+
+    Args:
+        x: Feature maps.
+        window: Side of the window.
+        stride: Step in both directions.
+        padding: Cells of minus infinity on each of the four sides.
+        ceil_mode: Whether a last window may reach beyond the padding, if it starts inside it.
+
+    Returns:
+        The maximum of each window.
+    """
+
+    def pads(size: int) -> tuple[int, int]:
+        span = size + 2 * padding - window
+        steps = -(-span // stride) if ceil_mode else span // stride
+        if steps * stride >= size + padding:  # the window would hold nothing of the image
+            steps -= 1
+        return padding, max(0, steps * stride + window - size - padding)
+
+    geometry = {"window": window, "stride": stride, "pads": [pads(x.shape[1]), pads(x.shape[2])]}
+    return by_platform(
+        cpu=partial(chained_max_pool, **geometry), default=partial(plain_max_pool, **geometry)
+    )(x)

@@ -1,0 +1,134 @@
+"""Weights of torchvision models: read from a file, and put into a trunk's variables, strictly.
+
+The trunks' modules are named as torch names them, so a tensor's name follows from the path of its
+leaf: `params / layer1.0 / conv1 / kernel` is `layer1.0.conv1.weight`.
+"""
+
+from collections.abc import Mapping
+from os import PathLike
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from apinet_jax.errors import InputError
+
+TORCH_LEAF = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+LISTED_NAMES = 8
+
+
+def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
+    """Reads every tensor of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        InputError: The file cannot be read or is not a whole safetensors file.
+    """
+    try:
+        return load_file(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"cannot read the weights {path}: {reason}; check the path and its permissions"
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}); download it again, or convert a"
+            " torch checkpoint with safetensors.torch.save_file(model.state_dict(), path)"
+        ) from error
+
+
+def load_torch_tensors(
+    tensors: Mapping[str, np.ndarray],
+    variables: Mapping,
+    classifier_prefixes: tuple[str, ...],
+) -> dict:
+    """Fills a trunk's variables from a torchvision state dict, every leaf from its own tensor.
+
+    Args:
+        tensors: The state dict, in torch's layout (`[out in kh kw]`, `[out in]`).
+        variables: The trunk's collections as initialised; only their shapes and dtypes are read, so
+            the result of `jax.eval_shape` will do.
+        classifier_prefixes: How the names begin that belong to the classifier and are left out,
+            as are torch's `num_batches_tracked`.
+
+    Returns:
+        New variables of the same structure.
+
+    Raises:
+        InputError: A leaf has no tensor, a tensor has no leaf, or a shape differs.
+    """
+    given = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(classifier_prefixes) and not name.endswith(".num_batches_tracked")
+    }
+    leaves = {_torch_name(path): (path, leaf) for path, leaf in flatten_dict(variables).items()}
+    missing = [name for name in leaves if name not in given]
+    unexpected = [name for name in given if name not in leaves]
+    arrays = {name: _from_torch(given[name]) for name in leaves if name in given}
+    misshapen = [
+        f"{name} {tuple(given[name].shape)} instead of {_torch_shape(leaves[name][1].shape)}"
+        for name, array in arrays.items()
+        if array.shape != leaves[name][1].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(problems.values()):
+        raise InputError(
+            "the weights do not fit the trunk: "
+            + "; ".join(f"{len(v)} {kind}: {_listed(v)}" for kind, v in problems.items() if v)
+            + ". Check that they belong to the trunk that the configuration names"
+        )
+    return unflatten_dict(
+        {path: jnp.asarray(arrays[name], leaf.dtype) for name, (path, leaf) in leaves.items()}
+    )
+
+
+def to_torch_tensors(variables: Mapping) -> dict[str, np.ndarray]:
+    """Returns a trunk's variables as torch names and lays them out; undoes `load_torch_tensors`."""
+    return {
+        _torch_name(path): _to_torch(np.asarray(leaf))
+        for path, leaf in flatten_dict(jax.device_get(variables)).items()
+    }
+
+
+def _torch_name(path: tuple[str, ...]) -> str:
+    _, *modules, leaf = path
+    return ".".join([*modules, TORCH_LEAF[leaf]])
+
+
+def _from_torch(tensor: np.ndarray) -> np.ndarray:
+    if tensor.ndim == 4:  # [O I kh kw] -> [kh kw I O]
+        return tensor.transpose(2, 3, 1, 0)
+    return tensor.T
+
+
+def _to_torch(leaf: np.ndarray) -> np.ndarray:
+    if leaf.ndim == 4:  # [kh kw I O] -> [O I kh kw]
+        return leaf.transpose(3, 2, 0, 1)
+    return leaf.T
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 4:
+        return tuple(shape[axis] for axis in (3, 2, 0, 1))
+    return shape[::-1]
+
+
+def _listed(names: list[str]) -> str:
+    listed = ", ".join(names[:LISTED_NAMES])
+    return listed if len(names) <= LISTED_NAMES else f"{listed}, … ({len(names)} in all)"

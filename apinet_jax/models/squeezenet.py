@@ -1,0 +1,84 @@
+"""SqueezeNet 1.1, torchvision's variant, up to its last fire module; names as in its state dict."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from apinet_jax.models.layers import Conv, he_uniform
+from apinet_jax.models.operations import max_pool
+
+
+class Fire(nn.Module):
+    """Squeezes to few channels, then expands by 1x1 and 3x3 kernels side by side.
+
+    Attributes:
+        squeeze: Channels between.
+        expand: Channels of each of the two expansions; `2 * expand` come out.
+        dtype: Compute dtype.
+    """
+
+    squeeze: int
+    expand: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B h w O"]:
+        """Maps the features of `x`."""
+
+        def conv(features: int, kernel_size: int, name: str) -> Conv:
+            return Conv(
+                features,
+                kernel_size,
+                padding=kernel_size // 2,
+                use_bias=True,
+                dtype=self.dtype,
+                kernel_init=he_uniform,
+                name=name,
+            )
+
+        x = nn.relu(conv(self.squeeze, 1, "squeeze")(x))
+        pointwise = conv(self.expand, 1, "expand1x1")(x)
+        spatial = conv(self.expand, 3, "expand3x3")(x)
+        return nn.relu(jnp.concatenate([pointwise, spatial], axis=-1))
+
+
+class SqueezeNet(nn.Module):
+    """The trunk of SqueezeNet 1.1: 512 channels, 16 times fewer cells a side.
+
+    Attributes:
+        dtype: Compute dtype.
+        batch_norm_groups: Part of every trunk's interface; this one has no BatchNorm.
+    """
+
+    dtype: DTypeLike = jnp.float32
+    batch_norm_groups: int = 1
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
+        """Returns the feature map of normalised `images`, the same whether training or not."""
+        del train
+
+        def fire(index: int, squeeze: int, expand: int) -> Fire:
+            return Fire(squeeze, expand, self.dtype, name=f"features.{index}")
+
+        x = Conv(
+            64,
+            kernel_size=3,
+            stride=2,
+            use_bias=True,
+            dtype=self.dtype,
+            kernel_init=he_uniform,
+            name="features.0",
+        )(images)
+        x = max_pool(nn.relu(x), window=3, stride=2, ceil_mode=True)
+        x = fire(3, 16, 64)(x)
+        x = fire(4, 16, 64)(x)
+        x = max_pool(x, window=3, stride=2, ceil_mode=True)
+        x = fire(6, 32, 128)(x)
+        x = fire(7, 32, 128)(x)
+        x = max_pool(x, window=3, stride=2, ceil_mode=True)
+        x = fire(9, 48, 192)(x)
+        x = fire(10, 48, 192)(x)
+        x = fire(11, 64, 256)(x)
+        return fire(12, 64, 256)(x)

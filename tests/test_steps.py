@@ -1,0 +1,224 @@
+"""The compiled step: devices, stages, masks, switches. One small trunk, compiled few times."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numeric import max_error
+
+from apinet_jax.array_types import Batch
+from apinet_jax.errors import InputError
+from apinet_jax.losses import cross_entropy
+from apinet_jax.mesh import check_divisible, make_mesh, replicated, to_global
+from apinet_jax.models import make_trunk
+from apinet_jax.models.apinet import APINet
+from apinet_jax.optim import cosine_schedule, make_optimizer
+from apinet_jax.steps import (
+    Objective,
+    Preprocess,
+    init_state,
+    make_eval_step,
+    make_train_step,
+)
+
+SIZE, CLASSES = 32, 4
+PREPROCESS = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@cache
+def setup(devices=1, stage="full", interaction=True, groups=1, **switches):
+    """Mesh, model, optimizer and compiled step."""
+    mesh = make_mesh(jax.devices()[:devices])
+    trunk = make_trunk("resnet10_w16", batch_norm_groups=groups)
+    model = APINet(trunk, 128, CLASSES, hidden=16, dropout=0.5, interaction=interaction)
+    optimizer = make_optimizer(
+        cosine_schedule(0.05, 100),
+        momentum=0.9,
+        weight_decay=0.0,
+        decay_bn_bias=True,
+        frozen_steps=2 if stage == "frozen" else 0,
+    )
+    objective = Objective(method="apinet" if interaction else "softmax", **switches)
+    step = make_train_step(
+        mesh,
+        model=model,
+        optimizer=optimizer,
+        objective=objective,
+        preprocess=PREPROCESS,
+        seed=0,
+        stage=stage,
+    )
+    return mesh, model, optimizer, step
+
+
+def fresh(mesh, model, optimizer):
+    draw = jax.jit(lambda key: init_state(model, optimizer, key, crop=SIZE))
+    return jax.device_put(draw(jax.random.key(0)), replicated(mesh))
+
+
+def images(labels, image_id=None):
+    """Noise, with a tint of its class, so that there is something to learn."""
+    labels = np.asarray(labels, np.int32)
+    noise = np.random.default_rng(0).integers(0, 128, (len(labels), SIZE, SIZE, 3))
+    pixels = (noise + 24 * labels[:, None, None, None]).astype(np.uint8)
+    ids = np.arange(len(labels)) if image_id is None else image_id
+    return Batch(pixels, labels, np.asarray(ids, np.int32), np.ones(len(labels), bool))
+
+
+BALANCED = images(np.repeat(np.arange(CLASSES), 4))
+
+
+def run(batch=BALANCED, steps=1, **kwargs):
+    """The state before, the state after and the metrics of each step."""
+    mesh, model, optimizer, step = setup(**kwargs)
+    state = fresh(mesh, model, optimizer)
+    before = jax.tree.map(np.array, state)  # the buffers themselves are donated
+    metrics = []
+    for _ in range(steps):
+        state, one = step(state, to_global(batch, mesh))
+        metrics.append(jax.device_get(one))
+    return before, jax.device_get(state), metrics
+
+
+def test_eight_devices_compute_what_one_does():
+    _, one, (metrics_1,) = run()
+    _, eight, (metrics_8,) = run(devices=8)
+    assert metrics_1.pairs == metrics_8.pairs == 32
+    for name in ("loss", "cross_entropy", "ranking", "grad_norm"):
+        assert max_error(getattr(metrics_8, name), getattr(metrics_1, name)) < 1e-5, name
+    for ours, reference in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
+        assert np.abs(ours - reference).max() <= 1e-5 * max(1e-3, np.abs(reference).max())
+
+
+def test_valid_pairs_are_counted_over_the_global_batch():
+    """The first device holds four images alone in their classes: no intra pairs there at all."""
+    lonely = images([0, 1, 2, 3, 3, 3, 3, 3])
+    _, _, (one,) = run(lonely)
+    _, _, (two,) = run(lonely, devices=2)
+    assert one.pairs == two.pairs == 5 + 8
+    assert max_error(two.loss, one.loss) < 1e-5
+
+
+def test_a_batch_without_a_single_pair_changes_nothing_but_statistics():
+    copies = images([1] * 8, image_id=[5] * 8)
+    before, after, (metrics,) = run(copies)
+    assert metrics.pairs == 0
+    assert metrics.loss == 0
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    assert any(jax.tree.leaves(jax.tree.map(np.any, before.batch_stats)))
+
+
+def test_every_parameter_gets_a_gradient():
+    before, after, _ = run()
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before.params, after.params)
+    assert jax.tree.all(moved), moved
+
+
+def test_frozen_stage_moves_head_and_statistics_but_not_the_backbone():
+    before, after, metrics = run(stage="frozen", steps=2)
+    jax.tree.map(np.testing.assert_array_equal, before.params["trunk"], after.params["trunk"])
+    for name in ("map1", "map2", "fc"):
+        assert np.any(before.params[name]["kernel"] != after.params[name]["kernel"])
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before.batch_stats, after.batch_stats)
+    assert jax.tree.all(moved)
+    assert metrics[0].loss != metrics[1].loss
+
+
+def test_both_stages_report_the_same_loss_and_move_the_head_alike():
+    _, frozen, (a,) = run(stage="frozen")
+    _, full, (b,) = run()
+    assert max_error(a.loss, b.loss) < 1e-6
+    assert max_error(frozen.params["fc"]["kernel"], full.params["fc"]["kernel"]) < 1e-5
+    assert a.grad_norm < b.grad_norm
+
+
+def test_a_stage_is_traced_once():
+    run(steps=3)
+    *_, step = setup()
+    assert step._cache_size() == 1
+
+
+def test_dropout_depends_on_the_step_alone():
+    _, first, _ = run()
+    _, again, _ = run()
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    mesh, model, optimizer, step = setup()
+    later = fresh(mesh, model, optimizer)._replace(step=jnp.array(7, jnp.int32))
+    later = jax.device_put(later, replicated(mesh))
+    _, metrics = step(later, to_global(BALANCED, mesh))
+    _, _, (at_zero,) = run()
+    assert metrics.loss != at_zero.loss
+
+
+def test_loss_falls():
+    _, _, metrics = run(steps=12)
+    assert np.mean([m.loss for m in metrics[-3:]]) < 0.8 * metrics[0].loss
+
+
+def test_softmax_baseline_has_no_interaction_and_no_pairs():
+    before, after, (metrics,) = run(interaction=False)
+    assert set(before.params) == {"trunk", "fc"}
+    assert metrics.pairs == 0
+    assert metrics.loss == metrics.cross_entropy
+    assert metrics.loss > 0
+    assert np.any(before.params["fc"]["kernel"] != after.params["fc"]["kernel"])
+
+
+def test_paper_reduction_weighs_four_and_two_times_the_codes():
+    _, _, (code,) = run()
+    _, _, (paper,) = run(reduction="paper", distance="euclidean", rank_weight=0.5)
+    assert max_error(paper.cross_entropy, 4 * code.cross_entropy) < 1e-5
+    assert max_error(paper.ranking, 2 * code.ranking) < 1e-5
+    assert max_error(paper.loss, 4 * code.cross_entropy + code.ranking) < 1e-5
+
+
+def test_rank_margin_is_the_ranking_loss_of_equal_scores():
+    """With a margin of 1 every hinge is open: each row costs margin + p_other - p_self."""
+    _, _, (small,) = run()
+    _, _, (large,) = run(rank_margin=1.0)
+    assert 0 <= small.ranking < large.ranking
+    assert abs(large.ranking - 1.0) < 0.5
+
+
+def test_batch_norm_per_device_uses_the_statistics_of_each_part():
+    """Two parts normalised apart are what two batches, normalised alone, come to."""
+    mesh, model, optimizer, _ = setup(groups=2)
+    state = fresh(mesh, model, optimizer)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    x = jax.random.normal(jax.random.key(1), (8, SIZE, SIZE, 3))
+
+    def features(model, x):
+        return model.apply(variables, x, True, mutable=["batch_stats"], method="features")
+
+    both, moved = features(model, x)
+    _, whole, *_ = setup()
+    halves = [features(whole, x[:4]), features(whole, x[4:])]
+    apart = jnp.concatenate([f for f, _ in halves])
+    assert max_error(both, apart) < 1e-5
+    assert max_error(both, features(whole, x)[0]) > 1e-3
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, halves[0][1], halves[1][1])
+    errors = jax.tree.map(max_error, moved, mean)
+    assert max(jax.tree.leaves(errors)) < 1e-5
+
+
+def test_evaluation_ignores_padding_and_gates():
+    mesh, model, optimizer, _ = setup(devices=8)
+    state = fresh(mesh, model, optimizer)
+    mask = np.arange(16) < 13
+    batch = BALANCED._replace(mask=mask)
+    eval_step = make_eval_step(mesh, model=model, preprocess=PREPROCESS)
+    sums = eval_step(state.params, state.batch_stats, to_global(batch, mesh))
+    assert sums.confusion.sum() == 13
+    normalised = (jnp.asarray(batch.image, jnp.float32) / 255 - 0.5) / 0.25
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = model.apply(variables, normalised, train=False)
+    nll = cross_entropy(logits, jnp.asarray(batch.label))[:13].sum()
+    assert max_error(sums.nll, nll) < 1e-5
+
+
+def test_indivisible_batch():
+    with pytest.raises(InputError, match=r"batch of 12 images.*8 devices.*8 or 16"):
+        check_divisible(12, make_mesh(), "batch.classes x batch.images")
+    check_divisible(16, make_mesh(), "batch.classes x batch.images")
