@@ -30,14 +30,29 @@ def draw(species_index: int, seed: int = 0, index: int = 0, split: str = "train"
 
 
 @pytest.fixture(scope="module")
-def builder(tmp_path_factory) -> Birds:
-    builder = Birds(
-        config=BirdsConfig(**TINY),
-        data_dir=tmp_path_factory.mktemp("birds"),
-        file_format="array_record",
+def prepared(tmp_path_factory) -> tuple[str, subprocess.CompletedProcess]:
+    """Prepares in a process of its own, to see what that loads."""
+    folder = str(tmp_path_factory.mktemp("birds"))
+    program = (
+        "import sys\n"
+        "from apinet_jax.data.builders.birds import Birds, BirdsConfig\n"
+        f"config = BirdsConfig(**{TINY})\n"
+        f"builder = Birds(config=config, data_dir={folder!r}, file_format='array_record')\n"
+        "builder.download_and_prepare()\n"
+        "record = builder.as_data_source(split='train')[11]\n"
+        "assert record['image'].shape == (256, 256, 3)\n"
+        "assert record['parts'].startswith(b'\\x89PNG')\n"
+        "assert not {'tensorflow', 'jax'} & set(sys.modules)\n"
     )
-    builder.download_and_prepare()
-    return builder
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    return folder, done
+
+
+@pytest.fixture(scope="module")
+def builder(prepared) -> Birds:
+    return Birds(config=BirdsConfig(**TINY), data_dir=prepared[0], file_format="array_record")
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +96,13 @@ def test_stored_colours_are_not_swapped(records):
 
 
 def test_metadata_agrees_with_the_records(builder, records):
-    # A fresh builder has read the metadata from disk.
-    read = Birds(
-        config=BirdsConfig(**TINY), data_dir=builder.data_dir_root, file_format="array_record"
-    )
-    metadata = read.info.metadata
+    metadata = builder.info.metadata
     for split, stored in records.items():
         assert metadata["labels"][split] == [record["label"] for record in stored]
         names = [record["file_name"].decode() for record in stored]
         assert metadata["file_names"][split] == names
         assert len(set(names)) == len(names)
-    assert metadata["class_names"] == read.info.features["label"].names
+    assert metadata["class_names"] == builder.info.features["label"].names
     assert metadata["part_names"] == list(PART_NAMES)
     assert len(metadata["genera"]) == len(SPECIES)
     within = [
@@ -127,20 +138,17 @@ def test_no_picture_appears_twice(records):
 @pytest.mark.parametrize(("first", "second", "part"), differing_parts())
 def test_species_of_a_genus_differ_in_exactly_one_part(first, second, part, monkeypatch):
     monkeypatch.setattr(bird_foreground, "occlude", lambda *_: None)
-    differs = 0
-    for index in range(2):
-        rngs = [sighting_rng(0, Sighting("train", first, index)) for _ in range(2)]
-        one, one_parts = draw_bird(SPECIES[first], rngs[0])
-        other, other_parts = draw_bird(SPECIES[second], rngs[1])
-        changed = (one != other).any(axis=2)
-        place = (one_parts == PART[part]) | (other_parts == PART[part])
-        # The lens spreads a mark over its neighbours by a few pixels.
-        near = cv2.dilate(place.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-        assert not (changed & ~near).any()
-        differs += changed.sum()
-        assert 0.0004 < place.mean() < 0.03
-        assert np.array_equal(one_parts, other_parts)
-    assert differs > 40
+    rngs = [sighting_rng(0, Sighting("train", first, 0)) for _ in range(2)]
+    one, one_parts = draw_bird(SPECIES[first], rngs[0])
+    other, other_parts = draw_bird(SPECIES[second], rngs[1])
+    changed = (one != other).any(axis=2)
+    place = one_parts == PART[part]
+    # The lens spreads a mark over its neighbours by a few pixels.
+    near = cv2.dilate(place.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    assert changed.sum() > 20
+    assert not (changed & ~near).any()
+    assert 0.002 < place.mean() < 0.02
+    assert np.array_equal(one_parts, other_parts)
 
 
 def test_what_an_occluder_covers_is_no_part():
@@ -164,25 +172,12 @@ def test_what_an_occluder_covers_is_no_part():
 
 def test_occluders_hide_parts_but_seldom_all_of_the_diagnostic_one():
     visible = []
-    for species, index in itertools.product((1, 4, 7, 10), range(5)):
+    for species, index in itertools.product((1, 4, 7, 10), range(3)):
         part = PART[SPECIES[species].genus.diagnostic_part]
         visible.append((draw(species, index=index)[1] == part).sum() > 20)
-    assert np.mean(visible) >= 0.8
+    assert np.mean(visible) >= 0.75
 
 
-def test_tensorflow_is_never_loaded(tmp_path):
-    program = (
-        "import sys\n"
-        "from apinet_jax.data.builders.birds import Birds, BirdsConfig\n"
-        "config = BirdsConfig(train_per_species=1, test_per_species=1)\n"
-        f"builder = Birds(config=config, data_dir={str(tmp_path)!r}, file_format='array_record')\n"
-        "builder.download_and_prepare()\n"
-        "record = builder.as_data_source(split='train')[11]\n"
-        "assert record['image'].shape == (256, 256, 3)\n"
-        "assert record['parts'].startswith(b'\\x89PNG')\n"
-        "assert not {'tensorflow', 'jax'} & set(sys.modules)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+def test_preparing_and_reading_load_neither_tensorflow_nor_jax(prepared):
+    _, done = prepared
     assert done.returncode == 0, done.stderr
