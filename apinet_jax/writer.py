@@ -9,9 +9,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -23,6 +23,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+T = TypeVar("T")
 
 TIME_FIELDS = ("images_per_s", "data_wait", "seconds")
 
@@ -153,6 +155,14 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def tracked(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """Passes items on while a bar shows how many have gone by and how long the rest takes."""
+    with Bar(title, total) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 def say(*lines: str) -> None:

@@ -5,16 +5,16 @@ Both give the same pixels: an image is always resized whole, and crops are slice
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from apinet_jax.data.source import Source
 from apinet_jax.data.transforms import decode, resize
 from apinet_jax.errors import RunError
+from apinet_jax.writer import tracked
 
 
 class ImageReader:
@@ -67,29 +67,25 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
 
 
 def _write(reader: ImageReader, path: Path) -> None:
-    """Writes the resized images of `reader` to `path`, with a progress bar."""
+    """Writes the resized images of `reader` to `path`, on all cores."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".part{os.getpid()}")
-    count = len(reader.source)
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed} images")
+    count, image_bytes = len(reader.source), reader.size**2 * 3
     try:
-        with (
-            open(part, "wb") as file,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            Progress(*columns, TimeRemainingColumn(), transient=True) as progress,
-        ):
-            task = progress.add_task(f"Resizing to {reader.size} px once", total=count)
-            for first in range(0, count, 256):  # in pieces: results must not pile up in memory
-                for image in pool.map(reader, range(first, min(count, first + 256))):
-                    file.write(image)
-                    progress.advance(task)
-            file.flush()
+        with open(part, "wb") as file, ThreadPool(os.cpu_count()) as pool:
+
+            def write(index: int) -> None:
+                os.pwrite(file.fileno(), reader(index).tobytes(), index * image_bytes)
+
+            written = pool.imap_unordered(write, range(count), 8)
+            for _ in tracked(written, f"Resizing images to {reader.size} px", count):
+                pass
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise RunError(
             f"The cache of resized images could not be written to {path.parent}: {error}. It needs "
-            f"{count * reader.size**2 * 3 / 1e9:.1f} GB; free some space or set "
+            f"{count * image_bytes / 1e9:.1f} GB; free some space or set "
             "--config.data.cache=off."
         ) from error
     finally:

@@ -154,8 +154,11 @@ def open_dataset(
 
         manual = Path(manual_dir or root / "downloads" / "manual").expanduser()
         return _open(name, cub.prepare(manual, root, skip_unreadable))
+    import tensorflow_datasets as tfds
+
     from apinet_jax.data.builders.birds import Birds
 
+    tfds.disable_progress_bar()  # the builder shows its own
     builder = Birds(data_dir=root, file_format="array_record")
     builder.download_and_prepare()  # draws them, unless they are there
     return _open(name, builder)

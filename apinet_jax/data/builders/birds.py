@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from apinet_jax.data.builders.bird_drawing import draw_bird
 from apinet_jax.data.builders.bird_species import GENERA, PART_NAMES, SPECIES, differing_parts
+from apinet_jax.writer import tracked
 
 _SPLITS = ("train", "test")
 _JPEG = (
@@ -155,7 +156,9 @@ class Birds(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         config = self.builder_config
-        for index, sighting in enumerate(config.sightings(split)):
+        sightings = config.sightings(split)
+        drawing = tracked(sightings, f"Drawing the birds ({split})", len(sightings))
+        for index, sighting in enumerate(drawing):
             yield index, draw_record(config.seed, sighting)
 
     # TFDS announces downloads that never happen.

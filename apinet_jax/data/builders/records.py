@@ -24,10 +24,10 @@ from apinet_jax.data.builders.scan import (
     Scan,
     check_images,
     fingerprint,
-    tracked,
     unreadable_error,
 )
 from apinet_jax.errors import InputError, RunError
+from apinet_jax.writer import tracked
 
 _RECORDS_PER_FILE = 8192
 

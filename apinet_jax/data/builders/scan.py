@@ -5,15 +5,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import NamedTuple
 
 from apinet_jax.data.transforms import decode
 from apinet_jax.errors import InputError
-
-T = TypeVar("T")
+from apinet_jax.writer import tracked
 
 
 class Entry(NamedTuple):
@@ -80,9 +76,8 @@ def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
         InputError: An image is unreadable, or leaving some out leaves a class without any.
     """
     with ThreadPool(os.cpu_count()) as pool:
-        verdicts = list(
-            tracked(pool.imap(_verdict, scan.entries, 8), "Checking images", len(scan.entries))
-        )
+        checking = pool.imap(_verdict, scan.entries, 8)
+        verdicts = list(tracked(checking, "Checking images", len(scan.entries)))
     pairs = list(zip(scan.entries, verdicts, strict=True))
     skipped = tuple((entry.file_name, reason) for entry, (_, reason) in pairs if reason)
     if skipped and not skip_unreadable:
@@ -149,25 +144,6 @@ def fingerprint(checked: Checked) -> str:
     for entry, sha in zip(checked.entries, checked.digests, strict=True):
         digest.update(f"{entry.split}\0{entry.file_name}\0{entry.label}\0{sha}\n".encode())
     return digest.hexdigest()
-
-
-def tracked(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Passes items on while one line on the console says how far it is and how long it takes."""
-    console = Console(stderr=True)
-    if not console.is_terminal:  # a log file gets a line that stands still
-        console.print(f"{description}: {total:,}")
-        yield from items
-        return
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with progress:
-        yield from progress.track(items, total=total, description=description)
 
 
 def quoted(names: Iterable[str]) -> str:
