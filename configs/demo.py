@@ -14,6 +14,6 @@ def get_config(preset: str = "code"):
     config.batch.classes, config.batch.images = 12, 4
     config.model.trunk = "resnet10_w16"
     config.optim.lr = 0.05
-    config.optim.epochs = 40.0
+    config.optim.epochs = 80.0
     config.optim.frozen_epochs = 0.0
     return config
