@@ -19,6 +19,11 @@ from apinet_jax.models import TRUNKS, make_trunk
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
 
 _GIB = 2**30
+_WARNING = (
+    "WARNING: no pretrained weights, so the trunk starts from noise. That costs most of the "
+    "accuracy on a few thousand photos (measured in docs/results.md). Give a .safetensors file "
+    "with torchvision or timm names: --config.model.pretrained=PATH"
+)
 _CACHE_LIMIT = 4 * _GIB
 
 
@@ -26,7 +31,8 @@ def choose(
     config: ml_collections.ConfigDict,
     labels: Int[np.ndarray, " N"],
     num_images: int,
-    devices: list[jax.Device],
+    platform: str,
+    num_devices: int,
     device_bytes: int,
     recorded: dict[str, Any] | None = None,
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
@@ -36,7 +42,8 @@ def choose(
         config: The configuration; not changed.
         labels: Class of each training image.
         num_images: Images of all splits, for the size of the cache.
-        devices: All devices of the run.
+        platform: What the run is computed on: `cpu`, `gpu` or `tpu`.
+        num_devices: Devices of the run.
         device_bytes: Memory of one of them.
         recorded: Flat configuration of the run that is being resumed, whose choices stand
             whatever the device is now.
@@ -57,8 +64,8 @@ def choose(
         config[group][name] = value
         lines.append(f"{field} = {value}: {why}; override with --config.{field}=...")
 
-    on_cpu = devices[0].platform == "cpu"
-    memory = device_bytes * len(devices)
+    on_cpu = platform == "cpu"
+    memory = device_bytes * num_devices
     pretrained = config.model.pretrained
 
     fill("model.trunk", *_trunk(pretrained, on_cpu, memory, "model.trunk" in recorded))
@@ -74,7 +81,7 @@ def choose(
     fill(
         "model.dtype",
         "float32" if on_cpu else "bfloat16",
-        "CPUs gain nothing from less" if on_cpu else "half the memory and twice the speed",
+        "CPUs gain nothing from less" if on_cpu else "half the memory of float32",
     )
 
     counts = np.bincount(labels)
@@ -82,7 +89,7 @@ def choose(
     images = max(1, min(4, median))
     why = "the paper's S" if images == 4 else f"the median class has only {median} images"
     fill("batch.images", images, why)
-    classes, why = _classes(len(counts), config.batch.images, len(devices))
+    classes, why = _classes(len(counts), config.batch.images, num_devices)
     fill("batch.classes", classes, why)
     batch_size = config.batch.classes * config.batch.images
     fill("eval.batch_size", batch_size, "as in training")
@@ -100,12 +107,13 @@ def choose(
         float(round(share)) if pretrained else 0.0,
         "the paper's share of the epochs" if pretrained else "a trunk without weights must learn",
     )
-    if not pretrained:
-        lines.append(
-            "WARNING: no pretrained weights. The trunk starts from noise, and on a few thousand "
-            "photos that usually costs more than half of the accuracy. Give a .safetensors file "
-            "with torchvision or timm names: --config.model.pretrained=PATH"
-        )
+    if not pretrained and config.data.name != "birds":  # drawn to be learnt from scratch
+        lines.append(_WARNING)
+        if config.optim.frozen_epochs:
+            lines.append(
+                f"WARNING: that noise stands still for {config.optim.frozen_epochs:g} epochs; "
+                "--config.optim.frozen_epochs=0 lets it learn from the start."
+            )
     return config, lines
 
 

@@ -108,7 +108,7 @@ class _StepLog:
                 "step": step,
                 "epoch": round(step / plan.epoch, 4),
                 **values,
-                "lr": float(self._run.learning_rate[step - 1]),
+                "lr": round(float(self._run.learning_rate[step - 1]), 9),
                 "images_per_s": round(plan.batch_size / seconds, 2),
                 "data_wait": round(min(1.0, waited / seconds), 4),
             }

@@ -59,7 +59,11 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, extend: bool = Fa
         fingerprint, pretrained = dataset.fingerprint, config.model.pretrained
         record = new_record(flatten(config), fingerprint, pretrained)
     else:
-        check_same_run(record, flatten(config), dataset.fingerprint, workdir, extend=extend)
+        if check_same_run(record, flatten(config), dataset.fingerprint, workdir, extend=extend):
+            say(
+                f"Extended from {record['config']['optim.epochs']:g} to {config.optim.epochs:g} "
+                "epochs. The cosine of the learning rate is planned anew over all of them."
+            )
         record["config"] = flatten(config)
 
     program = make_program(config, len(dataset.class_names), len(dataset.train), mesh)
@@ -104,13 +108,14 @@ def _completed(
 ) -> ml_collections.ConfigDict:
     """Fills the open fields, from the record of the run where there is one, and says how."""
     splits = (dataset.train, dataset.validation, dataset.test)
-    devices = list(mesh.devices.flat)
+    device = mesh.devices.flat[0]
     config, choices = choose(
         config,
         dataset.train.labels,
         sum(len(split) for split in splits if split is not None),
-        devices,
-        memory.device_bytes(devices[0]),
+        device.platform,
+        mesh.size,
+        memory.device_bytes(device),
         record and record["config"],
     )
     say(*choices)

@@ -1,0 +1,93 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: goes to the repository's root and defines
+#
+#     prepare_environment FILE    makes .venv where it is missing or broken, and installs the pinned
+#                                 requirements of FILE unless a stamp says that they are there
+#
+# after which $PYTHON_IN_VENV runs them. PYTHON=... names the interpreter to make .venv with.
+
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
+
+readonly VENV=.venv
+readonly PYTHON_IN_VENV="$VENV/bin/python"
+readonly STAMP="$VENV/installed-requirements"
+readonly OLDEST="(3, 11)"
+readonly CANDIDATES="python3.12 python3.13 python3.11 python3 python3.14" # the tested ones first
+
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+# suits PYTHON [MODULE ...]: whether an interpreter has a version that will do, and the modules.
+suits() {
+    local interpreter=$1 module imports="import sys"
+    shift
+    for module in "$@"; do imports="$imports, $module"; done
+    "$interpreter" -c "$imports; sys.exit(sys.version_info < $OLDEST)" \
+        >/dev/null 2>&1 </dev/null
+}
+
+# first_that_suits [MODULE ...]: prints the first interpreter with these modules, if there is one.
+first_that_suits() {
+    local interpreter
+    for interpreter in ${PYTHON:-$CANDIDATES}; do
+        if suits "$interpreter" "$@"; then
+            printf '%s\n' "$interpreter"
+            return
+        fi
+    done
+}
+
+find_python() {
+    local interpreter
+    interpreter=$(first_that_suits venv ensurepip)
+    if [ -z "$interpreter" ] && [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] &&
+        command -v apt-get >/dev/null; then
+        say "Installing python3-venv ..."
+        apt-get update -qq >&2
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >&2
+        interpreter=$(first_that_suits venv ensurepip)
+    fi
+    if [ -z "$interpreter" ]; then
+        interpreter=$(first_that_suits)
+        if [ -n "$interpreter" ]; then
+            say "error: $interpreter cannot make a virtual environment: its venv module is missing." \
+                "On Debian or Ubuntu: apt-get install python3-venv"
+        else
+            say "error: no Python 3.11 or newer was found (looked for: ${PYTHON:-$CANDIDATES})." \
+                "Install one from your system's packages or python.org, or name one:" \
+                "PYTHON=/path/to/python3.12 $0"
+        fi
+        exit 2
+    fi
+    printf '%s\n' "$interpreter"
+}
+
+# What has to be installed: the level that was asked for, under a checksum of all the pins.
+stamp_of() {
+    printf '%s %s %s\n' "$1" "$("$PYTHON_IN_VENV" -V)" \
+        "$(cat requirements.txt requirements-test.txt | cksum)"
+}
+
+prepare_environment() {
+    local wanted=$1 interpreter there
+    if suits "$PYTHON_IN_VENV"; then
+        there=$(cat "$STAMP" 2>/dev/null || true)
+        # The tests' requirements include the program's.
+        if [ "$there" = "$(stamp_of "$wanted")" ] ||
+            [ "$there" = "$(stamp_of requirements-test.txt)" ]; then
+            return
+        fi
+    fi
+    if ! suits "$PYTHON_IN_VENV" pip; then
+        interpreter=$(find_python)
+        say "Making $VENV with $("$interpreter" -V) ..."
+        rm -rf "$VENV"
+        "$interpreter" -m venv "$VENV"
+    fi
+    say "Installing $wanted into $VENV (once; about 1.4 GB) ..."
+    rm -f "$STAMP"
+    "$PYTHON_IN_VENV" -m pip install --disable-pip-version-check --no-input --quiet -r "$wanted"
+    stamp_of "$wanted" >"$STAMP"
+}

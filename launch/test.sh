@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Format, lint, tests. Options go to pytest, for instance launch/test.sh -k parity
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare_environment requirements-test.txt
+"$PYTHON_IN_VENV" -m ruff format --check .
+"$PYTHON_IN_VENV" -m ruff check .
+exec "$PYTHON_IN_VENV" -m pytest "$@"

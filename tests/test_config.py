@@ -1,0 +1,246 @@
+"""Configurations: every file builds, presets, checks, and the choices left to the program."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from apinet_jax.assemble import make_network, make_plan, make_program
+from apinet_jax.auto import choose
+from apinet_jax.config import check_config, default_config, flatten, result_differences
+from apinet_jax.errors import InputError
+from apinet_jax.mesh import make_mesh
+from apinet_jax.models import make_trunk
+from apinet_jax.models.pretrained import to_torch_tensors
+
+GIB = 2**30
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+# Names that scripts and notebooks rely on.
+FIELDS = [
+    "seed",
+    "method",
+    "data.name",
+    "data.dir",
+    "data.manual_dir",
+    "data.val_fraction",
+    "data.skip_unreadable",
+    "data.resize",
+    "data.crop",
+    "data.workers",
+    "data.cache",
+    "batch.classes",
+    "batch.images",
+    "batch.tail",
+    "model.trunk",
+    "model.pretrained",
+    "model.dtype",
+    "model.hidden",
+    "model.dropout",
+    "model.mutual_activation",
+    "model.batch_norm",
+    "pairs.distance",
+    "loss.reduction",
+    "loss.rank_weight",
+    "loss.rank_margin",
+    "optim.lr",
+    "optim.momentum",
+    "optim.weight_decay",
+    "optim.decay_bn_bias",
+    "optim.epochs",
+    "optim.frozen_epochs",
+    "train.deterministic",
+    "eval.batch_size",
+    "checkpoint.every",
+    "checkpoint.keep",
+]
+
+
+def load(path, *preset):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*preset)
+
+
+def completed(
+    config, labels=None, platform="cpu", devices=1, memory=8 * GIB, images=1000, recorded=None
+):
+    labels = np.repeat(np.arange(40), 30) if labels is None else labels
+    return choose(config, labels, images, platform, devices, memory, recorded)
+
+
+def open_config(**fields):
+    config = load(next(path for path in CONFIGS if path.stem == "folder"))
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", ["code", "paper"])
+def test_every_config_builds(path, preset):
+    config = load(path, preset)
+    check_config(config)
+    config, _ = completed(config)
+    check_config(config)
+    program = make_program(config, 40, 1200, make_mesh(jax.devices()[:1]))
+    shape = (1, config.data.crop, config.data.crop, 3)
+    image = jax.ShapeDtypeStruct(shape, np.float32)
+    variables = jax.eval_shape(program.model.init, jax.random.key(0), image)
+    assert variables["params"]["fc"]["kernel"].shape[1] == 40
+    assert "python -m apinet_jax.main" in path.read_text()
+
+
+def test_field_names_are_kept():
+    assert set(FIELDS) <= set(flatten(default_config()))
+
+
+def test_code_preset_is_the_authors_program():
+    config = default_config()
+    assert (config.batch.classes, config.batch.images) == (30, 4)
+    assert (config.data.resize, config.data.crop) == (512, 448)
+    assert (config.optim.lr, config.optim.momentum, config.optim.weight_decay) == (0.01, 0.9, 5e-4)
+    assert (config.optim.epochs, config.optim.frozen_epochs) == (100, 8)
+    assert (config.loss.rank_weight, config.loss.rank_margin) == (1.0, 0.05)
+    assert config.model.trunk == "resnet101"
+    assert config == default_config("code")
+
+
+def test_presets_differ_where_paper_and_code_do():
+    code, paper = flatten(default_config("code")), flatten(default_config("paper"))
+    assert {name for name in code if code[name] != paper[name]} == {
+        "loss.reduction",
+        "model.mutual_activation",
+        "pairs.distance",
+    }
+    with pytest.raises(InputError, match=r"'papr'.*code, paper"):
+        default_config("papr")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data.crop", 600, r"data\.crop = 600 is larger than data\.resize = 512"),
+        ("batch.tail", "wrap", r"batch\.tail = 'wrap': valid are drop, carry"),
+        ("method", "triplet", "valid are apinet, softmax"),
+        ("pairs.distance", "cosine", "valid are sq_euclidean, euclidean"),
+        ("data.val_fraction", 1.0, "below 1"),
+        ("model.dropout", -0.1, "at least 0"),
+        ("optim.epochs", 0.0, "above 0"),
+        ("batch.images", 0, "at least 1"),
+        ("data.workers", -1, "not be negative"),
+    ],
+)
+def test_values_that_cannot_work(field, value, message):
+    config = default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        check_config(config)
+
+
+def test_all_wrong_values_are_listed_at_once():
+    config = default_config()
+    config.update_from_flattened_dict({"batch.tail": "wrap", "optim.lr": 0.0})
+    with pytest.raises(InputError, match=r"(?s)batch\.tail.*optim\.lr|optim\.lr.*batch\.tail"):
+        check_config(config)
+
+
+def test_plan():
+    config = default_config()
+    plan = make_plan(config, 5994)
+    assert (plan.batch_size, plan.epoch, plan.total, plan.frozen) == (120, 49, 4900, 392)
+    assert [step for step in range(100) if plan.epoch_ends(step)] == [49, 98]
+    assert plan.epoch_ends(4900)
+
+
+def test_differences_that_matter():
+    old = flatten(default_config())
+    new = {**old, "data.workers": 8, "data.dir": "elsewhere", "optim.lr": 0.02}
+    assert result_differences(old, new) == [("optim.lr", 0.01, 0.02)]
+
+
+def test_a_folder_on_a_cpu():
+    config, lines = completed(open_config())
+    assert config.model.trunk == "resnet10_w16"
+    assert (config.batch.classes, config.batch.images) == (30, 4)
+    assert config.optim.frozen_epochs == 0
+    assert config.data.cache == "disk"
+    assert any("WARNING: no pretrained weights" in line for line in lines)
+    chosen = [line for line in lines if not line.startswith("WARNING")]
+    for line in chosen:
+        field = line.split(" = ")[0]
+        assert f"override with --config.{field}=" in line
+        assert ": " in line
+
+
+def test_a_folder_on_a_large_gpu():
+    config, _ = completed(open_config(), platform="gpu", memory=80 * GIB)
+    assert config.model.trunk == "resnet50"
+    assert (config.data.resize, config.data.crop) == (512, 448)
+    assert config.model.dtype == "bfloat16"
+
+
+def test_a_folder_on_a_small_gpu():
+    config, _ = completed(open_config(), platform="gpu", memory=8 * GIB)
+    assert config.model.trunk == "resnet18"
+    assert config.data.crop == 224
+
+
+def test_few_classes_and_few_images():
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    config, _ = completed(open_config(), labels)
+    assert (config.batch.classes, config.batch.images) == (3, 2)
+
+
+def test_batch_is_chosen_so_that_devices_share_it():
+    config, lines = completed(open_config(), platform="gpu", devices=16, memory=80 * GIB)
+    assert config.batch.classes * config.batch.images % 16 == 0
+    assert config.batch.classes == 28
+    assert any("16 devices" in line for line in lines)
+
+
+def test_a_large_set_is_not_cached():
+    config, _ = completed(open_config(), images=10**6)
+    assert config.data.cache == "off"
+
+
+def test_explicit_values_are_kept():
+    config, lines = completed(open_config(**{"batch.classes": 7, "model.trunk": "resnet34"}))
+    assert config.batch.classes == 7
+    assert config.model.trunk == "resnet34"
+    assert not any(line.startswith(("batch.classes", "model.trunk")) for line in lines)
+
+
+def test_choices_of_a_run_stand_when_it_is_resumed_elsewhere():
+    first, _ = completed(open_config(), platform="gpu", memory=80 * GIB)
+    again, _ = completed(open_config(), recorded=flatten(first))
+    assert flatten(again) == flatten(first)
+
+
+def test_trunk_is_read_off_the_weights(tmp_path):
+    trunk = make_trunk("resnet18")
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: trunk.init(jax.random.key(0), x, train=False), image)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
+    save_file(tensors, tmp_path / "w.safetensors")
+    config, _ = completed(open_config(**{"model.pretrained": str(tmp_path / "w.safetensors")}))
+    assert config.model.trunk == "resnet18"
+    assert config.optim.frozen_epochs == 8
+
+
+def test_batch_norm_per_device_follows_the_mesh():
+    config = default_config()
+    config.model.batch_norm = "per_device"
+    assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 8
+    config.model.batch_norm = "global"
+    assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 1
+
+
+def test_config_is_plain_data():
+    """It is saved beside every checkpoint as JSON."""
+    config = default_config()
+    assert ml_collections.ConfigDict(config.to_dict()).to_dict() == config.to_dict()

@@ -1,0 +1,141 @@
+"""A batch depends on (seed, step) alone: not on workers, threads, hosts, caches or the start."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apinet_jax.data.cache import ImageReader, cached_reader
+from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream
+from apinet_jax.data.sampler import BalancedSampler
+from apinet_jax.data.source import Source
+from apinet_jax.data.transforms import center_crop, decode, random_crop_flip, resize
+from apinet_jax.errors import RunError
+
+COUNT, SIZE, CROP = 26, 20, 16
+
+
+def png(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (18, 30, 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def source():
+    records = [{"image": png(i)} for i in range(COUNT)]
+    labels = np.arange(COUNT) % 3
+    return Source(records, np.arange(COUNT), labels, tuple(f"{i}.png" for i in range(COUNT)))
+
+
+@pytest.fixture(scope="module")
+def loader(source):
+    sampler = BalancedSampler(source.labels, classes=3, images=4, num_steps=10, seed=5)
+    return TrainLoader(ImageReader(source, SIZE), sampler, CROP, seed=5, rows=slice(0, 12))
+
+
+def collect(loader, start, stop, workers=0):
+    with stream(loader, start, stop, workers) as batches:
+        return list(batches)
+
+
+def assert_same(ours, reference):
+    assert len(ours) == len(reference)
+    for a, b in zip(ours, reference, strict=True):
+        for field, other in zip(a, b, strict=True):
+            np.testing.assert_array_equal(field, other)
+
+
+def test_a_batch_is_what_its_step_says(loader, source):
+    batch = loader(3)
+    keys = loader.sampler(3)
+    assert batch.image_id.tolist() == keys.tolist()
+    assert batch.label.tolist() == (keys % 3).tolist()
+    assert batch.image.dtype == np.uint8
+    for slot, key in enumerate(keys):
+        whole = resize(decode(source.read(int(key))), SIZE)
+        expected = random_crop_flip(whole, CROP, 5, 3, slot)
+        np.testing.assert_array_equal(batch.image[slot], expected)
+
+
+def test_an_image_is_augmented_anew_every_time(loader):
+    first, later = loader(0), loader(9)
+    again = [(i, j) for i in range(12) for j in range(12) if first.image_id[i] == later.image_id[j]]
+    assert again
+    assert any(np.any(first.image[i] != later.image[j]) for i, j in again)
+
+
+def test_stream_starts_anywhere(loader):
+    whole = collect(loader, 0, 10)
+    assert_same(collect(loader, 7, 10), whole[7:])
+
+
+def test_worker_processes_change_nothing(loader):
+    assert_same(collect(loader, 2, 9, workers=2), collect(loader, 2, 9))
+
+
+def test_hosts_share_the_batch(loader, source):
+    halves = [
+        TrainLoader(loader.reader, loader.sampler, CROP, seed=5, rows=rows)(4)
+        for rows in (slice(0, 6), slice(6, 12))
+    ]
+    joined = [np.concatenate(fields) for fields in zip(*halves, strict=True)]
+    assert_same([joined], [loader(4)])
+
+
+def test_cache_holds_the_very_pixels(source, tmp_path):
+    plain = ImageReader(source, SIZE)
+    cached = cached_reader(source, SIZE, tmp_path, "fingerprint")
+    for index in range(COUNT):
+        np.testing.assert_array_equal(cached(index), plain(index))
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size == COUNT * SIZE * SIZE * 3
+    before = file.stat().st_mtime_ns
+    cached_reader(source, SIZE, tmp_path, "fingerprint")
+    assert file.stat().st_mtime_ns == before
+    part = source.subset(np.array([4, 2]))
+    np.testing.assert_array_equal(cached_reader(part, SIZE, tmp_path, "fingerprint")(1), plain(2))
+    cached_reader(source, SIZE, tmp_path, "other images of the same names")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_cache_that_cannot_be_written_says_so_and_leaves_nothing(source, tmp_path):
+    class Full(ImageReader):
+        def __call__(self, index):
+            raise OSError(28, "No space left on device")
+
+    from apinet_jax.data import cache
+
+    with pytest.raises(RunError, match=r"No space left.*--config\.data\.cache=off"):
+        cache._write(Full(source, SIZE), tmp_path / "x.uint8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (13, 0), (26, 0), (40, 0)]
+)
+def test_evaluation_shows_every_image_once(source, batch_size, workers):
+    loader = EvalLoader(ImageReader(source, SIZE), CROP, batch_size, slice(0, batch_size))
+    batches = collect(loader, 0, loader.num_batches, workers)
+    mask = np.concatenate([batch.mask for batch in batches])
+    ids = np.concatenate([batch.image_id for batch in batches])[mask]
+    assert ids.tolist() == list(range(COUNT))
+    assert all(len(batch.image) == batch_size for batch in batches)
+    whole = resize(decode(source.read(25)), SIZE)
+    last = np.concatenate([batch.image for batch in batches])[mask][-1]
+    np.testing.assert_array_equal(last, center_crop(whole, CROP))
+
+
+def test_evaluation_rows_of_two_hosts_cover_all(source):
+    loaders = [
+        EvalLoader(ImageReader(source, SIZE), CROP, 8, rows) for rows in (slice(0, 4), slice(4, 8))
+    ]
+    seen = [
+        image
+        for loader in loaders
+        for index in range(loader.num_batches)
+        for image in loader(index).image_id[loader(index).mask].tolist()
+    ]
+    assert sorted(seen) == list(range(COUNT))
