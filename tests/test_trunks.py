@@ -33,45 +33,83 @@ def count(params):
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-# The reference's ResNet-101 in training mode is itself 1.6e-5 (features) and 1.4e-2 (gradient) away
-# from the same network in float64, and every float32 formulation tried is as far from the next: a
-# rounded pre-activation that changes its sign flips a ReLU, and 101 layers on 18 cells amplify it.
-@pytest.mark.parametrize(
-    ("name", "features_limit", "gradient_limit"),
-    [("resnet18", 1e-5, 1e-3), ("resnet50", 1e-5, 1e-3), ("resnet101", 3e-5, 3e-2)],
-)
-def test_golden_resnet(name, features_limit, gradient_limit, goldens_dir):
-    golden = np.load(goldens_dir / f"{name}.npz")
-    images = jnp.asarray(golden["x"])
-    trunk = make_trunk(name)
+def golden_passes(name, golden, dtype=jnp.float32, modes=(False, True)):
+    """Features, logits, state and input gradient, in evaluation and in training mode."""
+    images = jnp.asarray(golden["x"], dtype)
+    trunk = make_trunk(name, dtype)
     variables = golden_variables(trunk, images)
     kernel = named_tensor("fc.weight", (1000, TRUNKS[name].width)).T
     bias = named_tensor("fc.bias", (1000,))
 
-    def classify(variables, images, train):
+    def classify(images, train):
         feature_map, state = trunk.apply(variables, images, train, mutable=["batch_stats"])
         features = feature_map.mean((1, 2))
-        logits = features @ kernel + bias[None]
+        logits = features @ kernel.astype(dtype) + bias[None].astype(dtype)
         return cross_entropy(logits), (features, logits, state)
 
-    with jax.numpy_dtype_promotion("strict"):
-        _, (features, logits, _) = jax.jit(partial(classify, train=False))(variables, images)
-        train = jax.jit(jax.grad(partial(classify, train=True), argnums=1, has_aux=True))
-        gradient, (train_features, train_logits, state) = train(variables, images)
+    for train in modes:
+        gradient, aux = jax.jit(jax.grad(partial(classify, train=train), has_aux=True))(images)
+        yield *aux, gradient
+    yield count(variables["params"]) + kernel.size + bias.size
 
-    assert max_error(features, golden["eval_features"]) < 1e-5
-    assert max_error(logits, golden["eval_logits"]) < 1e-5
-    assert max_error(train_features, golden["train_features"]) < features_limit
-    assert max_error(train_logits, golden["train_logits"]) < 1e-5
-    assert max_error(gradient, golden["grad_x"]) < gradient_limit
 
+def assert_golden_state(trunk, state, golden):
     last_block = f"layer4.{trunk.depths[-1] - 1}"
     last_norm = max(k for k in state["batch_stats"][last_block] if k.startswith("bn"))
     last_var = state["batch_stats"][last_block][last_norm]["var"]
     assert max_error(last_var, golden["last_running_var"]) < 1e-5
     total = sum(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(state))
     assert max_error(total, golden["running_sum"]) < 1e-5
-    assert count(variables["params"]) + kernel.size + bias.size == golden["params"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_golden_resnet(name, goldens_dir):
+    golden = np.load(goldens_dir / f"{name}.npz")
+    with jax.numpy_dtype_promotion("strict"):
+        (features, logits, *_), (train_features, train_logits, state, gradient), params = (
+            golden_passes(name, golden)
+        )
+    assert max_error(features, golden["eval_features"]) < 1e-5
+    assert max_error(logits, golden["eval_logits"]) < 1e-5
+    assert max_error(train_features, golden["train_features"]) < 1e-5
+    assert max_error(train_logits, golden["train_logits"]) < 1e-5
+    assert max_error(gradient, golden["grad_x"]) < 1e-3
+    assert_golden_state(make_trunk(name), state, golden)
+    assert params == golden["params"]
+
+
+def test_golden_resnet101(goldens_dir):
+    """In float32 for what rounding leaves alone, in float64 for what it does not.
+
+    In training mode a pre-activation that rounds to the other side of zero flips a ReLU, and a
+    hundred layers of BatchNorm over few cells amplify it. The reference, computed in float32, is
+    itself that far from the exact figures; ours are taken in float64, so that the distance that is
+    left is the reference's own.
+    """
+    golden = np.load(goldens_dir / "resnet101.npz")
+    with jax.numpy_dtype_promotion("strict"):
+        (features, logits, *_), params = golden_passes("resnet101", golden, modes=(False,))
+        assert max_error(features, golden["eval_features"]) < 1e-5
+        assert max_error(logits, golden["eval_logits"]) < 1e-5
+        assert params == golden["params"]
+        with jax.enable_x64(True):
+            (features, logits, state, gradient), _ = golden_passes(
+                "resnet101", golden, jnp.float64, modes=(True,)
+            )
+    print(
+        {
+            k: max_error(v, golden[k])
+            for k, v in (
+                ("train_features", features),
+                ("train_logits", logits),
+                ("grad_x", gradient),
+            )
+        }
+    )
+    assert max_error(features, golden["train_features"]) < 2e-5
+    assert max_error(logits, golden["train_logits"]) < 1e-5
+    assert max_error(gradient, golden["grad_x"]) < 2e-2
+    assert_golden_state(make_trunk("resnet101"), state, golden)
 
 
 def test_golden_squeezenet(goldens_dir):

@@ -12,6 +12,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
+from apinet_jax.array_types import at_least_float32
 from apinet_jax.errors import InputError
 from apinet_jax.models.operations import conv
 
@@ -56,7 +57,7 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """torch's `BatchNorm2d`, whose running variance is unbiased, in float32 throughout.
+    """torch's `BatchNorm2d`, whose running variance is unbiased, in float32 or wider.
 
     Attributes:
         groups: Consecutive, equal parts of the batch that are normalised by their own statistics,
@@ -92,7 +93,10 @@ class BatchNorm(nn.Module):
                 f"a batch of {x.shape[0]} images does not divide into {groups} BatchNorm groups;"
                 " choose a batch size that is a multiple"
             )
-        y = x.astype(jnp.float32).reshape(groups, -1, *x.shape[1:])  # [G B/G h w D]
+        y = at_least_float32(x).reshape(groups, -1, *x.shape[1:])  # [G B/G h w D]
+
+        def by_channel(values: Float[Array, " D"]) -> Float[Array, "1 1 1 1 D"]:
+            return values.astype(y.dtype).reshape(1, 1, 1, 1, -1)
 
         if train:
             count = y[0, ..., 0].size
@@ -107,14 +111,14 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 batch_mean = mean.mean((0, 1, 2, 3))  # [D]
                 batch_var = var.mean((0, 1, 2, 3)) * (count / (count - 1))
-                running_mean.value += self.momentum * (batch_mean - running_mean.value)
-                running_var.value += self.momentum * (batch_var - running_var.value)
+                for running, batch in ((running_mean, batch_mean), (running_var, batch_var)):
+                    batch = batch.astype(running.value.dtype)
+                    running.value += self.momentum * (batch - running.value)
         else:
-            mean = running_mean.value.reshape(1, 1, 1, 1, -1)
-            var = running_var.value.reshape(1, 1, 1, 1, -1)
+            mean, var = by_channel(running_mean.value), by_channel(running_var.value)
 
-        factor = scale.reshape(1, 1, 1, 1, -1) * lax.rsqrt(var + self.epsilon)
-        y = y * factor + (bias.reshape(1, 1, 1, 1, -1) - mean * factor)  # torch's order
+        factor = by_channel(scale) * lax.rsqrt(var + self.epsilon)
+        y = y * factor + (by_channel(bias) - mean * factor)  # torch's order
         return y.reshape(x.shape).astype(self.dtype)
 
 
