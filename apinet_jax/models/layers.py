@@ -112,8 +112,8 @@ class BatchNorm(nn.Module):
                 batch_mean = mean.mean((0, 1, 2, 3))  # [D]
                 batch_var = var.mean((0, 1, 2, 3)) * (count / (count - 1))
                 for running, batch in ((running_mean, batch_mean), (running_var, batch_var)):
-                    batch = batch.astype(running.value.dtype)
-                    running.value += self.momentum * (batch - running.value)
+                    change = batch.astype(running.value.dtype) - running.value
+                    running.value += self.momentum * change
         else:
             mean, var = by_channel(running_mean.value), by_channel(running_var.value)
 

@@ -1,0 +1,156 @@
+"""What a run leaves behind, and what an evaluation of it says."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from runs import config_for, content_of, draw_photos, rows_of
+from safetensors.numpy import load_file, save_file
+
+from apinet_jax.checkpoint import load_weights
+from apinet_jax.evaluate import report_workdir
+from apinet_jax.models import make_trunk
+from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.run_record import sha256_of
+from apinet_jax.train import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def records(tmp_path_factory):
+    """Prepared records go to a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return draw_photos(tmp_path_factory.mktemp("photos"), train=12, test=5)
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet10.safetensors"
+    trunk = make_trunk("resnet10_w16")
+    image = jax.numpy.zeros((1, 32, 32, 3))
+    variables = jax.jit(lambda key: trunk.init(key, image, train=False))(jax.random.key(3))
+    tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(photos, weights_file, tmp_path_factory):
+    """A run from pretrained weights, with held-out images, and the configuration of it."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    config = config_for(
+        photos,
+        data__workers=0,
+        model__pretrained=str(weights_file),
+        optim__epochs=2.0,
+        eval__batch_size=6,
+    )
+    train(config, workdir)
+    return workdir, config
+
+
+def test_every_step_has_a_row(run):
+    workdir, _ = run
+    rows = [row for row in rows_of(workdir) if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["cross_entropy"] + row["ranking"], rel=1e-5)
+        assert 0 < row["pairs"] <= 16
+        assert 0 <= row["data_wait"] <= 1
+        assert row["images_per_s"] > 0
+        assert row["lr"] == pytest.approx(0.005 * (1 + math.cos(math.pi * (row["step"] - 1) / 8)))
+
+
+def test_curves_and_events_are_there(run):
+    workdir, _ = run
+    with Image.open(workdir / "curves.png") as image:
+        assert min(image.size) > 500
+        assert len(image.convert("L").getcolors(256)) > 50
+    (events,) = (workdir / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()
+    assert b"validation/top1" in events.read_bytes()
+
+
+def test_record_says_what_the_run_was_made_of(run, weights_file, photos):
+    record = json.loads((run[0] / "run.json").read_text())
+    assert record["config"]["model.trunk"] == "resnet10_w16"
+    assert record["config"]["data.dir"] == str(photos)
+    assert record["pretrained"] == {
+        "source": str(weights_file),
+        "sha256": sha256_of(weights_file),
+    }
+    assert record["versions"]["jax"] == jax.__version__
+    assert len(record["data_fingerprint"]) == 64
+    assert "cpu" in record["sessions"][0]["device"]
+
+
+def test_results_say_which_was_chosen_and_how(run):
+    workdir, _ = run
+    results = json.loads((workdir / "results.json").read_text())
+    validation = [row for row in rows_of(workdir) if row["kind"] == "validation"]
+    assert [row["step"] for row in validation] == [4, 8]
+    assert results["chosen"] == "best"
+    assert results["chosen_how"] == "best of 2 epochs on 12 held-out images"
+    first_best = max(validation, key=lambda row: row["top1"])["step"]
+    assert results["steps"] == {"last": 8, "best": first_best}
+    for summary in results["test"].values():
+        assert summary["images"] == 20
+        assert summary["macro"] == pytest.approx(np.mean(list(summary["per_class"].values())))
+        assert summary["top5"] == 1.0  # of four classes
+
+
+@pytest.mark.parametrize("batch_size", [1, 20, 64])
+def test_evaluation_agrees_whatever_its_batch(run, batch_size):
+    workdir, config = run
+    config = config.copy_and_resolve_references()
+    config.eval.batch_size = batch_size
+    results = json.loads((workdir / "results.json").read_text())
+    for which in ("last", "best"):
+        summary = report_workdir(workdir, which, config)
+        assert summary.images == 20
+        assert summary.top1 == results["test"][which]["top1"]
+        assert summary.nll == pytest.approx(results["test"][which]["nll"], rel=1e-5)
+
+
+def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):
+    workdir, _ = run
+    before = content_of(workdir / "checkpoints")
+    report_workdir(None, str(workdir / "checkpoints/8"), None)
+    printed = capsys.readouterr().out
+    assert "Test images, step 8" in printed
+    assert "top-5                 100.00 %" in printed
+    report = json.loads((workdir / "evaluation-8.json").read_text())
+    assert set(report["per_class"]) == {f"class{label}" for label in range(4)}
+    assert content_of(workdir / "checkpoints") == before
+
+
+def test_run_starts_from_the_pretrained_trunk(photos, weights_file, tmp_path):
+    """A frozen trunk is at the end what it was in the file."""
+    config = config_for(
+        photos,
+        data__workers=0,
+        data__val_fraction=0.0,
+        model__pretrained=str(weights_file),
+        optim__epochs=0.5,
+        method="softmax",
+    )
+    train(config, tmp_path / "run")
+    weights = load_weights(tmp_path / "run")
+    variables = {"params": weights.params["trunk"], "batch_stats": weights.batch_stats["trunk"]}
+    ours = to_torch_tensors(variables)
+    for name, tensor in load_file(weights_file).items():
+        if "running" in name:
+            assert np.any(ours[name] != tensor), name
+        else:
+            np.testing.assert_array_equal(ours[name], tensor)
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["chosen"] == "last"
+    assert set(results["test"]) == {"last"}
