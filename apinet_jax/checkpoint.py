@@ -54,7 +54,7 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, state: TrainState, metadata: dict[str, Any], *, best: bool = False) -> None:
-        """Starts to write the state; a step that is there already is written anew.
+        """Starts to write the state, unless it is the newest that is there already.
 
         The copy that is written is taken before this returns, so the buffers may be donated.
 
@@ -64,11 +64,13 @@ class Checkpoints:
             best: Whether it replaces the best instead of joining the newest.
         """
         step = int(state.step)
+        self.wait()
+        if not best and step == self.latest_step():
+            return  # orbax would delete it first, and a kill in between would lose it
         if jax.default_backend() == "cpu":
             # Host and device share memory there: orbax would read buffers that the next step,
             # to which they are donated, is already overwriting.
             state = jax.tree.map(jnp.copy, state)
-        self.wait()
         response = (self._best if best else self._last).save_checkpointables_async(
             step,
             {

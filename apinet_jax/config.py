@@ -3,6 +3,7 @@
 A field that is `None` is chosen by the program from the data and the device (`auto.py`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -22,6 +23,41 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pairs.distance": ("sq_euclidean", "euclidean"),
     "loss.reduction": ("code", "paper"),
 }
+
+# What is asked of numbers: the demand in words, the demand, the fields.
+BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        (
+            "data.crop",
+            "data.resize",
+            "batch.classes",
+            "batch.images",
+            "model.hidden",
+            "eval.batch_size",
+            "checkpoint.keep",
+        ),
+    ),
+    ("above 0", lambda x: x > 0, ("optim.epochs", "optim.lr", "checkpoint.every")),
+    (
+        "at least 0",
+        lambda x: x >= 0,
+        (
+            "seed",
+            "data.workers",
+            "loss.rank_weight",
+            "loss.rank_margin",
+            "optim.weight_decay",
+            "optim.frozen_epochs",
+        ),
+    ),
+    (
+        "at least 0 and below 1",
+        lambda x: 0 <= x < 1,
+        ("data.val_fraction", "model.dropout", "optim.momentum"),
+    ),
+)
 
 # Fields that may differ between the runs that share a workdir: they change where things lie and
 # how fast they come, not what is computed. The data and the weights themselves are compared by
@@ -134,27 +170,19 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: With one line for each field that is wrong.
     """
+    _check_fields(config)
     values = flatten(config)
     wrong = [
         f"{name} = '{values[name]}': valid are {', '.join(valid)}"
         for name, valid in CHOICES.items()
         if values[name] is not None and values[name] not in valid
     ]
-    for name in ("data.crop", "data.resize", "batch.classes", "batch.images", "eval.batch_size"):
-        if values[name] is not None and values[name] < 1:
-            wrong.append(f"{name} = {values[name]}: must be at least 1")
-    for name in ("model.hidden", "checkpoint.keep"):
-        if values[name] < 1:
-            wrong.append(f"{name} = {values[name]}: must be at least 1")
-    for name in ("optim.epochs", "optim.lr", "checkpoint.every"):
-        if not values[name] > 0:
-            wrong.append(f"{name} = {values[name]}: must be above 0")
-    for name in ("optim.frozen_epochs", "optim.weight_decay", "data.workers", "seed"):
-        if values[name] is not None and not values[name] >= 0:
-            wrong.append(f"{name} = {values[name]}: must not be negative")
-    for name in ("data.val_fraction", "model.dropout", "optim.momentum"):
-        if not 0 <= values[name] < 1:
-            wrong.append(f"{name} = {values[name]}: must be at least 0 and below 1")
+    wrong += [
+        f"{name} = {values[name]}: must be {demand}"
+        for demand, holds, names in BOUNDS
+        for name in names
+        if values[name] is not None and not holds(values[name])
+    ]
     crop, resize = values["data.crop"], values["data.resize"]
     if crop is not None and resize is not None and crop > resize:
         wrong.append(
@@ -163,6 +191,18 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if wrong:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
+
+
+def _check_fields(config: ml_collections.ConfigDict) -> None:
+    """Refuses a configuration that has not just the fields of the default one."""
+    values, known = flatten(config), flatten(default_config())
+    wrong = [f"{name}: there is no such field" for name in values if name not in known]
+    wrong += [f"{name}: is missing" for name in known if name not in values]
+    if wrong:
+        raise InputError(
+            "The configuration cannot work; let it begin with apinet_jax.config.default_config():\n"
+            + "\n".join(f"  {w}" for w in wrong)
+        )
 
 
 def result_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -11,6 +11,7 @@ The same command continues a run that was interrupted. Every field of the config
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from apinet_jax.command_line import parse_flags
 from apinet_jax.errors import InputError, Interrupted, RunError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -65,35 +67,23 @@ def main(argv: Sequence[str]) -> None:
     train(config, Path(_WORKDIR.value or f"runs/{name}"), extend=_EXTEND.value)
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is the user's to read, not a traceback."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        raise InputError(f"{_first_line(error)} See --help.") from error
-    except FileNotFoundError as error:
-        raise InputError(f"There is no configuration file {error.filename}.") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"The configuration could not be set: {_first_line(error)} The fields are listed in "
-            "apinet_jax/config.py."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0] if error.args else error).strip().splitlines()[0]
-    return text if text.endswith((".", "?")) else f"{text}."
-
-
 def entry_point() -> None:
     """Runs the program; ends with 2 for bad input, 1 for a failed run, as `errors.py` says."""
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(main, flags_parser=parse_flags)
     except (InputError, RunError) as error:
         sys.stderr.write(f"\nerror: {error}\n")
         sys.exit(error.exit_code)
     except Interrupted as interruption:
+        sys.stderr.write(f"{interruption}\n")
         sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:  # before the run began to listen, or a second time
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that the user could do anything about
+        sys.stderr.write(f"\nerror: {error.strerror}: {error.filename}\n")
+        sys.exit(RunError.exit_code)
 
 
 if __name__ == "__main__":

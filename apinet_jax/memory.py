@@ -55,8 +55,7 @@ def smaller(config: ml_collections.ConfigDict, num_devices: int) -> list[tuple[s
     options: list[tuple[str, Any]] = []
     if config.model.dtype == "float32" and jax.default_backend() != "cpu":
         options.append(("model.dtype", "bfloat16"))
-    for share in (2, 3, 4, 8):
-        fewer = classes // share
+    for fewer in dict.fromkeys(classes // share for share in (2, 3, 4, 8)):
         if fewer >= 2 and fewer * images % num_devices == 0:
             options.append(("batch.classes", fewer))
     options += [("data.crop", crop * part // 4 // 32 * 32) for part in (3, 2) if crop >= 128]

@@ -24,8 +24,12 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
     """The record of a workdir, or `None` if no run began there.
 
     Raises:
-        InputError: If the file is not a record.
+        InputError: If the file is not a record, or the workdir cannot be one.
     """
+    there = next(place for place in (workdir, *workdir.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "may not be written to" if there.is_dir() else "is not a folder"
+        raise InputError(f"The workdir {workdir} cannot be used: {there} {reason}. Choose another.")
     path = workdir / "run.json"
     if not path.exists():
         return None

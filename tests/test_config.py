@@ -131,7 +131,7 @@ def test_presets_differ_where_paper_and_code_do():
         ("model.dropout", -0.1, "at least 0"),
         ("optim.epochs", 0.0, "above 0"),
         ("batch.images", 0, "at least 1"),
-        ("data.workers", -1, "not be negative"),
+        ("data.workers", -1, "at least 0"),
     ],
 )
 def test_values_that_cannot_work(field, value, message):

@@ -18,7 +18,7 @@ FLOORS = {
     3: ("steps", "auto", "assemble", "run_record"),
     4: ("train", "evaluate", "loop", "report"),
     5: ("commands",),
-    6: ("main", "__main__"),
+    6: ("main", "__main__", "command_line"),
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
 

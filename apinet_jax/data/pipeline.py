@@ -5,13 +5,15 @@ far ahead of time it is made, and a stream that starts at step t needs no state 
 """
 
 import contextlib
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from apinet_jax.array_types import Batch
 from apinet_jax.data.cache import ImageReader
@@ -101,19 +103,35 @@ def stream(
     if not flags.FLAGS.is_parsed():  # grain reads its flags, which only `app.run` parses
         flags.FLAGS.mark_as_parsed()
     dataset = grain.MapDataset.range(start, stop).map(loader)
+    workers = min(workers, stop - start)  # one without a batch to make takes seconds to begin
     threads = 1 if workers else max(1, min(16, (os.cpu_count() or 2) - 1))
     batches = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_AHEAD, threads))
     )
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
-        batches = batches.mp_prefetch(options)
+        batches = batches.mp_prefetch(options, _begin_worker)
     with _accelerators_hidden_from_workers():
         iterator = iter(batches)
         try:
             yield iterator
         finally:
             iterator.close()
+
+
+def _begin_worker(_index: int, _count: int) -> None:
+    """Prepares a worker process: quiet, and gone when its parent is.
+
+    A parent that is killed cannot end its workers, and grain's wait for a free buffer for good.
+    """
+    logging.set_verbosity(logging.ERROR)  # TFDS warns when it unpickles a builder
+    parent = multiprocessing.parent_process()
+
+    def leave() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 @contextlib.contextmanager

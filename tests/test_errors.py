@@ -1,0 +1,196 @@
+"""What goes wrong is said in one message, and nothing that was there is lost."""
+
+import json
+import re
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import config_for, content_of, draw_photos, options, rows_of, run_command, settings_for
+from safetensors.numpy import save_file
+
+from apinet_jax import memory
+from apinet_jax.assemble import compile_train_step, make_program
+from apinet_jax.checkpoint import load_weights
+from apinet_jax.errors import InputError, RunError
+from apinet_jax.evaluate import report_workdir
+from apinet_jax.mesh import make_mesh
+from apinet_jax.models import make_trunk
+from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.train import train
+
+# Two steps, without worker processes or held-out images.
+SHORT = {
+    "optim__epochs": 0.5,
+    "optim__frozen_epochs": 0.0,
+    "data__val_fraction": 0.0,
+    "data__workers": 0,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def records(tmp_path_factory):
+    """Prepared records go to a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return draw_photos(tmp_path_factory.mktemp("photos"), train=4, test=2)
+
+
+@pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    """A short run that came to its end."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    train(config_for(photos, **SHORT), workdir)
+    return workdir
+
+
+def refuse(photos, workdir, message, **overrides):
+    """Starts a run that must stop before it leaves a trace of itself."""
+    before = content_of(workdir) if workdir.exists() else {}
+    with pytest.raises(InputError, match=message):
+        train(config_for(photos, **{**SHORT, **overrides}), workdir)
+    assert (content_of(workdir) if workdir.exists() else {}) == before
+
+
+def test_missing_folder(tmp_path):
+    refuse(tmp_path / "none", tmp_path / "run", r"folder .*none does not exist.*--config.data.dir")
+
+
+def test_empty_class(photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    (folder / "train/classx").mkdir()
+    refuse(folder, tmp_path / "run", "hold no image .*'classx'. Add images or remove the folder")
+
+
+def test_one_class_only(tmp_path):
+    folder = draw_photos(tmp_path / "photos", classes=1, train=2, test=1)
+    refuse(folder, tmp_path / "run", "only one class, 'class0'.* at least two are needed")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"batch__classes": 5, "batch__images": 8}, "batch.classes = 5 .*only 4.*classes=4 or low"),
+        ({"data__crop": 40}, r"data.crop = 40 is larger than data.resize = 36.*lower --config"),
+        ({"model__trunk": "resnet11"}, "no trunk named 'resnet11'; choose one of .*resnet18"),
+        ({"batch__images": 3}, r"batch of 12 images.*cannot be shared equally by 8 devices"),
+        ({"data__name": "nabirds"}, "Unknown data set 'nabirds'.*birds, cub, folder"),
+        ({"model__pretrained": "/no.safetensors"}, "cannot read the weights /no.safetensors"),
+    ],
+)
+def test_settings_that_do_not_fit(photos, tmp_path, overrides, message):
+    refuse(photos, tmp_path / "run", message, **overrides)
+
+
+def test_unknown_field_in_a_configuration_file(photos, tmp_path):
+    config = config_for(photos, **SHORT)
+    with config.unlocked():
+        config.optim.lrr = 1.0
+    with pytest.raises(InputError, match=r"optim.lrr: there is no such field"):
+        train(config, tmp_path / "run")
+    config = config_for(photos, **SHORT)
+    with config.unlocked():
+        del config.loss["rank_margin"]
+    with pytest.raises(InputError, match=r"default_config\(\):\n  loss.rank_margin: is missing"):
+        train(config, tmp_path / "run")
+
+
+def test_weights_of_another_trunk(photos, tmp_path):
+    trunk = partial(make_trunk("squeezenet1_1").init, train=False)
+    shapes = jax.eval_shape(trunk, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    file = tmp_path / "squeezenet.safetensors"
+    save_file({k: np.ascontiguousarray(v) for k, v in to_torch_tensors(zeros).items()}, file)
+    message = (
+        r"squeezenet.safetensors does not fit model.trunk = resnet10_w16: .*missing: bn1.bias"
+        r".*unexpected: features.0.bias"
+    )
+    refuse(photos, tmp_path / "run", message, model__pretrained=str(file))
+
+
+def test_other_settings_in_a_workdir_are_listed(finished, photos, tmp_path):
+    message = (
+        r"made with other settings:\n  model.dropout: 0.5 there, 0.25 now\n"
+        r"  optim.lr: 0.01 there, 0.02 now\nUse the same settings .* another --workdir"
+    )
+    refuse(photos, finished, message, optim__lr=0.02, model__dropout=0.25)
+    refuse(photos, finished, r"optim.epochs: 0.5 there, 0.25 now", optim__epochs=0.25)
+    changed = shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(changed / "train/class0/0.png", changed / "train/class0/copy.png")
+    refuse(changed, finished, "the images themselves: .* there, .* now")
+
+
+def test_paths_workers_and_logging_may_change(finished, photos, tmp_path, capsys):
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    rows = rows_of(finished)
+    free = {"eval__batch_size": 8, "checkpoint__every": 3.0, "data__cache": "off"}
+    train(config_for(moved, **SHORT, **free), finished)
+    assert rows_of(finished) == rows
+    assert "Test images, last checkpoint" in capsys.readouterr().out
+
+
+def test_workdir_that_cannot_be_one(photos, tmp_path):
+    (tmp_path / "file").write_text("something else")
+    with pytest.raises(InputError, match=r"The workdir .*file/run cannot be used: .*file is not a"):
+        train(config_for(photos, **SHORT), tmp_path / "file/run")
+    assert (tmp_path / "file").read_text() == "something else"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{")
+    refuse(photos, tmp_path / "run", "run.json is not a run record")
+
+
+def test_evaluation_on_other_classes(finished, tmp_path):
+    other = draw_photos(tmp_path / "photos", classes=3, train=2, test=1)
+    with pytest.raises(InputError, match=r"knows 4 classes .*, the data have 3 .*not the same"):
+        report_workdir(finished, "last", config_for(other))
+
+
+def test_program_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    photos = draw_photos(tmp_path / "photos", classes=8, train=4, test=1, size=16)
+    needs, measure = [], memory.program_bytes
+    monkeypatch.setattr(memory, "program_bytes", lambda c: needs.append(measure(c)) or needs[-1])
+    monkeypatch.setattr(memory, "device_bytes", lambda _: int(0.8 * needs[0]) if needs else 2**40)
+    large = {"batch__classes": 8, "batch__images": 4, "data__resize": 128, "data__crop": 128}
+    config = config_for(photos, **{**SHORT, **large}, model__dtype="float32")
+    with pytest.raises(RunError) as caught:
+        train(config, tmp_path / "run")
+    text, need, has = str(caught.value), needs[0], int(0.8 * needs[0])
+    assert f"needs {memory.human(need)} on each device, which has {memory.human(has)}" in text
+    fitting = re.findall(r"--config\.(\S+)=(\S+)  \((\d+) MiB\)", text)
+    assert len({(field, value) for field, value, _ in fitting}) == 3
+    assert not (tmp_path / "run/run.json").exists()
+    mesh = make_mesh()
+    for field, value, figure in fitting:
+        smaller = config.copy_and_resolve_references()
+        smaller.update_from_flattened_dict({field: int(value)})
+        program = make_program(smaller, 8, 32, mesh)
+        then = measure(compile_train_step(smaller, program, mesh, "full"))
+        assert then <= has
+        assert memory.human(then) == f"{figure} MiB"
+
+
+def test_loss_that_is_not_finite(photos, tmp_path):
+    """Every step is saved: after the first one the weights are far off, but finite."""
+    changes = {**SHORT, "optim__lr": 1e30, "optim__epochs": 2.0, "checkpoint__every": 0.5}
+    workdir = tmp_path / "run"
+    code, output = run_command(options(settings_for(photos, **changes), workdir))
+    assert code == 1, output
+    assert "Traceback" not in output
+    found = re.search(r"error: Step (\d+) is not finite: (.*). The run was stopped; .*", output)
+    step, terms = int(found[1]), found[2]
+    assert re.search(r"(loss|cross_entropy|ranking|grad_norm) = (nan|inf)", terms)
+    assert f"the last good checkpoint is {workdir}/checkpoints/{step - 1}." in found[0]
+    weights = load_weights(workdir)
+    assert weights.metadata["step"] == step - 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights.params))
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, step))
+    assert all(np.isfinite(row["loss"]) for row in rows)
