@@ -137,6 +137,11 @@ def load_weights(
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     with _open(folder.parent, None) as checkpointer:
         saved = checkpointer.checkpointables_metadata(step)
+        if "weights" not in (saved.metadata or {}):
+            raise InputError(
+                f"The checkpoint {folder} is incomplete, as a kill while it was being deleted "
+                "leaves it. Choose another with --checkpoint=last|best|STEP."
+            )
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             saved.metadata["weights"],

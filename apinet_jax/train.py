@@ -74,8 +74,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, extend: bool = Fa
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     ):
         start = checkpoints.latest_step()
-        stages = _compiled_stages(config, dataset, program, mesh, start or 0)
         state = _first_state(config, program, mesh, checkpoints, start)
+        stages = _compiled_stages(config, dataset, program, mesh, start or 0)
         begin_session(workdir, record, start or 0)
         with MetricsWriter(workdir, start or 0) as writer:
             run = Run(

@@ -5,8 +5,10 @@ far ahead of time it is made, and a stream that starts at step t needs no state 
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.sampler import Sampler
 from apinet_jax.data.transforms import center_crop, random_crop_flip
 
+# Workers see the CPU only; this process has read that variable long ago. Shared memory that an exit
+# overtakes, before grain's background thread frees it, is freed by Python's tracker without a word.
+_FOR_WORKERS = {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
+}
 # Batches made ahead by each worker: enough to hide a slow image, few enough for memory.
 _AHEAD = 2
 
@@ -111,20 +119,25 @@ def stream(
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
         batches = batches.mp_prefetch(options, _begin_worker)
-    with _accelerators_hidden_from_workers():
+    with _environment(**_FOR_WORKERS):
         iterator = iter(batches)
         try:
-            yield iterator
+            yield (Batch(*map(np.array, batch)) for batch in iterator) if workers else iterator
         finally:
             iterator.close()
+            gc.collect()  # frees what grain still shares, before the interpreter is half gone
 
 
 def _begin_worker(_index: int, _count: int) -> None:
-    """Prepares a worker process: quiet, and gone when its parent is.
+    """Prepares a worker process: quiet, there while its parent is, and no longer.
 
-    A parent that is killed cannot end its workers, and grain's wait for a free buffer for good.
+    A signal to the whole process group is for the parent to answer: it may need batches until its
+    state is saved. A parent that is killed cannot end its workers, and grain's wait for a free
+    buffer for good.
     """
     logging.set_verbosity(logging.ERROR)  # TFDS warns when it unpickles a builder
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def leave() -> None:
@@ -135,14 +148,12 @@ def _begin_worker(_index: int, _count: int) -> None:
 
 
 @contextlib.contextmanager
-def _accelerators_hidden_from_workers() -> Iterator[None]:
-    """Lets worker processes see the CPU only; this process has read the variable long ago."""
-    before = os.environ.get("JAX_PLATFORMS")
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def _environment(**variables: str) -> Iterator[None]:
+    """Sets variables for the processes that begin meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["JAX_PLATFORMS"]
-        else:
-            os.environ["JAX_PLATFORMS"] = before
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
