@@ -69,13 +69,7 @@ def choose(
     pretrained = config.model.pretrained
 
     fill("model.trunk", *_trunk(pretrained, on_cpu, memory, "model.trunk" in recorded))
-    small = on_cpu or memory < 12 * _GIB
-    if config.model.trunk == "resnet10_w16":
-        size, why = (144, 128), "enough for this small trunk"
-    elif small:
-        size, why = (256, 224), "the largest that is bearable on this device"
-    else:
-        size, why = (512, 448), "the paper's size, which this device can hold"
+    size, why = _size(config.model.trunk, on_cpu or memory < 12 * _GIB)
     fill("data.resize", size[0], why)
     fill("data.crop", min(size[1], config.data.resize), why)
     fill(
@@ -101,6 +95,7 @@ def choose(
     else:
         fill("data.cache", "off", f"{size_text}, more than {_CACHE_LIMIT / 1e9:.1f} GB")
 
+    fill("optim.lr", *_rate(config.model.trunk, pretrained))
     share = 0.08 * config.optim.epochs
     fill(
         "optim.frozen_epochs",
@@ -134,6 +129,24 @@ def _trunk(
     if memory < 12 * _GIB:
         return "resnet18", f"the devices have {memory / _GIB:.0f} GiB in all"
     return "resnet50", f"the devices have {memory / _GIB:.0f} GiB in all"
+
+
+def _size(trunk: str, small_device: bool) -> tuple[tuple[int, int], str]:
+    """Sides after resizing and after cropping."""
+    if trunk == "resnet10_w16":
+        return (144, 128), "enough for this small trunk"
+    if small_device:
+        return (256, 224), "the largest that is bearable on this device"
+    return (512, 448), "the paper's size, which this device can hold"
+
+
+def _rate(trunk: str, pretrained: str | None) -> tuple[float, str]:
+    """The learning rate."""
+    if trunk == "squeezenet1_1":
+        return 0.002, "without BatchNorm this trunk does not bear the authors' 0.01"
+    if pretrained:
+        return 0.01, "the authors' rate"
+    return 0.05, "a trunk without weights has further to go than the authors' 0.01 takes it"
 
 
 def _classes(num_classes: int, images: int, num_devices: int) -> tuple[int, str]:

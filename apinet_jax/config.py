@@ -129,7 +129,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
     loss.rank_margin = 0.05
 
     config.optim = optim = ml_collections.ConfigDict()
-    optim.lr = 0.01
+    optim.lr = _auto(float, 0.01)
     optim.momentum = 0.9
     optim.weight_decay = 5e-4
     optim.decay_bn_bias = True

@@ -15,6 +15,6 @@ def get_config(preset: str = "code"):
     config.data.resize = config.data.crop = config.data.cache = None
     config.batch.classes = config.batch.images = None
     config.model.trunk = config.model.dtype = None
-    config.optim.frozen_epochs = None
+    config.optim.lr = config.optim.frozen_epochs = None
     config.eval.batch_size = None
     return config

@@ -30,6 +30,7 @@ SETTINGS = {
     "model.hidden": 16,
     "model.dropout": 0.5,
     "eval.batch_size": 16,
+    "optim.lr": 0.01,
     "optim.epochs": 4.0,
     "optim.frozen_epochs": 1.0,
     "checkpoint.every": 0.75,

@@ -166,7 +166,7 @@ def test_a_folder_on_a_cpu():
     config, lines = completed(open_config())
     assert config.model.trunk == "resnet10_w16"
     assert (config.batch.classes, config.batch.images) == (30, 4)
-    assert config.optim.frozen_epochs == 0
+    assert (config.optim.lr, config.optim.frozen_epochs) == (0.05, 0)
     assert config.data.cache == "disk"
     assert any("WARNING: no pretrained weights" in line for line in lines)
     chosen = [line for line in lines if not line.startswith("WARNING")]
@@ -229,7 +229,7 @@ def test_trunk_is_read_off_the_weights(tmp_path):
     save_file(tensors, tmp_path / "w.safetensors")
     config, _ = completed(open_config(**{"model.pretrained": str(tmp_path / "w.safetensors")}))
     assert config.model.trunk == "resnet18"
-    assert config.optim.frozen_epochs == 8
+    assert (config.optim.lr, config.optim.frozen_epochs) == (0.01, 8)
 
 
 def test_batch_norm_per_device_follows_the_mesh():
