@@ -30,8 +30,8 @@ from apinet_jax.writer import Bar, MetricsWriter, say
 
 # Steps in flight: the host reads the metrics of a step while the device is busy with the next.
 _IN_FLIGHT = 2
-# Steps after which the end of the run is foretold.
-_WARM_UP = 20
+# Steps of a stage after which its pace is told.
+_WARM_UP = 10
 
 
 class Run(NamedTuple):
@@ -67,10 +67,10 @@ class Run(NamedTuple):
 class _StepLog:
     """Turns the metrics of steps into rows, in order and a little behind the device."""
 
-    def __init__(self, run: Run, start: int, bar: Bar):
+    def __init__(self, run: Run, bar: Bar):
         self._run, self._bar = run, bar
         self._in_flight: deque[tuple[int, StepMetrics, float]] = deque()
-        self._start, self._rows = start, 0
+        self._steps = 0  # of the stage that is running
         self._began = self._previous = time.perf_counter()
 
     def add(self, step: int, metrics: StepMetrics, waited: float) -> None:
@@ -113,12 +113,19 @@ class _StepLog:
                 "data_wait": round(min(1.0, waited / seconds), 4),
             }
         )
-        self._rows += 1
         self._bar.advance(f"loss {values['loss']:.3f}  top-1 {100 * values['top1']:.0f} %")
-        if self._rows == min(_WARM_UP, plan.total - self._start):
-            pace = (now - self._began) / self._rows
-            end = time.localtime(time.time() + (plan.total - step) * pace)
-            say(f"{pace:.2f} s a step; training should end at {time.strftime('%a %H:%M', end)}.")
+        self._steps += 1
+        if self._steps == _WARM_UP:
+            pace = (now - self._began) / self._steps
+            if step <= plan.frozen:
+                say(f"{pace:.2f} s a step while the backbone is frozen.")
+            else:
+                end = time.localtime(time.time() + (plan.total - step) * pace)
+                say(
+                    f"{pace:.2f} s a step; training should end at {time.strftime('%a %H:%M', end)}."
+                )
+        if step == plan.frozen:  # the steps from here on cost more
+            self._steps, self._began = 0, now
 
 
 def fit(
@@ -147,7 +154,7 @@ def fit(
         stream(loader, start, plan.total, run.config.data.workers) as batches,
         Bar("Training", plan.total, start) as bar,
     ):
-        log = _StepLog(run, start, bar)
+        log = _StepLog(run, bar)
 
         def save() -> None:
             log.drain()

@@ -117,8 +117,8 @@ class Bar:
 
     def __init__(self, title: str, total: int, start: int = 0):
         """Prepares a bar of `total` units of which `start` are done."""
-        self._title, self._total, self._done, self._start = title, total, start, start
-        self._began = self._said = time.monotonic()
+        self._title, self._total, self._done = title, total, start
+        self._said = start, time.monotonic()
         self._progress = None
         if console.is_terminal:
             self._progress = Progress(
@@ -140,10 +140,10 @@ class Bar:
         if self._progress is not None:
             self._progress.update(self._task, advance=1, figures=figures)
             return
-        now = time.monotonic()
-        if now - self._said >= _LINE_EVERY or self._done == self._total:
-            self._said = now
-            left = (now - self._began) / (self._done - self._start) * (self._total - self._done)
+        (done_then, then), now = self._said, time.monotonic()
+        if now - then >= _LINE_EVERY or self._done == self._total:
+            self._said = self._done, now
+            left = (now - then) / (self._done - done_then) * (self._total - self._done)
             eta = f"ETA {left / 60:.1f} min" if left >= 60 else f"ETA {left:.0f} s"
             console.print(f"{self._title} {self._done}/{self._total}  {eta}  {figures}")
 

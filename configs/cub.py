@@ -3,8 +3,8 @@
 python -m apinet_jax.main --config configs/cub.py --config.data.manual_dir=FOLDER \
     --config.model.pretrained=resnet101.safetensors --workdir=runs/cub
 
-FOLDER holds CUB_200_2011.tgz or the unpacked CUB_200_2011. Hardware: one large GPU, or several, or a
-TPU slice; the memory that the step needs is printed before it starts, and
+FOLDER holds CUB_200_2011.tgz or the unpacked CUB_200_2011. Hardware: one large GPU, several, or a
+TPU slice; the memory that a step needs is printed before it starts, and
 --config.model.dtype=bfloat16 needs about half. Expected: 88.6 % (the paper), 86.8 to 87.9 % (others
 who reproduced it; docs/results.md); not run by this project. The preset :paper follows the text of
 the paper where the authors' program differs.
