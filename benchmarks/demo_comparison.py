@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 METHODS = ("apinet", "softmax")
-RATES = (0.02, 0.05, 0.1)
+RATES = (0.02, 0.05, 0.1, 0.2)
 TUNING_SEED = 100
 SEEDS = range(5)
 # Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.

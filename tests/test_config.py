@@ -166,7 +166,7 @@ def test_a_folder_on_a_cpu():
     config, lines = completed(open_config())
     assert config.model.trunk == "resnet10_w16"
     assert (config.batch.classes, config.batch.images) == (30, 4)
-    assert (config.optim.lr, config.optim.frozen_epochs) == (0.05, 0)
+    assert (config.optim.lr, config.optim.frozen_epochs) == (0.1, 0)
     assert config.data.cache == "disk"
     assert any("WARNING: no pretrained weights" in line for line in lines)
     chosen = [line for line in lines if not line.startswith("WARNING")]
