@@ -4,6 +4,7 @@ Each choice comes with a line that says why, and how to override it.
 """
 
 import contextlib
+import os
 from functools import partial
 from typing import Any
 
@@ -52,6 +53,8 @@ def choose(
         The completed configuration, and one line for each choice.
     """
     config = ml_collections.ConfigDict(config.to_dict(preserve_field_references=False))
+    if config.model.pretrained:
+        config.model.pretrained = os.path.expanduser(config.model.pretrained)
     flat, lines = flatten(config), []
     recorded = recorded or {}
 
@@ -68,7 +71,8 @@ def choose(
     memory = device_bytes * num_devices
     pretrained = config.model.pretrained
 
-    fill("model.trunk", *_trunk(pretrained, on_cpu, memory, "model.trunk" in recorded))
+    if config.model.trunk is None:  # it costs a look at every tensor of the weights
+        fill("model.trunk", *_trunk(pretrained, on_cpu, memory, "model.trunk" in recorded))
     size, why = _size(config.model.trunk, on_cpu or memory < 12 * _GIB)
     fill("data.resize", size[0], why)
     fill("data.crop", min(size[1], config.data.resize), why)

@@ -47,12 +47,13 @@ def main(argv: Sequence[str]) -> None:
             "--help."
         )
     config = _CONFIG.value
+    workdir = _WORKDIR.value and Path(_WORKDIR.value).expanduser()
     if _MODE.value == "eval":
         from apinet_jax.evaluate import report_workdir
 
-        if _WORKDIR.value is None and not os.path.isdir(_CHECKPOINT.value):
+        if workdir is None and not os.path.isdir(_CHECKPOINT.value):
             raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
-        report_workdir(_WORKDIR.value and Path(_WORKDIR.value), _CHECKPOINT.value, config)
+        report_workdir(workdir, _CHECKPOINT.value, config)
         return
 
     if config is None:
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     from apinet_jax.train import train
 
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
-    train(config, Path(_WORKDIR.value or f"runs/{name}"), extend=_EXTEND.value)
+    train(config, workdir or Path("runs", name), extend=_EXTEND.value)
 
 
 def entry_point() -> None:

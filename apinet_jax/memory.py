@@ -1,7 +1,9 @@
 """Does the program fit the device? Asked of the compiler, before the first step."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import ml_collections
 from apinet_jax.errors import RunError
 
 _MIB = 2**20
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def program_bytes(compiled: jax.stages.Compiled) -> int:
@@ -30,12 +33,16 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
 def device_bytes(device: jax.Device) -> int:
     """Memory that a program may use on a device, in bytes.
 
-    For a CPU it is the memory of the machine, shared by the devices that stand for it.
+    For a CPU it is the memory of the machine, or of the container, shared by the devices that stand
+    for it.
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # there is no limit, or not on this system
+        machine = min(machine, int(_CONTAINER_LIMIT.read_text()))
+    return machine // jax.local_device_count()
 
 
 def human(num_bytes: int) -> str:
