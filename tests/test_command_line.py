@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import CONFIG, REPOSITORY
+from tiny_runs import CONFIG, REPOSITORY
 
 FOLDER = f"--config={CONFIG}"
 

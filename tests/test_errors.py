@@ -9,8 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import config_for, content_of, draw_photos, options, rows_of, run_command, settings_for
 from safetensors.numpy import save_file
+from tiny_runs import (
+    config_for,
+    content_of,
+    draw_photos,
+    options,
+    rows_of,
+    run_command,
+    settings_for,
+)
 
 from apinet_jax import memory
 from apinet_jax.assemble import compile_train_step, make_program

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import config_for, content_of, draw_photos, rows_of
 from safetensors.numpy import load_file, save_file
+from tiny_runs import config_for, content_of, draw_photos, rows_of
 
 from apinet_jax.checkpoint import load_weights
 from apinet_jax.evaluate import report_workdir

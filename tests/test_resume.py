@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from runs import (
+from tiny_runs import (
     SLOW_MAIN,
     config_for,
     content_of,
