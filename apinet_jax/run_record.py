@@ -135,9 +135,18 @@ def begin_session(workdir: Path, record: dict[str, Any], step: int) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of the bytes of a file of weights, in hexadecimal.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"cannot read the weights {path}: {error.strerror}; check --config.model.pretrained"
+        ) from error
 
 
 def _commit() -> str | None:
