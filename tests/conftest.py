@@ -37,6 +37,14 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def records(tmp_path_factory):
+    """Prepared records go to a folder of the tests', not to the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
+        yield
+
+
 @pytest.fixture
 def strict_dtypes():
     """No silent widening: 32 and 64 bit, or integers and floats, may not meet by accident."""

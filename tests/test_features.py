@@ -14,9 +14,8 @@ from apinet_jax.models.layers import normalise
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
 
 
-def test_logistic_regression_on_pooled_features(shared_dir, tmp_path, monkeypatch):
+def test_logistic_regression_on_pooled_features(shared_dir):
     """Another implementation of this trunk, with the same weights and photos, gives 68.2 %."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     dataset = open_dataset("folder", shared_dir / "data" / "cub50")
     spec, trunk = trunk_spec("squeezenet1_1"), make_trunk("squeezenet1_1")
     tensors = read_safetensors(shared_dir / "weights/squeezenet1_1_imagenet_notop.safetensors")

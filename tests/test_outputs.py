@@ -18,14 +18,6 @@ from apinet_jax.run_record import sha256_of
 from apinet_jax.train import train
 
 
-@pytest.fixture(scope="module", autouse=True)
-def records(tmp_path_factory):
-    """Prepared records go to a folder of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return draw_photos(tmp_path_factory.mktemp("photos"), train=12, test=5)
