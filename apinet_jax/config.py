@@ -44,7 +44,6 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         "at least 0",
         lambda x: x >= 0,
         (
-            "seed",
             "data.workers",
             "loss.rank_weight",
             "loss.rank_margin",
@@ -52,6 +51,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "optim.frozen_epochs",
         ),
     ),
+    ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, ("seed",)),
     (
         "at least 0 and below 1",
         lambda x: 0 <= x < 1,

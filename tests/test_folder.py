@@ -100,9 +100,13 @@ def test_val_is_validation_beside_test_and_test_alone(photos):
     assert dataset.test.file_names == ("val/cat/7.png",)
 
 
-def test_train_alone_has_no_test_split(photos):
-    shutil.rmtree(photos / "test")
-    assert open_dataset("folder", photos).test is None
+def test_train_alone_gives_a_fifth_of_every_class_to_the_test_split(tmp_path):
+    names = [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
+    dataset = open_dataset("folder", put(tmp_path / "photos", *names))
+    assert np.bincount(dataset.train.labels).tolist() == [8, 8]
+    assert np.bincount(dataset.test.labels).tolist() == [2, 2]
+    together = dataset.train.file_names + dataset.test.file_names
+    assert sorted(together) == sorted(names)
 
 
 def test_class_folders_without_splits(tmp_path):

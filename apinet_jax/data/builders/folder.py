@@ -93,7 +93,7 @@ def find_images(folder: Path) -> tuple[Scan, str]:
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of[image.class_name] for image in found])
     split_names = [image.split for image in found]
-    if splits["train"] == "":
+    if list(splits) == ["train"]:
         # Seed 0 for good: the split is part of the data set, not of a run.
         drawn = draw_stratified(labels, _TEST_FRACTION, seed=0)
         split_names = ["test" if test else "train" for test in drawn]
