@@ -5,6 +5,7 @@ Each choice comes with a line that says why, and how to override it.
 
 import contextlib
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,17 +17,27 @@ from jaxtyping import Int
 
 from apinet_jax.config import flatten
 from apinet_jax.errors import InputError
+from apinet_jax.memory import human
 from apinet_jax.models import TRUNKS, make_trunk
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
+from apinet_jax.sizing import (
+    PAPER_CLASSES,
+    PAPER_IMAGES,
+    SIZES,
+    batch_shapes,
+    largest,
+    step_bytes,
+)
 
-_GIB = 2**30
 _WARNING = (
     "WARNING: no pretrained weights, so the trunk starts from noise, and a few thousand photos are "
     "not enough to make up for it: on 50 bird species this reached 35 % where SqueezeNet with its "
     "weights reached 74 % (docs/results.md). Give a .safetensors file with torchvision or timm "
     "names: --config.model.pretrained=PATH"
 )
-_CACHE_LIMIT = 4 * _GIB
+_CACHE_LIMIT = 4 * 2**30
+# What a step may take of a device's memory: the estimate is rough, and all else needs some too.
+_SHARE = 0.8
 
 
 def choose(
@@ -46,7 +57,7 @@ def choose(
         num_images: Images of all splits, for the size of the cache.
         platform: What the run is computed on: `cpu`, `gpu` or `tpu`.
         num_devices: Devices of the run.
-        device_bytes: Memory of one of them.
+        device_bytes: Memory of one of them, in bytes.
         recorded: Flat configuration of the run that is being resumed, whose choices stand
             whatever the device is now.
 
@@ -69,27 +80,16 @@ def choose(
         lines.append(f"{field} = {value}: {why}; override with --config.{field}=...")
 
     on_cpu = platform == "cpu"
-    memory = device_bytes * num_devices
+    budget = int(_SHARE * device_bytes)
     pretrained = config.model.pretrained
 
+    dtype = "float32" if on_cpu else "bfloat16"
+    why = "CPUs gain nothing from less" if on_cpu else "the accelerator's fast type"
+    fill("model.dtype", dtype, why)
     if config.model.trunk is None:  # it costs a look at every tensor of the weights
-        fill("model.trunk", *_trunk(pretrained, on_cpu, memory, "model.trunk" in recorded))
-    size, why = _size(config.model.trunk, on_cpu or memory < 12 * _GIB)
-    fill("data.resize", size[0], why)
-    fill("data.crop", min(size[1], config.data.resize), why)
-    fill(
-        "model.dtype",
-        "float32" if on_cpu else "bfloat16",
-        "CPUs gain nothing from less" if on_cpu else "half the memory of float32",
-    )
-
-    counts = np.bincount(labels)
-    median = int(np.median(counts))
-    images = max(1, min(4, median))
-    why = "the paper's S" if images == 4 else f"the median class has only {median} images"
-    fill("batch.images", images, why)
-    classes, why = _classes(len(counts), config.batch.images, num_devices)
-    fill("batch.classes", classes, why)
+        known = "model.trunk" in recorded
+        fill("model.trunk", *_trunk(pretrained, known, on_cpu, num_devices, budget))
+    _fill_sizes(config, fill, np.bincount(labels), on_cpu, num_devices, budget)
     batch_size = config.batch.classes * config.batch.images
     fill("eval.batch_size", batch_size, "as in training")
 
@@ -117,8 +117,52 @@ def choose(
     return config, lines
 
 
+def _fill_sizes(
+    config: ml_collections.ConfigDict,
+    fill: Callable[[str, Any, str], None],
+    counts: Int[np.ndarray, " C"],
+    on_cpu: bool,
+    num_devices: int,
+    budget: int,
+) -> None:
+    """Chooses crop, resize, K and S together: they share the device's memory and the devices."""
+    data, batch, trunk = config.data, config.batch, config.model.trunk
+    median = int(np.median(counts))
+    shapes = batch_shapes(len(counts), median, num_devices, batch.classes, batch.images)
+    if not shapes:  # K and S are both given and do not suit the devices: refused by the caller
+        shapes = [(batch.classes, batch.images)]
+    if data.crop is not None:
+        crops = [data.crop]
+    elif data.resize is not None:
+        crops = [round(data.resize * 7 / 8)]
+    else:
+        best = 128 if trunk == "resnet10_w16" else 224 if on_cpu else 448
+        crops = [crop for _, crop in SIZES if crop <= best]
+    chosen = largest(trunk, config.model.dtype, crops, shapes, num_devices, budget)
+    fits = f"a step then needs about {human(chosen.step_bytes)} of {human(budget)} a device"
+    shared = f"so that {num_devices} devices share the batch equally"
+
+    given = data.resize is not None
+    fill("data.crop", chosen.crop, fits if chosen.crop < crops[0] else _why_crop(crops[0], given))
+    resize = {crop: resize for resize, crop in SIZES}.get(data.crop, round(data.crop * 8 / 7))
+    fill("data.resize", resize, "leaves the crop an eighth to move in, as in the paper")
+
+    few = f"the median class has only {median} images" if median < PAPER_IMAGES else shared
+    fill("batch.images", chosen.images, "the paper's S" if chosen.images == PAPER_IMAGES else few)
+    whole = {PAPER_CLASSES: "the paper's K", len(counts): f"all {len(counts)} classes"}
+    why = fits if chosen[1:3] != shapes[0] else whole.get(chosen.classes, shared)
+    fill("batch.classes", chosen.classes, why)
+
+
+def _why_crop(crop: int, resize_given: bool) -> str:
+    if resize_given:
+        return "seven eighths of data.resize, as in the paper"
+    reasons = {448: "the paper's size", 128: "enough for a small trunk"}
+    return reasons.get(crop, "half the paper's side, as a CPU is slow")
+
+
 def _trunk(
-    pretrained: str | None, on_cpu: bool, memory: int, already_recorded: bool
+    pretrained: str | None, already_recorded: bool, on_cpu: bool, num_devices: int, budget: int
 ) -> tuple[str, str]:
     """The trunk that the weights are of; without weights, what the device can train."""
     if pretrained and not already_recorded:
@@ -131,18 +175,10 @@ def _trunk(
                 return name, "its tensors are in model.pretrained"
     if on_cpu:
         return "resnet10_w16", "small enough to learn from scratch on a CPU"
-    if memory < 12 * _GIB:
-        return "resnet18", f"the devices have {memory / _GIB:.0f} GiB in all"
-    return "resnet50", f"the devices have {memory / _GIB:.0f} GiB in all"
-
-
-def _size(trunk: str, small_device: bool) -> tuple[tuple[int, int], str]:
-    """Sides after resizing and after cropping."""
-    if trunk == "resnet10_w16":
-        return (144, 128), "enough for this small trunk"
-    if small_device:
-        return (256, 224), "the largest that is bearable on this device"
-    return (512, 448), "the paper's size, which this device can hold"
+    images = -(-PAPER_CLASSES * PAPER_IMAGES // num_devices)
+    need = step_bytes("resnet50", 224, "bfloat16", images)
+    fits = f"ResNet-50 on the paper's batch at 224 px needs about {human(need)} of {human(budget)}"
+    return "resnet50" if need <= budget else "resnet18", f"{fits} a device"
 
 
 def _rate(trunk: str, pretrained: str | None) -> tuple[float, str]:
@@ -152,15 +188,3 @@ def _rate(trunk: str, pretrained: str | None) -> tuple[float, str]:
     if pretrained:
         return 0.01, "the authors' rate"
     return 0.1, "a trunk without weights has further to go than the authors' 0.01 takes it"
-
-
-def _classes(num_classes: int, images: int, num_devices: int) -> tuple[int, str]:
-    """The largest K up to 30 whose batch the devices can share."""
-    wanted = min(30, num_classes)
-    why = "the paper's K" if wanted == 30 else f"all {num_classes} classes"
-    for classes in range(wanted, 0, -1):
-        if classes * images % num_devices == 0:
-            if classes < wanted:
-                why = f"so that {num_devices} devices share the batch equally"
-            return classes, why
-    return wanted, why

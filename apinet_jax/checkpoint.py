@@ -5,6 +5,9 @@ images). Each is two parts, so that inference reads the weights alone: `weights`
 BatchNorm statistics) and `trainer` (step and optimizer), with `metadata` beside them.
 """
 
+import contextlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +18,12 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from apinet_jax.array_types import TrainState
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, RunError, failed_writes_explained
 
 LAST, BEST = "checkpoints", "best"
+
+# What a checkpoint cannot be read without: the part of the weights, orbax's and our metadata.
+_NEEDED = ("weights", "_CHECKPOINT_METADATA")
 
 
 class Weights(NamedTuple):
@@ -38,20 +44,22 @@ class Checkpoints:
     """The checkpoints of one workdir, written in the background."""
 
     def __init__(self, workdir: Path, keep: int):
-        """Opens the workdir and clears away what a killed save left half-written.
+        """Opens the workdir and clears away what a kill left half-written or half-deleted.
 
         Args:
             workdir: Folder of the run.
             keep: Newest checkpoints to keep; the best is kept beside them.
         """
         self._workdir, self._pending = workdir, []
+        for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
+            if not (half / "weights").exists():
+                shutil.rmtree(half)  # orbax would count it among those to keep
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
     def latest_step(self) -> int | None:
         """The newest complete step, or `None` in a fresh workdir."""
-        latest = self._last.latest
-        return None if latest is None else latest.step
+        return max(steps_of(self._workdir), default=None)
 
     def save(self, state: TrainState, metadata: dict[str, Any], *, best: bool = False) -> None:
         """Starts to write the state, unless it is the newest that is there already.
@@ -62,6 +70,9 @@ class Checkpoints:
             state: What to save.
             metadata: JSON values to keep beside it: configuration and class names.
             best: Whether it replaces the best instead of joining the newest.
+
+        Raises:
+            RunError: If the disk does not take it, or did not take the one before.
         """
         step = int(state.step)
         self.wait()
@@ -71,17 +82,19 @@ class Checkpoints:
             # Host and device share memory there: orbax would read buffers that the next step,
             # to which they are donated, is already overwriting.
             state = jax.tree.map(jnp.copy, state)
-        response = (self._best if best else self._last).save_checkpointables_async(
-            step,
-            {
-                "weights": {"params": state.params, "batch_stats": state.batch_stats},
-                "trainer": {"step": state.step, "opt_state": state.opt_state},
-            },
-            overwrite=True,
-            force=True,
-            custom_metadata={"step": step, **metadata},
-        )
-        self._pending.append(response)
+        folder = self._workdir / (BEST if best else LAST) / str(step)
+        with failed_writes_explained(f"the checkpoint {folder}"):
+            response = (self._best if best else self._last).save_checkpointables_async(
+                step,
+                {
+                    "weights": {"params": state.params, "batch_stats": state.batch_stats},
+                    "trainer": {"step": state.step, "opt_state": state.opt_state},
+                },
+                overwrite=True,
+                force=True,
+                custom_metadata={"step": step, **metadata},
+            )
+        self._pending.append((folder, response))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Reads a state onto the devices that `like` lives on, whatever devices wrote it.
@@ -89,15 +102,21 @@ class Checkpoints:
         Args:
             step: A step that `latest_step` named.
             like: A state of the same structure.
+
+        Raises:
+            InputError: If the checkpoint cannot be read.
         """
         abstract = jax.tree.map(_abstract, like)
-        parts = self._last.load_checkpointables(
-            step,
-            {
-                "weights": {"params": abstract.params, "batch_stats": abstract.batch_stats},
-                "trainer": {"step": abstract.step, "opt_state": abstract.opt_state},
-            },
-        )
+        with _damage_explained(
+            self.path(step), "Move it elsewhere; the same command then goes on from the one before."
+        ):
+            parts = self._last.load_checkpointables(
+                step,
+                {
+                    "weights": {"params": abstract.params, "batch_stats": abstract.batch_stats},
+                    "trainer": {"step": abstract.step, "opt_state": abstract.opt_state},
+                },
+            )
         return TrainState(**parts["weights"], **parts["trainer"])
 
     def path(self, step: int) -> Path:
@@ -105,17 +124,39 @@ class Checkpoints:
         return self._workdir / LAST / str(step)
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on disk."""
+        """Returns when everything that was saved is on disk.
+
+        Raises:
+            RunError: If the disk did not take it.
+        """
         while self._pending:
-            self._pending.pop().result()
+            folder, response = self._pending.pop()
+            with failed_writes_explained(f"the checkpoint {folder}"):
+                response.result()
+
+    @contextlib.contextmanager
+    def named_in_failures(self) -> Iterator[None]:
+        """Adds to the message of a `RunError` which checkpoint is there to go on from."""
+        try:
+            yield
+        except RunError as error:
+            with contextlib.suppress(RunError):  # a save that fails now is told by its absence
+                self.wait()
+            step = self.latest_step()
+            there = "There is no checkpoint yet."
+            if step is not None:
+                there = f"The last good checkpoint is {self.path(step)}."
+            raise RunError(f"{error} {there}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.wait()
-        self._last.close()
-        self._best.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Orbax raises the failure of a save once more; the error on its way out says it all.
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
+            self.wait()
+            self._last.close()
+            self._best.close()
 
 
 def load_weights(
@@ -129,19 +170,18 @@ def load_weights(
         sharding: Where the arrays go; the first device by default.
 
     Raises:
-        InputError: If there is no such checkpoint; the message lists those there are.
+        InputError: If there is no such checkpoint, with a list of those there are; or if it cannot
+            be read.
     """
-    workdir = Path(workdir).absolute()
+    workdir = _absolute(workdir)
     folder = workdir if _is_checkpoint(workdir) else find_checkpoint(workdir, which)
     step = int(folder.name)
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
-    with _open(folder.parent, None) as checkpointer:
+    with (
+        _damage_explained(folder, "Choose another with --checkpoint=last|best|STEP."),
+        _open(folder.parent, None) as checkpointer,
+    ):
         saved = checkpointer.checkpointables_metadata(step)
-        if "weights" not in (saved.metadata or {}):
-            raise InputError(
-                f"The checkpoint {folder} is incomplete, as a kill while it was being deleted "
-                "leaves it. Choose another with --checkpoint=last|best|STEP."
-            )
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             saved.metadata["weights"],
@@ -150,7 +190,7 @@ def load_weights(
     return Weights(weights["params"], weights["batch_stats"], saved.custom_metadata)
 
 
-def find_checkpoint(workdir: Path | None, which: str) -> Path:
+def find_checkpoint(workdir: Path | str | None, which: str) -> Path:
     """The folder of the checkpoint that the user named.
 
     Args:
@@ -160,14 +200,14 @@ def find_checkpoint(workdir: Path | None, which: str) -> Path:
     Raises:
         InputError: If there is no such checkpoint; the message lists those there are.
     """
-    if _is_checkpoint(Path(which).absolute()):
-        return Path(which).absolute()
+    if _is_checkpoint(_absolute(which)):
+        return _absolute(which)
     if workdir is None:
         raise InputError(
             f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
             f"RUN/{BEST}/STEP."
         )
-    workdir = workdir.absolute()
+    workdir = _absolute(workdir)
     last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
     if which == "last" and last:
         return workdir / LAST / str(last[-1])
@@ -188,11 +228,39 @@ def find_checkpoint(workdir: Path | None, which: str) -> Path:
 
 
 def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
-    """The complete steps in a folder of a workdir, ascending."""
-    if not (workdir / folder).is_dir():
-        return []
-    with _open(workdir / folder, None) as checkpointer:
-        return [checkpoint.step for checkpoint in checkpointer.checkpoints]
+    """The complete steps in a folder of a workdir, ascending.
+
+    A checkpoint gets its name when it is complete, but a kill may have left it half-deleted.
+    """
+    return sorted(
+        int(step.name)
+        for step in _step_folders(workdir / folder)
+        if all((step / part).exists() for part in _NEEDED)
+    )
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """What has the name of a step, complete or not."""
+    return [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+
+
+def _absolute(path: Path | str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+@contextlib.contextmanager
+def _damage_explained(folder: Path, advice: str) -> Iterator[None]:
+    """Lets a checkpoint that cannot be read end in one message, whatever orbax stumbles over."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:
+        raise  # the device's failure
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise InputError(
+            f"The checkpoint {folder} cannot be read; it is incomplete or damaged ({reason}). "
+            f"{advice}"
+        ) from error
 
 
 def _is_checkpoint(folder: Path) -> bool:

@@ -1,4 +1,13 @@
-"""The two ways in which a command ends early: the user's input is wrong, or the run failed."""
+"""The ways in which a command ends early, and the failures of machines in their words."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What a disk that is full, over quota, broken or gone answers to a write.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 class InputError(Exception):
@@ -20,3 +29,58 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user or the clus
         """Keeps the signal."""
         super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def out_of_memory_explained(advice: str) -> Iterator[None]:
+    """Lets a device that has no memory left end in one message; other errors pass.
+
+    Args:
+        advice: Whole sentences: which settings need less.
+
+    Raises:
+        RunError: Instead of JAX's error, whose first line it quotes.
+    """
+    from jax.errors import JaxRuntimeError
+
+    try:
+        yield
+    except JaxRuntimeError as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+            raise
+        raise RunError(
+            f"The device ran out of memory ({text.splitlines()[0].rstrip('.')}). {advice}"
+        ) from error
+
+
+@contextmanager
+def failed_writes_explained(what: str | Path) -> Iterator[None]:
+    """Lets a write that the disk refused end in one message; other errors pass.
+
+    Args:
+        what: What is written, as in "Could not write {what}".
+
+    Raises:
+        RunError: Instead of the `OSError`, or of what a library made of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (reason := _refusal(error)) is None:
+            raise
+        raise RunError(
+            f"Could not write {what}: {reason}. Once the disk takes it, the same command goes on."
+        ) from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """What the system answered to a write, found in an error or in those behind it."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        for answer in map(os.strerror, _DISK):
+            if answer in str(error):
+                return answer
+        error = error.__cause__ or error.__context__
+    return None

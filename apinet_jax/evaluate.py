@@ -11,13 +11,14 @@ from jax.sharding import Mesh
 
 from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
 from apinet_jax.checkpoint import find_checkpoint, load_weights
-from apinet_jax.config import FREE_FIELDS, flatten
+from apinet_jax.config import FREE_FIELDS, flatten, result_differences
 from apinet_jax.data.pipeline import EvalLoader, stream
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, out_of_memory_explained
 from apinet_jax.mesh import make_mesh, replicated, to_global
 from apinet_jax.metrics import EvalSummary, summarise
+from apinet_jax.run_record import recorded_fingerprint
 from apinet_jax.steps import make_eval_step
-from apinet_jax.writer import Bar, result, write_atomically
+from apinet_jax.writer import Bar, json_number, result, say, write_atomically
 
 
 def evaluate(
@@ -42,9 +43,13 @@ def evaluate(
         title: What the progress bar says.
         workers: Worker processes that decode.
         before_batch: Called before each batch; may raise to give up.
+
+    Raises:
+        RunError: If the device runs out of memory.
     """
     sums = None
     with (
+        out_of_memory_explained("Try a lower --config.eval.batch_size."),
         stream(loader, 0, loader.num_batches, workers) as batches,
         Bar(title, loader.num_batches) as bar,
     ):
@@ -58,9 +63,12 @@ def evaluate(
 
 
 def report_workdir(
-    workdir: Path | None, which: str, config: ml_collections.ConfigDict | None
+    workdir: Path | str | None, which: str, config: ml_collections.ConfigDict | None
 ) -> EvalSummary:
     """Evaluates a checkpoint of a run, prints the outcome and writes `evaluation-STEP.json`.
+
+    What the command asks of the network otherwise than the run, and images other than the run's
+    own, are told in a line each.
 
     Args:
         workdir: Folder of a run; not needed where `which` is a folder.
@@ -75,8 +83,7 @@ def report_workdir(
     weights = load_weights(checkpoint, sharding=replicated(mesh))
     recorded = ml_collections.ConfigDict(weights.metadata["config"])
     if config is not None:
-        moved = {name: value for name, value in flatten(config).items() if name in FREE_FIELDS}
-        recorded.update_from_flattened_dict({k: v for k, v in moved.items() if v is not None})
+        _adopt(recorded, config)
     dataset = make_dataset(recorded)
     class_names = tuple(weights.metadata["class_names"])
     if class_names != dataset.class_names:
@@ -84,6 +91,12 @@ def report_workdir(
             f"The checkpoint knows {len(class_names)} classes ({class_names[0]}, ...), the data "
             f"have {len(dataset.class_names)} ({dataset.class_names[0]}, ...), and they are not "
             "the same. Evaluate on the data set that the run was trained for."
+        )
+    fingerprint = recorded_fingerprint(checkpoint.parents[1])
+    if fingerprint not in (None, dataset.fingerprint):
+        say(
+            f"These are not the images of the run: their fingerprint is {dataset.fingerprint}, "
+            f"its {fingerprint}."
         )
     split, source = ("test", dataset.test) if dataset.test else ("validation", dataset.validation)
     if source is None:
@@ -101,17 +114,24 @@ def report_workdir(
             title=f"Evaluating {split} images",
             workers=recorded.data.workers,
         )
+    result([f"{split.capitalize()} images, step {step}", *as_lines(summary, class_names)])
     path = checkpoint.parents[1] / f"evaluation-{step}.json"
     report = {"step": step, "split": split, **as_json(summary, class_names)}
     write_atomically(path, json.dumps(report, indent=2) + "\n")
-    result(
-        [
-            f"{split.capitalize()} images, step {step}",
-            *as_lines(summary, class_names),
-            f"  every class           {path}",
-        ]
-    )
+    result([f"  every class           {path}"])
     return summary
+
+
+def _adopt(recorded: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:
+    """Takes the free fields that the command gives; says which others it leaves as they were."""
+    given = {name: value for name, value in flatten(config).items() if value is not None}
+    recorded.update_from_flattened_dict({k: v for k, v in given.items() if k in FREE_FIELDS})
+    if left := [
+        f"{name} = {old} (not {given[name]})"
+        for name, old, _ in result_differences(flatten(recorded), flatten(config))
+        if name in given
+    ]:
+        say(f"Taken from the run, not from the command: {', '.join(left)}")
 
 
 def as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
@@ -119,6 +139,7 @@ def as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
     first, second, times = summary.confused
     return {
         **summary._asdict(),
+        "nll": json_number(summary.nll),
         "per_class": dict(zip(class_names, summary.per_class, strict=True)),
         "confused": [class_names[first], class_names[second], times],
     }

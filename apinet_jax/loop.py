@@ -12,26 +12,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Bool, Float
 
 from apinet_jax.array_types import StepMetrics, TrainState
 from apinet_jax.assemble import Plan
 from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.data.pipeline import TrainLoader, stream
 from apinet_jax.data.source import Dataset
-from apinet_jax.errors import Interrupted, RunError
+from apinet_jax.errors import Interrupted, RunError, out_of_memory_explained
 from apinet_jax.mesh import to_global
 from apinet_jax.metrics import EvalSummary
 from apinet_jax.steps import Stage
-from apinet_jax.writer import Bar, MetricsWriter, say
+from apinet_jax.writer import Bar, MetricsWriter, json_number, say
 
 # Steps in flight: the host reads the metrics of a step while the device is busy with the next.
 _IN_FLIGHT = 2
 # Steps of a stage after which its pace is told.
 _WARM_UP = 10
+
+_DIVERGED = "The run was stopped. Try a lower --config.optim.lr in a new --workdir."
+_LESS_MEMORY = (
+    "If another program holds it, the same command goes on once that has ended. Else try a lower "
+    "--config.batch.classes, a lower --config.data.crop, or --config.model.dtype=bfloat16, in a "
+    "new --workdir."
+)
 
 
 class Run(NamedTuple):
@@ -100,7 +108,7 @@ class _StepLog:
         values = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
         now = time.perf_counter()
         seconds, self._previous = now - self._previous, now
-        _check_finite(self._run, step, values)
+        _check_finite(step, values)
         plan = self._run.plan
         self._run.writer.write(
             {
@@ -147,10 +155,12 @@ def fit(
 
     Raises:
         Interrupted: If a signal asked to stop; the state is saved.
-        RunError: If a loss or a gradient is not finite.
+        RunError: If a loss, a gradient or a state that is to be saved is not finite, if the device
+            runs out of memory, or if the disk does not take what is written.
     """
     plan, start = run.plan, int(state.step)
     with (
+        out_of_memory_explained(_LESS_MEMORY),
         stream(loader, start, plan.total, run.config.data.workers) as batches,
         Bar("Training", plan.total, start) as bar,
     ):
@@ -158,6 +168,10 @@ def fit(
 
         def save() -> None:
             log.drain()
+            if not _all_finite(state):
+                raise RunError(
+                    f"After step {int(state.step)} the parameters are no longer finite. {_DIVERGED}"
+                )
             run.writer.sync()
             run.checkpoints.save(state, run.metadata)
 
@@ -173,14 +187,15 @@ def fit(
                 with jax.transfer_guard("disallow"):
                     state, metrics = stages[stage](state, batch)
                 log.add(step, metrics, waited)
-                if step % plan.save_every == 0 or step == plan.total:
+                evaluates = plan.epoch_ends(step) and run.dataset.validation is not None
+                if step % plan.save_every == 0 or step == plan.total or evaluates:
                     save()
-                if plan.epoch_ends(step) and run.dataset.validation is not None:
-                    log.drain()
+                if evaluates:
                     _evaluate_held_out(run, state)
                     log.resume_clock()
         except Interrupted:
             save()
+            run.checkpoints.wait()
             say(f"Asked to stop: saved after step {int(state.step)}. The same command goes on.")
             raise
     return state
@@ -205,21 +220,22 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
         {
             "kind": "validation",
             "step": step,
-            **{name: getattr(summary, name) for name in ("top1", "top5", "macro", "nll")},
+            **{name: getattr(summary, name) for name in ("top1", "top5", "macro")},
+            "nll": json_number(summary.nll),
             "seconds": round(time.perf_counter() - began, 2),
         }
     )
     say(f"Epoch {step / run.plan.epoch:g}: {100 * summary.top1:.2f} % of the held-out images")
 
 
-def _check_finite(run: Run, step: int, values: dict[str, float]) -> None:
+def _check_finite(step: int, values: dict[str, float]) -> None:
     """Stops at the first step whose loss or gradient is not finite, before it can be saved."""
     wrong = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
     if wrong:
-        run.checkpoints.wait()
-        latest = run.checkpoints.latest_step()
-        safe = "none yet" if latest is None else run.checkpoints.path(latest)
-        raise RunError(
-            f"Step {step} is not finite: {', '.join(wrong)}. The run was stopped; the last good "
-            f"checkpoint is {safe}. Try a lower --config.optim.lr in a new --workdir."
-        )
+        raise RunError(f"Step {step} is not finite: {', '.join(wrong)}. {_DIVERGED}")
+
+
+@jax.jit
+def _all_finite(state: TrainState) -> Bool[Array, ""]:
+    """Whether every number is finite: an update may overflow though its gradient did not."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from logging import LogRecord
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the mode that the flags name."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells every file it touches
+        logging.get_absl_logger().addFilter(_is_no_traceback)
     if len(argv) > 1:
         raise InputError(
             f"'{argv[1]}' is not an option. Options begin with --, as in --workdir=runs/x; see "
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     if _MODE.value == "eval":
         from apinet_jax.evaluate import report_workdir
 
-        if workdir is None and not os.path.isdir(_CHECKPOINT.value):
+        if workdir is None and not Path(_CHECKPOINT.value).expanduser().is_dir():
             raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
         report_workdir(workdir, _CHECKPOINT.value, config)
         return
@@ -66,6 +68,11 @@ def main(argv: Sequence[str]) -> None:
 
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
     train(config, workdir or Path("runs", name), extend=_EXTEND.value)
+
+
+def _is_no_traceback(record: LogRecord) -> bool:
+    """Leaves out what orbax's threads log of an exception: the command ends with it anyway."""
+    return not record.exc_info
 
 
 def entry_point() -> None:

@@ -30,6 +30,21 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
     )
 
 
+def unless_too_large(
+    compiles: Callable[[], jax.stages.Compiled],
+) -> jax.stages.Compiled | None:
+    """What `compiles` returns, or `None` where it gave up for want of device memory.
+
+    Compilers for accelerators do that themselves when they cannot lay a program out.
+    """
+    try:
+        return compiles()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+
+
 def device_bytes(device: jax.Device) -> int:
     """Memory that a program may use on a device, in bytes.
 
@@ -56,49 +71,63 @@ def human(num_bytes: int) -> str:
     return f"{num_bytes / _MIB:.0f} MiB"
 
 
-def smaller(config: ml_collections.ConfigDict, num_devices: int) -> list[tuple[str, Any]]:
-    """Settings that need less memory, from the least to the most painful, as field and value."""
+def smaller(config: ml_collections.ConfigDict, num_devices: int) -> list[dict[str, Any]]:
+    """Changes that need less memory, from the least to the most painful, then all of them at once.
+
+    Returns:
+        Values by field; a smaller crop comes with the resize that suits it.
+    """
     classes, images, crop = config.batch.classes, config.batch.images, config.data.crop
-    options: list[tuple[str, Any]] = []
+    options: list[dict[str, Any]] = []
     if config.model.dtype == "float32" and jax.default_backend() != "cpu":
-        options.append(("model.dtype", "bfloat16"))
+        options.append({"model.dtype": "bfloat16"})
     for fewer in dict.fromkeys(classes // share for share in (2, 3, 4, 8)):
         if fewer >= 2 and fewer * images % num_devices == 0:
-            options.append(("batch.classes", fewer))
-    options += [("data.crop", crop * part // 4 // 32 * 32) for part in (3, 2) if crop >= 128]
-    options += [
-        ("model.trunk", trunk)
-        for trunk in ("resnet50", "resnet18", "resnet10_w16")
-        if not config.model.pretrained and trunk != config.model.trunk
-    ]
-    return options
+            options.append({"batch.classes": fewer})
+    for part in (3, 2):
+        smaller_crop = crop * part // 4 // 32 * 32
+        if smaller_crop >= 64:
+            resize = round(config.data.resize * smaller_crop / crop)
+            options.append({"data.resize": resize, "data.crop": smaller_crop})
+    if not config.model.pretrained:
+        trunks = ("resnet50", "resnet18", "resnet10_w16")
+        options += [{"model.trunk": name} for name in trunks if name != config.model.trunk]
+    together: dict[str, Any] = {}
+    for option in options:
+        together = {**together, **option}
+    return [*options, together]
 
 
 def check_fits(
-    need: int,
+    need: int | None,
     has: int,
-    options: Sequence[tuple[str, Any]],
-    measure: Callable[[str, Any], int],
+    options: Sequence[dict[str, Any]],
+    compiles: Callable[[dict[str, Any]], jax.stages.Compiled | None],
 ) -> None:
     """Refuses a program that needs more memory than the device has.
 
     Args:
-        need: Bytes that the program needs.
+        need: Bytes that the program needs, or `None` if the compiler found no way to fit it.
         has: Bytes that the device has.
-        options: Settings that may need less, as field and value, tried until three fit.
-        measure: Compiles the program under one of them and returns the bytes it needs.
+        options: Changes that may need less, tried until three fit.
+        compiles: Compiles the program under one of them, where that is possible.
 
     Raises:
         RunError: With both figures and the settings that fit.
     """
-    if need <= has:
+    if need is not None and need <= has:
         return
     fitting: list[str] = []
-    for field, value in options:
-        if len(fitting) < 3 and (bytes_then := measure(field, value)) <= has:
-            fitting.append(f"  --config.{field}={value}  ({human(bytes_then)})")
+    for option in options:
+        if len(fitting) == 3:
+            break
+        compiled = compiles(option)
+        if compiled is not None and (then := program_bytes(compiled)) <= has:
+            flags = " ".join(f"--config.{field}={value}" for field, value in option.items())
+            fitting.append(f"  {flags}  ({human(then)})")
     advice = "Any of these would fit:\n" + "\n".join(fitting) if fitting else "Use more devices."
+    needs = human(need) if need is not None else "more than the compiler could arrange"
     raise RunError(
-        f"The training step needs {human(need)} on each device, which has {human(has)}. Nothing "
+        f"The training step needs {needs} on each device, which has {human(has)}. Nothing "
         f"was started. {advice}"
     )

@@ -1,5 +1,8 @@
 """`run.json`: what a workdir was made with, and whether a new command may go on in it."""
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -7,17 +10,26 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from apinet_jax.checkpoint import BEST, LAST, steps_of
 from apinet_jax.config import result_differences
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, failed_writes_explained
 from apinet_jax.writer import write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+# What a record holds; `pretrained` is `None` or has a source and a hash.
+_PARTS = {
+    "config": dict,
+    "data_fingerprint": str,
+    "pretrained": dict | None,
+    "sessions": list,
+}
 
 
 def read_record(workdir: Path) -> dict[str, Any] | None:
@@ -32,23 +44,107 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
         raise InputError(f"The workdir {workdir} cannot be used: {there} {reason}. Choose another.")
     path = workdir / "run.json"
     if not path.exists():
+        _check_no_run(workdir)
         return None
+    return _parsed(path)
+
+
+def recorded_fingerprint(workdir: Path) -> str | None:
+    """The fingerprint of the data that a run was made with, where its record is there."""
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        return _parsed(workdir / "run.json")["data_fingerprint"]
+    except InputError:
+        return None
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _no_record(path, str(error)) from error
+    if not isinstance(record, dict):
+        raise _no_record(path, "no JSON object")
+    if wrong := [
+        name for name, kind in _PARTS.items() if not isinstance(record.get(name, ()), kind)
+    ]:
+        raise _no_record(path, f"without a valid {', '.join(wrong)}")
+    if record["pretrained"] and not {"source", "sha256"} <= set(record["pretrained"]):
+        raise _no_record(path, "without source and sha256 of the pretrained weights")
+    return record
+
+
+def _no_record(path: Path, why: str) -> InputError:
+    return InputError(
+        f"{path} is not a run record ({why}). If the folder holds no run that you want to "
+        "continue, remove it or choose another --workdir."
+    )
+
+
+def _check_no_run(workdir: Path) -> None:
+    """Refuses what a run left behind without its record: nobody could say what it was made with."""
+    found = [name for name in (LAST, BEST) if steps_of(workdir, name)]
+    if (workdir / "metrics.jsonl").exists():
+        found.append("metrics.jsonl")
+    if found:
         raise InputError(
-            f"{path} is not a run record ({error}). If the folder holds no run that you want to "
-            "continue, remove it or choose another --workdir."
-        ) from error
+            f"{workdir} holds {' and '.join(found)} of a run, but not its run.json, which says "
+            "what it was made with. Put that back, or choose another --workdir."
+        )
 
 
-def new_record(config: dict[str, Any], fingerprint: str, pretrained: str | None) -> dict[str, Any]:
+@contextlib.contextmanager
+def only_process(workdir: Path, record: dict[str, Any] | None) -> Iterator[None]:
+    """Keeps other processes from training in a workdir meanwhile.
+
+    The system holds the lock on behalf of the open file, so that a kill frees it, and worker
+    processes do not inherit it. The file itself means nothing.
+
+    Args:
+        workdir: Folder of the run, made where missing.
+        record: What `read_record` returned.
+
+    Raises:
+        InputError: If another process trains there, or has since the record was read.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / ".lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise InputError(
+                f"Another process ({file.read()}) trains in {workdir}. Wait until it has "
+                "ended, or stop it and start this command again, or choose another --workdir."
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise  # else: a network disk that knows no locks
+        if os.fstat(file.fileno()).st_nlink == 0 or read_record(workdir) != record:
+            raise InputError(
+                f"Another process has just trained in {workdir}. Start this command again to go on "
+                "from there, or choose another --workdir."
+            )
+        with failed_writes_explained(path):
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {platform.node()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def new_record(
+    config: dict[str, Any], fingerprint: str, pretrained: str | None, num_devices: int = 1
+) -> dict[str, Any]:
     """The record of a run that begins now.
 
     Args:
         config: Flat, completed configuration.
         fingerprint: Hash of the data set.
         pretrained: File of the pretrained weights.
+        num_devices: Devices that share a batch.
     """
     weights = pretrained and {
         "source": os.path.abspath(pretrained),
@@ -58,11 +154,7 @@ def new_record(config: dict[str, Any], fingerprint: str, pretrained: str | None)
         "config": config,
         "data_fingerprint": fingerprint,
         "pretrained": weights or None,
-        "commit": _commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _PACKAGES},
-        },
+        "devices": num_devices,
         "sessions": [],
     }
 
@@ -74,6 +166,7 @@ def check_same_run(
     workdir: Path,
     *,
     extend: bool,
+    num_devices: int = 1,
 ) -> bool:
     """Refuses to continue a run under settings that change its results.
 
@@ -83,6 +176,7 @@ def check_same_run(
         fingerprint: Hash of the data set of this command.
         workdir: The folder, for the message.
         extend: Whether more epochs than recorded are allowed.
+        num_devices: Devices that share a batch now.
 
     Returns:
         Whether the run is extended.
@@ -100,6 +194,9 @@ def check_same_run(
             differences.append(("SHA-256 of model.pretrained", recorded["sha256"], now))
     if fingerprint != record["data_fingerprint"]:
         differences.append(("the images themselves", record["data_fingerprint"], fingerprint))
+    devices = record.get("devices", num_devices)
+    if config["model.batch_norm"] == "per_device" and devices != num_devices:
+        differences.append(("devices, each with BatchNorm of its own", devices, num_devices))
     extended = [old < new for name, old, new in differences if name == "optim.epochs"] == [True]
     if extended and extend:
         differences = [row for row in differences if row[0] != "optim.epochs"]
@@ -128,6 +225,11 @@ def begin_session(workdir: Path, record: dict[str, Any], step: int) -> None:
         "command": sys.argv,
         "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
         "host": platform.platform(),
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
     }
     record["sessions"].append(session)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -150,12 +252,14 @@ def sha256_of(path: Path) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, or `None` for an installed package."""
+    """The commit of this checkout, or `None` for an installed package, wherever that lies."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        folder = Path(__file__).parent
         return subprocess.check_output(
-            command, cwd=folder, text=True, stderr=subprocess.DEVNULL
+            command, cwd=checkout, text=True, stderr=subprocess.DEVNULL
         ).strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,6 +1,8 @@
 """A training run, from an empty or interrupted workdir to its results."""
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,25 @@ from apinet_jax.auto import choose
 from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.config import check_config, flatten
 from apinet_jax.data.source import Dataset
+from apinet_jax.errors import RunError
 from apinet_jax.evaluate import evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.mesh import check_divisible, make_mesh, replicated
 from apinet_jax.metrics import EvalSummary
 from apinet_jax.report import finish
-from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
+from apinet_jax.run_record import (
+    begin_session,
+    check_same_run,
+    new_record,
+    only_process,
+    read_record,
+)
 from apinet_jax.signals import stop_requests
 from apinet_jax.steps import Stage, make_eval_step
 from apinet_jax.writer import MetricsWriter, say
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path, *, extend: bool = False) -> None:
+def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: bool = False) -> None:
     """Trains in `workdir`, or goes on where a run there stopped, and reports the results.
 
     Args:
@@ -46,29 +55,45 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, extend: bool = Fa
         extend: Whether a run may be continued over more epochs than it was planned for.
 
     Raises:
-        InputError: If the configuration, the data or the workdir do not fit.
-        RunError: If the program does not fit the device, or the loss is no longer finite.
+        InputError: If the configuration, the data or the workdir do not fit, or another process
+            trains there.
+        RunError: If the program does not fit the device, the loss is no longer finite, or the disk
+            does not take what is written.
         Interrupted: After SIGTERM or Ctrl-C, with the state saved.
     """
     check_config(config)
-    record = read_record(workdir)
+    if jax.process_count() > 1:
+        raise RunError(
+            f"This job has {jax.process_count()} processes; training uses the devices of one host. "
+            "Start it on a single host."
+        )
+    config, workdir = _with_absolute_paths(config), Path(workdir).expanduser()
+    recorded = read_record(workdir)
     mesh = make_mesh()
     dataset = make_dataset(config)
-    config = _completed(config, dataset, mesh, record)
-    if record is None:
+    config = _completed(config, dataset, mesh, recorded)
+    if recorded is None:
         fingerprint, pretrained = dataset.fingerprint, config.model.pretrained
-        record = new_record(flatten(config), fingerprint, pretrained)
+        record = new_record(flatten(config), fingerprint, pretrained, mesh.size)
     else:
-        if check_same_run(record, flatten(config), dataset.fingerprint, workdir, extend=extend):
+        if check_same_run(
+            recorded,
+            flatten(config),
+            dataset.fingerprint,
+            workdir,
+            extend=extend,
+            num_devices=mesh.size,
+        ):
             say(
-                f"Extended from {record['config']['optim.epochs']:g} to {config.optim.epochs:g} "
+                f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
                 "epochs. The cosine of the learning rate is planned anew over all of them."
             )
-        record["config"] = flatten(config)
+        record = {**recorded, "config": flatten(config)}
 
     program = make_program(config, len(dataset.class_names), len(dataset.train), mesh)
     loader = make_train_loader(config, dataset, program.plan)
     with (
+        only_process(workdir, recorded),
         jax.set_mesh(mesh),
         stop_requests() as check_signals,
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
@@ -77,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, extend: bool = Fa
         state = _first_state(config, program, mesh, checkpoints, start)
         stages = _compiled_stages(config, dataset, program, mesh, start or 0)
         begin_session(workdir, record, start or 0)
-        with MetricsWriter(workdir, start or 0) as writer:
+        with checkpoints.named_in_failures(), MetricsWriter(workdir, start or 0) as writer:
             run = Run(
                 config=config,
                 workdir=workdir,
@@ -98,6 +123,15 @@ def train(config: ml_collections.ConfigDict, workdir: Path, *, extend: bool = Fa
             )
             state = fit(run, state, loader, stages)
             finish(run, state)
+
+
+def _with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A copy whose files are found from any folder: the run's record and checkpoints keep it."""
+    config = config.copy_and_resolve_references()
+    for group, name in ("data", "dir"), ("data", "manual_dir"), ("model", "pretrained"):
+        if config[group][name]:
+            config[group][name] = os.path.abspath(os.path.expanduser(config[group][name]))
+    return config
 
 
 def _completed(
@@ -143,25 +177,27 @@ def _compiled_stages(
         f"{plan.total} steps of {plan.batch_size} images: {plan.total / plan.epoch:g} epochs of "
         f"{len(dataset.train)}, the backbone frozen for {plan.frozen} steps. Compiling ..."
     )
-    stages: dict[Stage, Any] = {}
-    if plan.frozen < plan.total:
-        stages["full"] = compile_train_step(config, program, mesh, "full")
+    ahead: list[Stage] = ["full"] if plan.frozen < plan.total else []
     if start < plan.frozen:
-        stages["frozen"] = compile_train_step(config, program, mesh, "frozen")
-    need = max(memory.program_bytes(stage) for stage in stages.values())
-    has = memory.device_bytes(mesh.devices.flat[0])
-    say(
-        f"A step needs {memory.human(need)} of the {memory.human(has)} of each device "
-        f"({mesh.size} x {mesh.devices.flat[0].device_kind})."
-    )
+        ahead.append("frozen")
 
-    def measure(field: str, value: Any) -> int:
-        other = ml_collections.ConfigDict(config.to_dict())
-        other.update_from_flattened_dict({field: value})
+    def compiled(changes: dict[str, Any], stage: Stage) -> jax.stages.Compiled | None:
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict(changes)
         program = make_program(other, len(dataset.class_names), len(dataset.train), mesh)
-        return memory.program_bytes(compile_train_step(other, program, mesh, "full"))
+        return memory.unless_too_large(partial(compile_train_step, other, program, mesh, stage))
 
-    memory.check_fits(need, has, memory.smaller(config, mesh.size), measure)
+    stages = {stage: compiled({}, stage) for stage in ahead}
+    fits = all(stages.values())
+    need = max(map(memory.program_bytes, stages.values())) if fits else None
+    has = memory.device_bytes(mesh.devices.flat[0])
+    if need is not None:
+        say(
+            f"A step needs {memory.human(need)} of the {memory.human(has)} of each device "
+            f"({mesh.size} x {mesh.devices.flat[0].device_kind})."
+        )
+    smaller = memory.smaller(config, mesh.size)
+    memory.check_fits(need, has, smaller, lambda changes: compiled(changes, ahead[0]))
     return stages
 
 

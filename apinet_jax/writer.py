@@ -5,8 +5,11 @@ at step s first takes back every row that lies after s. Apart from `TIME_FIELDS`
 function of the configuration and the data.
 """
 
+import contextlib
 import json
+import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +27,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from apinet_jax.errors import RunError, failed_writes_explained
+
 T = TypeVar("T")
 
 TIME_FIELDS = ("images_per_s", "data_wait", "seconds")
@@ -32,6 +37,8 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # Seconds between lines where the output is a file and a moving bar would be noise.
 _LINE_EVERY = 30.0
+# Seconds after which someone who looks at TensorBoard sees new figures.
+_FLUSH_EVERY = 120.0
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -48,13 +55,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a kill, meets the old text or the new."""
+    """Replaces a file as a whole: a reader, or a kill, meets the old text or the new.
+
+    Raises:
+        RunError: If the disk does not take it.
+    """
     part = path.with_suffix(path.suffix + ".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    with failed_writes_explained(path):
+        with open(part, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+def json_number(value: float) -> float | None:
+    """The number, or `None` where it is not finite: JSON has no word for that."""
+    return value if math.isfinite(value) else None
 
 
 class MetricsWriter:
@@ -66,40 +83,97 @@ class MetricsWriter:
         Args:
             workdir: Folder of the run.
             start_step: Steps done; rows of later steps are dropped.
-        """
-        from tensorboardX import SummaryWriter
 
-        path = workdir / "metrics.jsonl"
+        Raises:
+            RunError: If the disk does not take it.
+        """
+        self._path = path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(path) if row["step"] <= start_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = open(path, "a")  # noqa: SIM115 - closed by `__exit__`
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+        with failed_writes_explained(path):
+            self._file = open(path, "a")  # noqa: SIM115 - closed by `__exit__`
+            self._events = _Events(workdir / "tensorboard", start_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row; it survives a kill of this process from here on.
 
         Args:
             row: `kind`, `step` and named numbers. Only numbers reach TensorBoard.
+
+        Raises:
+            RunError: If the disk does not take it.
         """
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        with failed_writes_explained(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._events.add(f"{row['kind']}/{name}", value, row["step"])
 
     def sync(self) -> None:
-        """Puts the rows on disk, before a checkpoint of their step is."""
-        os.fsync(self._file.fileno())
-        self._events.flush()
+        """Puts the rows on disk, before a checkpoint of their step is.
+
+        Raises:
+            RunError: If the disk does not take them.
+        """
+        with failed_writes_explained(self._path):
+            os.fsync(self._file.fileno())
+            self._events.flush()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.sync()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where the run failed, its error says more than that of rows which the disk may not take.
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(RunError):
+            self.sync()
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):  # nothing is left to write but what `sync` told
+                file.close()
+
+
+class _Events:
+    """A TensorBoard event file, written at once.
+
+    tensorboardX's own writer hands events to a thread, and waits for good when a full disk ended
+    that.
+    """
+
+    def __init__(self, folder: Path, next_step: int):
+        """Begins a file; TensorBoard hides what older files say of `next_step` and later."""
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
+        self._flushed = time.monotonic()
+        self._add(file_version="brain.Event:2")
+        self._add(step=next_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, name: str, value: int | float, step: int) -> None:
+        """Appends a number to its curve."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        self._add(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
+        if time.monotonic() - self._flushed > _FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts the events on disk."""
+        self._file.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Ends the file."""
         self._file.close()
-        self._events.close()
+
+    def _add(self, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        event = Event(wall_time=time.time(), **content)
+        self._file.write(event.SerializeToString())
 
 
 class _Postfix(ProgressColumn):

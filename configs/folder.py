@@ -1,4 +1,4 @@
-"""Your own photos: a folder train/<class>/* (and test/<class>/* if you have it).
+"""Your own photos: a folder train/<class>/*, and test/<class>/* (else a fifth is set apart).
 
 python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
 

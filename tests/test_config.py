@@ -1,4 +1,4 @@
-"""Configurations: every file builds, presets, checks, and the choices left to the program."""
+"""Configurations: every file builds, presets, checks, differences."""
 
 import importlib.util
 from pathlib import Path
@@ -7,17 +7,13 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from apinet_jax.assemble import make_network, make_plan, make_program
 from apinet_jax.auto import choose
 from apinet_jax.config import check_config, default_config, flatten, result_differences
 from apinet_jax.errors import InputError
 from apinet_jax.mesh import make_mesh
-from apinet_jax.models import make_trunk
-from apinet_jax.models.pretrained import to_torch_tensors
 
-GIB = 2**30
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 # Names that scripts and notebooks rely on.
 FIELDS = [
@@ -66,25 +62,13 @@ def load(path, *preset):
     return module.get_config(*preset)
 
 
-def completed(
-    config, labels=None, platform="cpu", devices=1, memory=8 * GIB, images=1000, recorded=None
-):
-    labels = np.repeat(np.arange(40), 30) if labels is None else labels
-    return choose(config, labels, images, platform, devices, memory, recorded)
-
-
-def open_config(**fields):
-    config = load(next(path for path in CONFIGS if path.stem == "folder"))
-    config.update_from_flattened_dict(fields)
-    return config
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("preset", ["code", "paper"])
 def test_every_config_builds(path, preset):
     config = load(path, preset)
     check_config(config)
-    config, _ = completed(config)
+    labels = np.repeat(np.arange(40), 30)
+    config, _ = choose(config, labels, 1000, "cpu", num_devices=1, device_bytes=2**33)
     check_config(config)
     program = make_program(config, 40, 1200, make_mesh(jax.devices()[:1]))
     shape = (1, config.data.crop, config.data.crop, 3)
@@ -160,76 +144,6 @@ def test_differences_that_matter():
     old = flatten(default_config())
     new = {**old, "data.workers": 8, "data.dir": "elsewhere", "optim.lr": 0.02}
     assert result_differences(old, new) == [("optim.lr", 0.01, 0.02)]
-
-
-def test_a_folder_on_a_cpu():
-    config, lines = completed(open_config())
-    assert config.model.trunk == "resnet10_w16"
-    assert (config.batch.classes, config.batch.images) == (30, 4)
-    assert (config.optim.lr, config.optim.frozen_epochs) == (0.1, 0)
-    assert config.data.cache == "disk"
-    assert any("WARNING: no pretrained weights" in line for line in lines)
-    chosen = [line for line in lines if not line.startswith("WARNING")]
-    for line in chosen:
-        field = line.split(" = ")[0]
-        assert f"override with --config.{field}=" in line
-        assert ": " in line
-
-
-def test_a_folder_on_a_large_gpu():
-    config, _ = completed(open_config(), platform="gpu", memory=80 * GIB)
-    assert config.model.trunk == "resnet50"
-    assert (config.data.resize, config.data.crop) == (512, 448)
-    assert config.model.dtype == "bfloat16"
-
-
-def test_a_folder_on_a_small_gpu():
-    config, _ = completed(open_config(), platform="gpu", memory=8 * GIB)
-    assert config.model.trunk == "resnet18"
-    assert config.data.crop == 224
-
-
-def test_few_classes_and_few_images():
-    labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
-    config, _ = completed(open_config(), labels)
-    assert (config.batch.classes, config.batch.images) == (3, 2)
-
-
-def test_batch_is_chosen_so_that_devices_share_it():
-    config, lines = completed(open_config(), platform="gpu", devices=16, memory=80 * GIB)
-    assert config.batch.classes * config.batch.images % 16 == 0
-    assert config.batch.classes == 28
-    assert any("16 devices" in line for line in lines)
-
-
-def test_a_large_set_is_not_cached():
-    config, _ = completed(open_config(), images=10**6)
-    assert config.data.cache == "off"
-
-
-def test_explicit_values_are_kept():
-    config, lines = completed(open_config(**{"batch.classes": 7, "model.trunk": "resnet34"}))
-    assert config.batch.classes == 7
-    assert config.model.trunk == "resnet34"
-    assert not any(line.startswith(("batch.classes", "model.trunk")) for line in lines)
-
-
-def test_choices_of_a_run_stand_when_it_is_resumed_elsewhere():
-    first, _ = completed(open_config(), platform="gpu", memory=80 * GIB)
-    again, _ = completed(open_config(), recorded=flatten(first))
-    assert flatten(again) == flatten(first)
-
-
-def test_trunk_is_read_off_the_weights(tmp_path):
-    trunk = make_trunk("resnet18")
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    shapes = jax.eval_shape(lambda x: trunk.init(jax.random.key(0), x, train=False), image)
-    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
-    save_file(tensors, tmp_path / "w.safetensors")
-    config, _ = completed(open_config(**{"model.pretrained": str(tmp_path / "w.safetensors")}))
-    assert config.model.trunk == "resnet18"
-    assert (config.optim.lr, config.optim.frozen_epochs) == (0.01, 8)
 
 
 def test_batch_norm_per_device_follows_the_mesh():

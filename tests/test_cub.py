@@ -160,9 +160,10 @@ def test_list_that_is_garbled(manual):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_image_without_class(manual):
+@pytest.mark.parametrize("line", ["", "4 Laysan\n", "4 9\n"])
+def test_image_without_class(manual, line):
     path = manual / "CUB_200_2011/image_class_labels.txt"
-    path.write_text(path.read_text().replace("4 2\n", ""))
+    path.write_text(path.read_text().replace("4 2\n", line))
     with pytest.raises(InputError, match=r"Image 4 .* has no class or no split"):
         open_dataset("cub", manual_dir=manual)
 

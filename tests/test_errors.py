@@ -1,6 +1,7 @@
 """What goes wrong is said in one message, and nothing that was there is lost."""
 
 import json
+import os
 import re
 import shutil
 from functools import partial
@@ -22,12 +23,13 @@ from tiny_runs import (
 
 from apinet_jax import memory
 from apinet_jax.assemble import compile_train_step, make_program
-from apinet_jax.checkpoint import load_weights
+from apinet_jax.checkpoint import find_checkpoint, load_weights
 from apinet_jax.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
 from apinet_jax.mesh import make_mesh
 from apinet_jax.models import make_trunk
 from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.run_record import only_process, read_record
 from apinet_jax.train import train
 
 # Two steps, without worker processes or held-out images.
@@ -46,9 +48,11 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(photos, tmp_path_factory):
-    """A short run that came to its end."""
+    """A short run that came to its end; its photos were named by a relative path."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    train(config_for(photos, **SHORT), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(photos.parent)
+        train(config_for(photos.name, **SHORT), workdir)
     return workdir
 
 
@@ -137,20 +141,87 @@ def test_paths_workers_and_logging_may_change(finished, photos, tmp_path, capsys
     assert "Test images, last checkpoint" in capsys.readouterr().out
 
 
+def test_run_is_found_from_any_folder(finished, photos, tmp_path, monkeypatch, capsys):
+    """Under the home folder, and its photos too, though their path was a relative one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(finished.parent))
+    metadata = load_weights("~/finished").metadata
+    assert metadata["config"]["data"]["dir"] == str(photos)
+    step = metadata["step"]
+    checkpoint = finished / f"checkpoints/{step}"
+    assert find_checkpoint(None, f"~/finished/checkpoints/{step}") == checkpoint
+    assert find_checkpoint("~/finished", "last") == checkpoint
+    report_workdir("~/finished", "last", None)
+    assert f"Test images, step {step}\n" in capsys.readouterr().out
+    sessions = len(read_record(finished)["sessions"])
+    train(config_for(os.path.relpath(photos), **SHORT), "~/finished")
+    record = read_record(finished)
+    assert len(record["sessions"]) == sessions + 1
+    assert record["config"]["data.dir"] == str(photos)
+    assert not list(tmp_path.iterdir())
+
+
 def test_workdir_that_cannot_be_one(photos, tmp_path):
     (tmp_path / "file").write_text("something else")
     with pytest.raises(InputError, match=r"The workdir .*file/run cannot be used: .*file is not a"):
         train(config_for(photos, **SHORT), tmp_path / "file/run")
     assert (tmp_path / "file").read_text() == "something else"
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/run.json").write_text("{")
-    refuse(photos, tmp_path / "run", "run.json is not a run record")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "no JSON object"),
+        ("{}", "without a valid config, data_fingerprint, pretrained, sessions"),
+        ('{"config": [], "data_fingerprint": "", "sessions": []}', "valid config, pretrained"),
+        (
+            '{"config": {}, "data_fingerprint": "", "pretrained": {"a": 1}, "sessions": []}',
+            "without source and sha256",
+        ),
+    ],
+)
+def test_record_that_is_none(photos, tmp_path, text, why):
+    (tmp_path / "run.json").write_text(text)
+    refuse(photos, tmp_path, rf"run.json is not a run record \(.*{why}.*another --workdir")
+
+
+def test_checkpoints_without_a_record(finished, photos, tmp_path):
+    """What they were made with is unknown, so they are neither continued nor cleared away."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    (workdir / "run.json").unlink()
+    message = "holds checkpoints and metrics.jsonl of a run, but not its run.json.*another --work"
+    refuse(photos, workdir, message)
+
+
+def test_workdir_of_a_run_that_goes_on(finished, photos):
+    with only_process(finished, read_record(finished)):
+        refuse(photos, finished, r"Another process \(\d+ on .*\) trains in .*another --workdir")
+    assert not (finished / ".lock").exists()
+    with (
+        pytest.raises(InputError, match=r"has just trained in .*Start this command again"),
+        only_process(finished, None),
+    ):
+        pass
 
 
 def test_evaluation_on_other_classes(finished, tmp_path):
     other = draw_photos(tmp_path / "photos", classes=3, train=2, test=1)
     with pytest.raises(InputError, match=r"knows 4 classes .*, the data have 3 .*not the same"):
         report_workdir(finished, "last", config_for(other))
+
+
+def test_evaluation_says_what_it_does_not_take_from_the_command(finished, photos, tmp_path, capsys):
+    report_workdir(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
+    assert capsys.readouterr().err.count("\n") == 1  # of the progress
+    changed = shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(changed / "train/class0/0.png", changed / "train/class0/copy.png")
+    other = {**SHORT, "optim__lr": 0.5, "model__hidden": 8}
+    report_workdir(finished, "last", config_for(changed, **other))
+    told = capsys.readouterr().err
+    names = "model.hidden = 16 (not 8), optim.lr = 0.01 (not 0.5)"
+    assert f"Taken from the run, not from the command: {names}\n" in told
+    assert "These are not the images of the run: " in told
 
 
 def test_program_that_does_not_fit_into_memory(tmp_path, monkeypatch):
@@ -184,13 +255,21 @@ def test_loss_that_is_not_finite(photos, tmp_path):
     code, output = run_command(options(settings_for(photos, **changes), workdir))
     assert code == 1, output
     assert "Traceback" not in output
-    found = re.search(r"error: Step (\d+) is not finite: (.*). The run was stopped; .*", output)
+    found = re.search(r"error: Step (\d+) is not finite: (.*). The run was stopped. .*", output)
     step, terms = int(found[1]), found[2]
     assert re.search(r"(loss|cross_entropy|ranking|grad_norm) = (nan|inf)", terms)
-    assert f"the last good checkpoint is {workdir}/checkpoints/{step - 1}." in found[0]
+    assert f"The last good checkpoint is {workdir}/checkpoints/{step - 1}." in found[0]
     weights = load_weights(workdir)
     assert weights.metadata["step"] == step - 1
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights.params))
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, step))
     assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+def test_several_hosts_are_refused(photos, tmp_path, monkeypatch):
+    """Until files are written by one of them alone."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(RunError, match=r"has 2 processes; .* devices of one host"):
+        train(config_for(photos, **SHORT), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

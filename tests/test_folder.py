@@ -100,6 +100,38 @@ def test_val_is_validation_beside_test_and_test_alone(photos):
     assert dataset.test.file_names == ("val/cat/7.png",)
 
 
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_other_names_of_val(photos, name):
+    put(photos, f"{name}/cat/7.png")
+    dataset = open_dataset("folder", photos)
+    assert dataset.validation.file_names == (f"{name}/cat/7.png",)
+    assert len(dataset.train) == 3
+    shutil.rmtree(photos / "test")
+    assert open_dataset("folder", photos).test.file_names == (f"{name}/cat/7.png",)
+
+
+def test_valid_is_a_class_where_there_is_no_train(tmp_path):
+    folder = put(tmp_path / "flat", "invalid/1.png", "valid/1.png")
+    assert open_dataset("folder", folder).class_names == ("invalid", "valid")
+
+
+def test_folders_of_no_split_are_named_at_every_opening(photos, capsys):
+    put(photos, "Test/cat/1.png", "extra/1.png", "1.png")
+    (photos / "notes").mkdir()
+    (photos / "notes/1.txt").write_text("")
+    for _ in range(2):
+        assert len(open_dataset("folder", photos).test) == 2
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "WARNING" in line)
+        assert "photos has images that are not used, in 'Test', 'extra': only train/" in line
+
+
+def test_nothing_is_said_where_every_folder_is_used(photos, tmp_path, capsys):
+    put(photos, "val/cat/7.png")
+    open_dataset("folder", photos)
+    open_dataset("folder", put(tmp_path / "flat", "a/1.png", "b/1.png"))
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_train_alone_gives_a_fifth_of_every_class_to_the_test_split(tmp_path):
     names = [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
     dataset = open_dataset("folder", put(tmp_path / "photos", *names))
@@ -194,6 +226,15 @@ def no_train(photos):
     shutil.rmtree(photos / "train")
 
 
+def splits_by_other_names(photos):
+    (photos / "train").rename(photos / "Training")
+    (photos / "test").rename(photos / "Testing")
+
+
+def two_validation_folders(photos):
+    put(photos, "val/cat/7.png", "validation/cat/8.png")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -206,6 +247,8 @@ def no_train(photos):
         (unsorted_test, r"no images below class folders in .*test.*or move test/ away"),
         (unknown_class, r"test has classes that are not in .*train: 'emu'"),
         (no_train, r"photos has test/ but no train/"),
+        (splits_by_other_names, r"photos has Testing/ and Training/ but no train/"),
+        (two_validation_folders, r"photos has val/ and validation/, .*Keep one"),
     ],
 )
 def test_one_clear_error(photos, damage, message):

@@ -1,12 +1,14 @@
 """When a folder is prepared, when it is prepared again, and what survives a failure."""
 
 import os
+import resource
 import shutil
 
 import pytest
 from image_folder import encoded, put, put_photos
 
 from apinet_jax.data.builders import records
+from apinet_jax.data.builders.folder import Folder
 from apinet_jax.data.source import open_dataset
 from apinet_jax.errors import InputError, RunError
 
@@ -49,6 +51,16 @@ def test_prepared_once(photos, root, preparations, capfd):
     assert first.fingerprint == second.fingerprint
     assert [path.name for path in root.iterdir()] == ["folder"]  # no temporary folder is left
     assert capfd.readouterr().out == ""
+
+
+def test_records_of_the_rule_before_this_one_are_not_taken_for_current(
+    photos, preparations, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "VERSION", "1.0.0")
+        open_dataset("folder", photos)
+    open_dataset("folder", photos)
+    assert preparations == [1, 1]
 
 
 def test_two_folders_of_one_name_do_not_share_records(photos, tmp_path):
@@ -136,6 +148,20 @@ def test_root_that_cannot_be_written(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "file"))
     with pytest.raises(RunError, match="set TFDS_DATA_DIR to another folder"):
         open_dataset("folder", photos)
+
+
+def test_disk_that_takes_no_more(tmp_path, root, monkeypatch):
+    photos = put(tmp_path / "photos", "a/1.png", "b/1.png")
+    for path in photos.rglob("*.png"):  # 1 MB each: what is written besides stays below the limit
+        path.write_bytes(path.read_bytes() + os.urandom(1_000_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"File too large.*set TFDS_DATA_DIR to another folder"):
+            open_dataset("folder", photos)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(root.iterdir()) == []
 
 
 def test_unreadable_files_are_left_out_on_request(photos, preparations, capsys):

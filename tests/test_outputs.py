@@ -1,19 +1,31 @@
 """What a run leaves behind, and what an evaluation of it says."""
 
+import importlib
 import json
 import math
+import shutil
+import sys
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tiny_runs import config_for, content_of, draw_photos, rows_of
+from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, rows_of
 
-from apinet_jax.checkpoint import load_weights
+from apinet_jax import train as train_module
+from apinet_jax.array_types import TrainState
+from apinet_jax.assemble import Plan
+from apinet_jax.checkpoint import Checkpoints, load_weights
 from apinet_jax.evaluate import report_workdir
+from apinet_jax.loop import Run
+from apinet_jax.mesh import make_mesh
+from apinet_jax.metrics import EvalSummary
 from apinet_jax.models import make_trunk
 from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.report import finish
 from apinet_jax.run_record import sha256_of
 from apinet_jax.train import train
 
@@ -34,8 +46,45 @@ def weights_file(tmp_path_factory):
     return path
 
 
+class Watch:
+    """Takes down, in their order, imports of TensorFlow, saves, and evaluations."""
+
+    def __init__(self, patch):
+        self.tensorflow, self.events = [], []
+        patch.setattr(sys, "meta_path", [self, *sys.meta_path])
+        save, evaluate = Checkpoints.save, train_module.evaluate
+
+        def watched_save(checkpoints, state, metadata, *, best=False):
+            self.events.append(("best" if best else "saved", int(state.step)))
+            save(checkpoints, state, metadata, best=best)
+
+        def watched_evaluate(*args, title, **kwargs):
+            self.events.append(title)
+            return evaluate(*args, title=title, **kwargs)
+
+        patch.setattr(Checkpoints, "save", watched_save)
+        patch.setattr(train_module, "evaluate", watched_evaluate)
+
+    def find_spec(self, name, *_):
+        """TensorFlow seems to be installed."""
+        return ModuleSpec(name, self) if name == "tensorflow" else None
+
+    def create_module(self, spec):
+        self.tensorflow.append(spec.name)
+        raise ImportError(spec.name)
+
+    def exec_module(self, module):
+        raise AssertionError(module)
+
+
 @pytest.fixture(scope="module")
-def run(photos, weights_file, tmp_path_factory):
+def watched():
+    with pytest.MonkeyPatch.context() as patch:
+        yield Watch(patch)
+
+
+@pytest.fixture(scope="module")
+def run(photos, weights_file, tmp_path_factory, watched):
     """A run from pretrained weights, with held-out images, and the configuration of it."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     config = config_for(
@@ -79,9 +128,28 @@ def test_record_says_what_the_run_was_made_of(run, weights_file, photos):
         "source": str(weights_file),
         "sha256": sha256_of(weights_file),
     }
-    assert record["versions"]["jax"] == jax.__version__
     assert len(record["data_fingerprint"]) == 64
-    assert "cpu" in record["sessions"][0]["device"]
+    (session,) = record["sessions"]
+    assert "cpu" in session["device"]
+    assert session["versions"]["jax"] == jax.__version__
+    assert (session["commit"] is None) == (not (REPOSITORY / ".git").exists())
+
+
+def test_run_needs_no_tensorflow(run, watched):
+    assert watched.tensorflow == []
+    with pytest.raises(ImportError):
+        importlib.import_module("tensorflow")
+    assert watched.tensorflow  # it would have been noticed
+
+
+def test_state_is_saved_before_it_is_evaluated(run, watched):
+    """At the end of each epoch, though saves are due every three steps."""
+    held_out = "Evaluating validation images"
+    events = [event for event in watched.events if event not in (("best", 4), ("best", 8))]
+    expected = [("saved", 3), ("saved", 4), held_out, ("saved", 6), ("saved", 8), held_out]
+    assert events[:6] == expected
+    first_best = watched.events.index(("best", 4))
+    assert watched.events[first_best - 1] == held_out
 
 
 def test_results_say_which_was_chosen_and_how(run):
@@ -122,6 +190,52 @@ def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):
     report = json.loads((workdir / "evaluation-8.json").read_text())
     assert set(report["per_class"]) == {f"class{label}" for label in range(4)}
     assert content_of(workdir / "checkpoints") == before
+
+
+def test_results_without_test_images_are_of_the_held_out_ones(run, tmp_path, capsys):
+    """And a figure that is not finite leaves valid JSON behind."""
+    workdir = shutil.copytree(run[0], tmp_path / "run")
+    figures = EvalSummary(12, 0.75, 1.0, 0.5, math.nan, (1.0, None, 0.5, 0.0), (2, 3, 1))
+    splits = []
+
+    def evaluate(_state, split):
+        splits.append(split)
+        return figures
+
+    names = tuple(f"class{label}" for label in range(4))
+    weights = load_weights(workdir)
+    finish(
+        Run(
+            config=run[1],
+            workdir=workdir,
+            dataset=SimpleNamespace(test=None, validation=range(12), class_names=names),
+            mesh=make_mesh(),
+            plan=Plan(batch_size=8, epoch=4, total=8, frozen=4, save_every=3),
+            learning_rate=np.zeros(8),
+            checkpoints=SimpleNamespace(wait=lambda: None),
+            writer=SimpleNamespace(rows=rows_of(workdir)),
+            metadata={},
+            evaluate=evaluate,
+            check_signals=lambda: None,
+        ),
+        TrainState(np.array(8), weights.params, weights.batch_stats, ()),
+    )
+    assert splits == ["validation", "validation"]
+    text = (workdir / "results.json").read_text()
+    assert "NaN" not in text
+    results = json.loads(text)
+    assert "test" not in results
+    assert results["validation"]["best"]["top1"] == 0.75
+    assert results["validation"]["last"]["nll"] is None
+    printed = capsys.readouterr().out
+    assert (
+        "Held-out images (there are no test images), best checkpoint (chosen: best of 2" in printed
+    )
+    assert "top-1                 75.00 %" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("  checkpoint ")]
+    chosen = line.split()[-1]
+    assert chosen == f"{workdir}/best/{results['steps']['best']}"
+    assert load_weights(chosen).metadata["step"] == results["steps"]["best"]
 
 
 def test_run_starts_from_the_pretrained_trunk(photos, weights_file, tmp_path):

@@ -1,11 +1,16 @@
 """A batch depends on (seed, step) alone: not on workers, threads, hosts, caches or the start."""
 
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apinet_jax.array_types import Batch
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream
 from apinet_jax.data.sampler import BalancedSampler
@@ -27,7 +32,8 @@ def png(seed):
 def source():
     records = [{"image": png(i)} for i in range(COUNT)]
     labels = np.arange(COUNT) % 3
-    return Source(records, np.arange(COUNT), labels, tuple(f"{i}.png" for i in range(COUNT)))
+    names = tuple(f"{number}.png" for number in range(COUNT))
+    return Source(records, np.arange(COUNT), labels, names, "train")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,31 @@ def test_worker_processes_change_nothing(loader):
     assert_same(collect(loader, 2, 9, workers=2), collect(loader, 2, 9))
 
 
+class Telling(EvalLoader):
+    """Instead of images and labels: the platform its process was told to use, and which it is."""
+
+    def __call__(self, index):
+        told = os.environ["JAX_PLATFORMS"] == "cpu"
+        return Batch(np.array([told]), np.array([os.getpid()]), np.array([index]), np.array([True]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_worker_processes_are_told_to_leave_the_accelerator_alone(
+    source, monkeypatch, workers
+):
+    monkeypatch.setenv("JAX_PLATFORMS", "accelerator")
+    loader = Telling(ImageReader(source, SIZE), CROP, 1, slice(0, 1))
+    with stream(loader, 0, 6, workers) as batches:
+        seen = []
+        for batch in batches:
+            assert os.environ["JAX_PLATFORMS"] == "accelerator"
+            seen.append((bool(batch.image[0]), int(batch.label[0]), int(batch.image_id[0])))
+    told, processes, steps = zip(*seen, strict=True)
+    assert told == (workers > 0,) * 6
+    assert len(set(processes) - {os.getpid()}) == workers
+    assert steps == tuple(range(6))
+
+
 def test_hosts_share_the_batch(loader, source):
     halves = [
         TrainLoader(loader.reader, loader.sampler, CROP, seed=5, rows=rows)(4)
@@ -92,25 +123,93 @@ def test_cache_holds_the_very_pixels(source, tmp_path):
         np.testing.assert_array_equal(cached(index), plain(index))
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size == COUNT * SIZE * SIZE * 3
-    before = file.stat().st_mtime_ns
-    cached_reader(source, SIZE, tmp_path, "fingerprint")
-    assert file.stat().st_mtime_ns == before
+
+
+def test_parts_of_a_split_share_one_file(source, tmp_path):
     part = source.subset(np.array([4, 2]))
-    np.testing.assert_array_equal(cached_reader(part, SIZE, tmp_path, "fingerprint")(1), plain(2))
-    cached_reader(source, SIZE, tmp_path, "other images of the same names")
-    assert len(list(tmp_path.iterdir())) == 3
+    reader = cached_reader(part, SIZE, tmp_path, "fingerprint")
+    (file,) = tmp_path.iterdir()
+    before = file.stat().st_mtime_ns
+    np.testing.assert_array_equal(reader(1), ImageReader(source, SIZE)(2))
+    rest = cached_reader(source.subset(np.array([25, 0])), SIZE, tmp_path, "fingerprint")
+    np.testing.assert_array_equal(rest(0), ImageReader(source, SIZE)(25))
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [before]
 
 
-def test_cache_that_cannot_be_written_says_so_and_leaves_nothing(source, tmp_path):
-    class Full(ImageReader):
-        def __call__(self, index):
-            raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    "other",
+    [{"split": "test"}, {"fingerprint": "other images of the same names"}, {"size": SIZE + 1}],
+)
+def test_what_differs_has_a_file_of_its_own(source, tmp_path, other):
+    cached_reader(source, SIZE, tmp_path, "fingerprint")
+    split = replace(source, split=other.get("split", source.split))
+    cached_reader(split, other.get("size", SIZE), tmp_path, other.get("fingerprint", "fingerprint"))
+    assert len(list(tmp_path.iterdir())) == 2
 
-    from apinet_jax.data import cache
 
+def test_cache_that_was_cut_off_is_written_again(source, tmp_path):
+    cached_reader(source, SIZE, tmp_path, "fingerprint")
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, file.stat().st_size - 1)
+    cached = cached_reader(source, SIZE, tmp_path, "fingerprint")
+    np.testing.assert_array_equal(cached(25), ImageReader(source, SIZE)(25))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+class Records(list):
+    """Records of which the last one does something when it is read."""
+
+    def __init__(self, records, at_last):
+        super().__init__(records)
+        self.at_last = at_last
+
+    def __getitem__(self, row):
+        if row == COUNT - 1:
+            self.at_last()
+        return super().__getitem__(row)
+
+
+def write_and_be_killed(source, folder):
+    killed = Records(source.records, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    cached_reader(replace(source, records=killed), SIZE, folder, "fingerprint")
+
+
+def test_what_a_killed_write_left_is_cleared_by_the_next(source, tmp_path):
+    process = multiprocessing.get_context("spawn").Process(
+        target=write_and_be_killed, args=(source, tmp_path)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (part,) = tmp_path.iterdir()
+    assert part.stat().st_size > 0
+    cached_reader(source, SIZE, tmp_path, "fingerprint")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".uint8"]
+
+
+def test_a_write_that_goes_on_is_not_cleared_by_another(source, tmp_path):
+    records = Records(
+        source.records, lambda: cached_reader(source, SIZE, tmp_path, "written meanwhile")
+    )
+    slow = cached_reader(replace(source, records=records), SIZE, tmp_path, "fingerprint")
+    np.testing.assert_array_equal(slow(24), ImageReader(source, SIZE)(24))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".uint8"] * 2
+
+
+def test_cache_that_cannot_be_written_says_so_and_leaves_nothing(source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(RunError, match=r"No space left.*--config\.data\.cache=off"):
-        cache._write(Full(source, SIZE), tmp_path / "x.uint8")
+        cached_reader(source, SIZE, tmp_path, "fingerprint")
     assert not list(tmp_path.iterdir())
+
+
+def test_cache_folder_that_cannot_be_made(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"could not be written to .*file/cache"):
+        cached_reader(source, SIZE, tmp_path / "file/cache", "fingerprint")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from apinet_jax.data import sampler as sampler_module
 from apinet_jax.data.sampler import BalancedSampler, ShuffledSampler
 from apinet_jax.errors import InputError
 
@@ -38,8 +39,9 @@ def test_a_batch_holds_k_classes_with_s_distinct_images_each(tail):
 
 
 def test_any_step_of_a_fresh_sampler_equals_that_step_of_an_iteration():
-    walked = [sampler()(step) for step in range(400)]
-    for step in (0, 17, 399):
+    one = sampler()
+    walked = [one(step) for step in range(400)]
+    for step in (399, 17, 0):
         assert np.array_equal(sampler()(step), walked[step])
 
 
@@ -53,9 +55,9 @@ def test_seeds_differ():
 
 
 def test_a_class_walks_its_own_shuffled_list_and_drops_the_tail():
-    """7 images, S = 4: each draw is a new list, of which 3 images are dropped."""
-    batches = [sampler()(t) for t in range(400)]
-    draws = draws_of(batches, 4)  # 30 images: 7 draws of 4, then a new order
+    """30 images, S = 4: seven draws show 28 of them, then comes a new list; 2 are dropped."""
+    sample = sampler()
+    draws = draws_of([sample(t) for t in range(400)], 4)
     for lap in range(len(draws) // 7):
         shown = np.concatenate(draws[7 * lap : 7 * lap + 7])
         assert len(set(shown)) == 28
@@ -79,7 +81,8 @@ def test_classes_are_drawn_evenly():
 
 
 def test_a_class_with_fewer_than_s_images_repeats_some():
-    draws = draws_of([sampler()(t) for t in range(100)], 2)
+    sample = sampler()
+    draws = draws_of([sample(t) for t in range(100)], 2)
     assert all(len(set(draw)) == 3 for draw in draws)
     repeated = [Counter(draw.tolist()).most_common(1)[0][0] for draw in draws]
     assert len(set(repeated)) == 3  # not always the same one
@@ -101,11 +104,21 @@ def test_the_stream_is_pinned():
     assert sampler(classes=2)(0).tolist() == [3, 5, 2, 4, 11, 13, 12, 11]
 
 
-def test_a_step_is_answered_from_a_table():
-    """The 3000th batch of a CUB-sized run is a row of an array, not a replay of 2999 others."""
+def test_no_step_is_replayed(monkeypatch):
+    """One batch of a CUB-sized run builds a table; all others are then read, nothing is drawn."""
     labels = np.repeat(np.arange(200), 30)[:5994]
-    sample = sampler(labels, classes=30, num_steps=4900)
-    assert np.shares_memory(sample(3000), sample(3000))
+    walked, fresh = (sampler(labels, classes=30, num_steps=4900) for _ in range(2))
+    batch = fresh(3000)
+    walked(0)
+
+    def drawn(*_):
+        raise AssertionError("random words are drawn for a step that the table holds")
+
+    monkeypatch.setattr(sampler_module, "_words", drawn)
+    in_order = [walked(step) for step in range(4900)]
+    assert np.array_equal(batch, in_order[3000])
+    for step in (4899, 0, 3001, 17, 3000):
+        assert np.array_equal(fresh(step), in_order[step])
 
 
 def test_shuffled_epochs_show_every_image_once():

@@ -4,11 +4,12 @@ import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
+from image_folder import put
 
+from apinet_jax.data.builders.birds import Birds
 from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
 from apinet_jax.data.stratify import draw_stratified
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, RunError
 
 
 def listed(labels):
@@ -18,6 +19,7 @@ def listed(labels):
         rows=np.arange(len(labels)),
         labels=np.array(labels),
         file_names=tuple(f"{number}.png" for number in range(len(labels))),
+        split="train",
     )
 
 
@@ -65,8 +67,11 @@ def test_hold_out_leaves_alone():
     assert hold_out(whole, 0.0, seed=0) is whole
     with_own = dataset([0, 0, 1, 1], validation=listed([0]))
     assert hold_out(with_own, 0.5, seed=0) is with_own
-    singles = dataset([0, 1, 2])
-    assert hold_out(singles, 0.5, seed=0) is singles
+
+
+def test_hold_out_of_nothing():
+    with pytest.raises(InputError, match=r"val_fraction = 0\.5 .*single.*val_fraction=0, or add"):
+        hold_out(dataset([0, 1, 2]), 0.5, seed=0)
 
 
 @pytest.mark.parametrize(("fraction", "drawn"), [(0.01, 1), (0.5, 2), (0.7, 3), (0.99, 3)])
@@ -93,12 +98,20 @@ def test_unknown_name():
 
 def test_source_travels_to_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
-    for name in ("a/1.png", "b/1.png", "b/2.png"):
-        path = tmp_path / "photos/train" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4), name.count("2") * 255).save(path)
-    source = open_dataset("folder", tmp_path / "photos").train.subset(np.array([2, 0]))
+    photos = put(
+        tmp_path / "photos", "train/a/1.png", "train/b/1.png", "train/b/2.png", "test/a/3.png"
+    )
+    source = open_dataset("folder", photos).train.subset(np.array([2, 0]))
     opened = source.read(0)  # the reader has a file open now, which cannot travel
     copy = pickle.loads(pickle.dumps(source))
-    assert copy.read(0) == opened == (tmp_path / "photos/train/b/2.png").read_bytes()
+    assert copy.read(0) == opened == (photos / "train/b/2.png").read_bytes()
     assert copy.labels.tolist() == [1, 0]
+
+
+def test_birds_on_a_full_disk(tmp_path, monkeypatch):
+    def full(_builder):
+        raise RuntimeError("write() failed: No space left on device")
+
+    monkeypatch.setattr(Birds, "download_and_prepare", full)
+    with pytest.raises(RunError, match=r"No space left.*set TFDS_DATA_DIR to another folder"):
+        open_dataset("birds", tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -81,7 +82,7 @@ def started(arguments, program=("-m", "apinet_jax.main"), devices=2):
         **os.environ,
         "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
     }
     process = subprocess.Popen(
         [sys.executable, *program, *arguments],
@@ -148,6 +149,17 @@ def sessions(workdir):
 
 def saving(folder):
     return lambda workdir: any((workdir / folder).glob("*.orbax-checkpoint-tmp*"))
+
+
+@contextmanager
+def full_disk(size):
+    """No file of this process may grow beyond some bytes: the system refuses the write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def content_of(folder):

@@ -6,10 +6,12 @@ far ahead of time it is made, and a stream that starts at step t needs no state 
 
 import contextlib
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -119,13 +121,26 @@ def stream(
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
         batches = batches.mp_prefetch(options, _begin_worker)
+    iterator = iter(batches)
+    try:
+        yield _from_workers(iterator, workers) if workers else iterator
+    finally:
+        iterator.close()
+        gc.collect()  # frees what grain still shares, before the interpreter is half gone
+
+
+def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
+    """Copies batches out of shared memory.
+
+    Grain begins its workers from threads, at the first `next`, and none anew if one fails; they
+    take turns, so all have begun once there is a batch of each. The variables last that long.
+    """
+    copies = (Batch(*map(np.array, batch)) for batch in batches)
     with _environment(**_FOR_WORKERS):
-        iterator = iter(batches)
-        try:
-            yield (Batch(*map(np.array, batch)) for batch in iterator) if workers else iterator
-        finally:
-            iterator.close()
-            gc.collect()  # frees what grain still shares, before the interpreter is half gone
+        first = deque(itertools.islice(copies, workers))
+    while first:
+        yield first.popleft()
+    yield from copies
 
 
 def _begin_worker(_index: int, _count: int) -> None:

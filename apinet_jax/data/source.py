@@ -28,19 +28,25 @@ class Source:
         rows: Record of each image.
         labels: Class of each image.
         file_names: File each image came from.
+        split: Name of the split that `records` reads, whatever part of it this is.
     """
 
     records: Any
     rows: Int[np.ndarray, " N"]
     labels: Int[np.ndarray, " N"]
     file_names: tuple[str, ...]
+    split: str
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, index: int) -> bytes:
         """Returns the encoded file of one image, untouched."""
-        return self.records[int(self.rows[index])]["image"]
+        return self.read_record(int(self.rows[index]))
+
+    def read_record(self, row: int) -> bytes:
+        """Returns the encoded file of a record of the whole split."""
+        return self.records[row]["image"]
 
     def read_many(self, indices: Iterable[int]) -> list[bytes]:
         """Returns the encoded files of several images, in the order asked for."""
@@ -94,12 +100,18 @@ def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
     Returns:
         The data set with the images moved.
+
+    Raises:
+        InputError: No class has an image to spare.
     """
     if dataset.validation is not None or fraction == 0:
         return dataset
     drawn = draw_stratified(dataset.train.labels, fraction, seed)
     if not drawn.any():
-        return dataset
+        raise InputError(
+            f"data.val_fraction = {fraction} holds out no image: every class has a single training "
+            "image, which it keeps. Set --config.data.val_fraction=0, or add photos."
+        )
     return replace(
         dataset,
         train=dataset.train.subset(np.flatnonzero(~drawn)),
@@ -132,6 +144,7 @@ def open_dataset(
 
     Raises:
         InputError: The name is unknown, or something is wrong with the files.
+        RunError: The records cannot be written.
     """
     if name not in NAMES:
         raise InputError(
@@ -157,10 +170,12 @@ def open_dataset(
     import tensorflow_datasets as tfds
 
     from apinet_jax.data.builders.birds import Birds
+    from apinet_jax.data.builders.records import explained
 
     tfds.disable_progress_bar()  # the builder shows its own
-    builder = Birds(data_dir=root, file_format="array_record")
-    builder.download_and_prepare()  # draws them, unless they are there
+    with explained(root):
+        builder = Birds(data_dir=root, file_format="array_record")
+        builder.download_and_prepare()  # draws them, unless they are there
     return _open(name, builder)
 
 
@@ -180,6 +195,7 @@ def _open(name: str, builder: Any) -> Dataset:
             rows=np.arange(len(labels)),
             labels=labels,
             file_names=tuple(metadata["file_names"][split]),
+            split=split,
         )
 
     return Dataset(

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.array_types import at_least_float32
+from apinet_jax.errors import InputError
 from apinet_jax.losses import PairLogits
 
 MutualActivation = Literal["none", "relu"]
@@ -82,8 +83,16 @@ class APINet(nn.Module):
         Args:
             images: Normalised images.
             train: Whether BatchNorm uses, and moves, the statistics of the batch.
+
+        Raises:
+            InputError: If the images are so small that the feature map has no cell.
         """
         feature_map = self.trunk(images, train)  # [B h w D]
+        if 0 in feature_map.shape:
+            raise InputError(
+                f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk:"
+                " nothing is left of them in its feature map; raise --config.data.crop"
+            )
         return jnp.mean(at_least_float32(feature_map), axis=(1, 2))
 
     def mutual(

@@ -101,18 +101,18 @@ def read_lists(files: Files) -> Scan:
             f"{len(missing)} image(s) named in images.txt are missing in {files.place}:{shown}\n"
             f"Unpack {_ARCHIVE} again ({_OFFICIAL})."
         )
-    label_of = {number: label for label, number in enumerate(sorted(names))}
+    label_of = {str(number): label for label, number in enumerate(sorted(names))}
     entries = []
     for split, flag in (("train", "1"), ("test", "0")):
         for number in sorted(paths):
-            if number not in is_train or int(class_of.get(number, -1)) not in label_of:
+            if number not in is_train or class_of.get(number) not in label_of:
                 raise InputError(
                     f"Image {number} ({paths[number]}) has no class or no split in {files.place}. "
                     f"Unpack {_ARCHIVE} again ({_OFFICIAL})."
                 )
             if is_train[number] == flag:
                 path = paths[number]
-                label = label_of[int(class_of[number])]
+                label = label_of[class_of[number]]
                 read = partial(files.read, f"images/{path}")
                 entries.append(Entry(split, path, label, number, read))
     train = sum(entry.split == "train" for entry in entries)

@@ -4,13 +4,17 @@ The images of a class lie at any depth below its folder; hidden files and files 
 are ignored. Two layouts are understood:
 
 *   `train/<class>/...`, with `test/<class>/...` and `val/<class>/...` if they exist. With both,
-    `val/` is the validation split; `val/` alone serves as the test split.
-*   `<class>/...` directly in the folder: a fixed fifth of every class becomes the test split.
+    `val/` is the validation split; `val/` alone serves as the test split. `valid/` and
+    `validation/` are other names of `val/`.
+*   `<class>/...` directly in the folder.
+
+Where there is neither `test/` nor `val/`, a fixed fifth of every class becomes the test split.
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -22,17 +26,23 @@ from apinet_jax.data.builders.records import EncodedImages, ensure_prepared
 from apinet_jax.data.builders.scan import Entry, Scan, listing_digest, quoted, walk_files
 from apinet_jax.data.stratify import draw_stratified
 from apinet_jax.errors import InputError
+from apinet_jax.writer import say
 
 # Formats that are not supported count as images too: they are to be reported as unreadable, with
 # the reason, rather than to be missing without a word.
 _READ = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
 _REFUSED = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".tif", ".tiff")
 _TEST_FRACTION = 0.2
+_VALIDATION = ("val", "valid", "validation")
 _LAYOUT = "Expected train/<class>/*.jpg (and test/ or val/ likewise), or <class>/*.jpg."
 
 
 class Folder(EncodedImages):
     """A folder of images, one sub-folder a class."""
+
+    # Records lie below their version: a new rule for the splits raises it, so that no records of
+    # the old rule are taken for current.
+    VERSION = tfds.core.Version("1.1.0")
 
 
 class Found(NamedTuple):
@@ -65,7 +75,7 @@ def prepare(folder: Path, root: Path, skip_unreadable: bool) -> Folder:
 
 
 def find_images(folder: Path) -> tuple[Scan, str]:
-    """Finds the images of a folder, reading none.
+    """Finds the images of a folder, reading none; warns of those in folders of no split.
 
     Args:
         folder: The user's folder.
@@ -89,6 +99,7 @@ def find_images(folder: Path) -> tuple[Scan, str]:
         and len(parts := file_name.removeprefix(below).split("/")) > 1
     ]
     _check_classes(folder, splits, found)
+    _warn_of_unused(folder, splits, (file_name for file_name, _ in files))
     class_names = sorted({image.class_name for image in found if image.split == "train"})
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = np.array([label_of[image.class_name] for image in found])
@@ -117,16 +128,25 @@ def _is_image(file_name: str) -> bool:
 
 def _split_folders(folder: Path) -> dict[str, str]:
     """Returns the path prefix of each split; an empty one for a folder that is not split."""
-    has = {name: (folder / name).is_dir() for name in ("train", "val", "test")}
-    if not has["train"]:
-        present = [f"{name}/" for name in ("val", "test") if has[name]]
-        if present:
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    validation = [name for name in _VALIDATION if name in names]
+    if "train" not in names:
+        # Splits by another name would make classes `Test` and `Train`. Not so `valid`, which is
+        # also a class: the one beside `invalid`.
+        splits = ("train", "training", "val", "validation", "test", "testing")
+        if present := [f"{name}/" for name in sorted(names) if name.lower() in splits]:
             raise InputError(f"{folder} has {' and '.join(present)} but no train/. {_LAYOUT}")
         return {"train": ""}
-    if has["val"] and has["test"]:
-        return {"train": "train/", "validation": "val/", "test": "test/"}
-    if has["val"] or has["test"]:
-        return {"train": "train/", "test": "test/" if has["test"] else "val/"}
+    if len(validation) > 1:
+        present = " and ".join(f"{name}/" for name in validation)
+        raise InputError(
+            f"{folder} has {present}, which all name the validation images. Keep one of them and "
+            "move the others away."
+        )
+    if validation and "test" in names:
+        return {"train": "train/", "validation": f"{validation[0]}/", "test": "test/"}
+    if validation or "test" in names:
+        return {"train": "train/", "test": f"{validation[0]}/" if validation else "test/"}
     return {"train": "train/"}
 
 
@@ -166,3 +186,15 @@ def _check_classes(folder: Path, splits: dict[str, str], found: list[Found]) -> 
                 f"{folder / below} has classes that are not in {train}: {quoted(unknown)}. "
                 "Rename or remove them."
             )
+
+
+def _warn_of_unused(folder: Path, splits: dict[str, str], file_names: Iterable[str]) -> None:
+    """Names the folders beside `train/` whose images belong to no split, if there are any."""
+    if not splits["train"]:
+        return
+    tops = {name.split("/")[0] for name in file_names if "/" in name}
+    if unused := sorted(tops - {below.removesuffix("/") for below in splits.values()}):
+        say(
+            f"WARNING: {folder} has images that are not used, in {quoted(unused)}: only train/, "
+            "val/ and test/ are read."
+        )

@@ -16,7 +16,6 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
-from rich.console import Console
 
 from apinet_jax.data.builders.scan import (
     Checked,
@@ -27,7 +26,7 @@ from apinet_jax.data.builders.scan import (
     unreadable_error,
 )
 from apinet_jax.errors import InputError, RunError
-from apinet_jax.writer import tracked
+from apinet_jax.writer import say, tracked
 
 _RECORDS_PER_FILE = 8192
 
@@ -139,7 +138,7 @@ def ensure_prepared(
     make = partial(_construct, builder_class, **options)
     builder = make(data_dir=root)
     if not _is_current(builder, listing):
-        with _explained(root):
+        with explained(root):
             root.mkdir(parents=True, exist_ok=True)
             with scan() as found:
                 _write(make, root, check_images(found, skip_unreadable), listing)
@@ -148,10 +147,9 @@ def ensure_prepared(
     if skipped and not skip_unreadable:
         raise unreadable_error(Path(builder.info.metadata["place"]), map(tuple, skipped))
     if skipped:
-        Console(stderr=True).print(
+        say(
             f"Left out {len(skipped)} unreadable image file(s); "
-            f"{builder.data_dir}/metadata.json lists them.",
-            soft_wrap=True,
+            f"{builder.data_dir}/metadata.json lists them."
         )
     return builder
 
@@ -191,10 +189,18 @@ def _write(
 
 
 @contextmanager
-def _explained(root: Path) -> Iterator[None]:
+def explained(root: Path) -> Iterator[None]:
+    """Lets a preparation that the disk refused end in one message.
+
+    Args:
+        root: Where the records were to go.
+
+    Raises:
+        RunError: Instead of an `OSError`, or of the `RuntimeError` that array_record makes of it.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise RunError(
             f"Could not prepare the data set under {root}: {error}. Nothing half-written is kept. "
             "Check space and permissions, or set TFDS_DATA_DIR to another folder."

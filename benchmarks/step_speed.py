@@ -1,0 +1,80 @@
+"""Times the training step that a run would compile, on images made of noise, and its memory.
+
+    python -m benchmarks.step_speed --trunk resnet50 --classes 2 --images 4 --crop 224
+
+It is the whole step: pixels to floats, trunk, pair mining, interaction, losses, gradients, update.
+Loading images is left out. Several trunks take turns, step by step, so that their ratio holds on a
+noisy machine.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from apinet_jax import memory
+from apinet_jax.array_types import Batch
+from apinet_jax.assemble import compile_train_step, fresh_state, make_program
+from apinet_jax.config import default_config
+from apinet_jax.mesh import make_mesh, to_global
+from apinet_jax.models import TRUNKS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trunk", nargs="+", default=["resnet50"], choices=sorted(TRUNKS))
+    parser.add_argument("--classes", type=int, default=30, help="K (default: 30)")
+    parser.add_argument("--images", type=int, default=4, help="S (default: 4)")
+    parser.add_argument("--crop", type=int, default=448, help="side of an image (default: 448)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--stage", default="full", choices=["full", "frozen"])
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps each (default: 5)")
+    arguments = parser.parse_args()
+
+    mesh = make_mesh()
+    count = arguments.classes * arguments.images
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (count, arguments.crop, arguments.crop, 3), np.uint8
+    )
+    labels = np.repeat(np.arange(arguments.classes), arguments.images).astype(np.int32)
+    batch = to_global(
+        Batch(pixels, labels, np.arange(count, dtype=np.int32), np.ones(count, bool)), mesh
+    )
+
+    steps, states, need = {}, {}, {}
+    for trunk in arguments.trunk:
+        config = default_config()
+        config.model.trunk, config.model.dtype = trunk, arguments.dtype
+        config.data.crop = config.data.resize = arguments.crop
+        config.batch.classes, config.batch.images = arguments.classes, arguments.images
+        program = make_program(config, max(200, arguments.classes), 100 * count, mesh)
+        steps[trunk] = compile_train_step(config, program, mesh, arguments.stage)
+        states[trunk] = fresh_state(config, program, mesh)
+        need[trunk] = memory.program_bytes(steps[trunk])
+
+    seconds = {trunk: [] for trunk in arguments.trunk}
+    for repeat in range(arguments.repeats + 1):
+        for trunk, step in steps.items():
+            start = time.perf_counter()
+            states[trunk], metrics = step(states[trunk], batch)
+            jax.block_until_ready(metrics)
+            if repeat:  # the first one warms up
+                seconds[trunk].append(time.perf_counter() - start)
+
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
+    shape = f"{arguments.classes} x {arguments.images} at {arguments.crop}, {arguments.dtype}"
+    print(f"Training step ({arguments.stage}), {shape}, on {device}")
+    for trunk, values in seconds.items():
+        median = statistics.median(values)
+        print(
+            f"  {trunk:14}  {median:.3f} s ({min(values):.3f} to {max(values):.3f}), "
+            f"{count / median:.1f} images/s, {memory.human(need[trunk])} a device"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The choices that are left to the program: from the photos, the weights and the device."""
+
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from apinet_jax import memory
+from apinet_jax.assemble import compile_train_step, make_program
+from apinet_jax.auto import choose
+from apinet_jax.config import check_config, flatten
+from apinet_jax.mesh import make_mesh
+from apinet_jax.models import make_trunk
+from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.sizing import batch_shapes, step_bytes
+
+GIB = 2**30
+FOLDER = Path(__file__).parents[1] / "configs/folder.py"
+FORTY = np.repeat(np.arange(40), 30)
+
+
+def open_config(**fields):
+    """`configs/folder.py`; `data__crop=200` sets `data.crop`."""
+    config = runpy.run_path(str(FOLDER))["get_config"]()
+    changes = {name.replace("__", "."): value for name, value in fields.items()}
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def completed(config, labels=FORTY, platform="cpu", devices=1, gib=8.0, images=1000, recorded=None):
+    return choose(config, labels, images, platform, devices, int(gib * GIB), recorded)
+
+
+def test_a_folder_on_a_cpu():
+    config, lines = completed(open_config())
+    assert config.model.trunk == "resnet10_w16"
+    assert (config.data.resize, config.data.crop) == (144, 128)
+    assert (config.batch.classes, config.batch.images) == (30, 4)
+    assert (config.optim.lr, config.optim.frozen_epochs) == (0.1, 0)
+    assert config.data.cache == "disk"
+    assert any("WARNING: no pretrained weights" in line for line in lines)
+    chosen = [line for line in lines if not line.startswith("WARNING")]
+    for line in chosen:
+        field = line.split(" = ")[0]
+        assert f"override with --config.{field}=" in line
+        assert ": " in line
+
+
+def test_a_folder_on_a_large_gpu():
+    config, _ = completed(open_config(), platform="gpu", gib=60)
+    assert config.model.trunk == "resnet50"
+    assert (config.data.resize, config.data.crop) == (512, 448)
+    assert (config.batch.classes, config.batch.images) == (30, 4)
+    assert config.model.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("gib", [6, 8, 11, 12, 16, 20, 24, 32, 40])
+@pytest.mark.parametrize("trunk", [None, "resnet101"])
+def test_what_is_chosen_fits_the_device(gib, trunk):
+    config, lines = completed(open_config(model__trunk=trunk), platform="gpu", gib=gib)
+    check_config(config)
+    batch = config.batch
+    images = batch.classes * batch.images
+    need = step_bytes(config.model.trunk, config.data.crop, config.model.dtype, images)
+    assert need <= 0.8 * gib * GIB
+    assert 2 <= batch.images <= 4 <= batch.classes
+    assert config.data.crop >= 224
+    if batch.classes < 30:
+        one_more = images + batch.images
+        more = step_bytes(config.model.trunk, config.data.crop, config.model.dtype, one_more)
+        assert more > 0.8 * gib * GIB
+        (line,) = [line for line in lines if line.startswith("batch.classes")]
+        assert f"needs about {memory.human(need)} of" in line
+
+
+def test_a_small_crop_is_taken_before_the_pairs_of_a_batch_are_lost():
+    config, lines = completed(open_config(model__trunk="resnet50"), platform="gpu", gib=9.5)
+    assert (config.data.resize, config.data.crop) == (256, 224)
+    assert config.batch.classes == 30
+    assert any(line.startswith("data.crop = 224: a step then needs about") for line in lines)
+
+
+def test_a_heavy_trunk_on_a_laptop():
+    config, _ = completed(open_config(model__trunk="resnet50"), gib=8)
+    assert config.data.crop == 224
+    assert 8 <= config.batch.classes < 30
+
+
+@pytest.mark.parametrize(
+    ("trunk", "crop", "batch"),
+    [("resnet18", 96, 8), ("resnet50", 96, 8), ("squeezenet1_1", 96, 16)],
+)
+def test_estimate_against_the_compilers_figure(trunk, crop, batch):
+    config, _ = completed(open_config(model__trunk=trunk, data__crop=crop))
+    config.batch.classes, config.batch.images = batch // 4, 4
+    config.optim.frozen_epochs = 0.0
+    mesh = make_mesh(jax.devices()[:1])
+    program = make_program(config, 40, 1200, mesh)
+    compiled = compile_train_step(config, program, mesh, "full")
+    need = memory.program_bytes(compiled)
+    assert 0.6 < step_bytes(trunk, crop, "float32", batch) / need < 1.7
+
+
+def test_few_classes_and_few_images():
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    config, _ = completed(open_config(), labels)
+    assert (config.batch.classes, config.batch.images) == (3, 2)
+
+
+def test_one_image_a_class_still_gets_two_places():
+    """Copies never pair, but a class of one beside larger ones must not take pairs from those."""
+    labels = np.array([0, 0, 0, 0, 1, 2])
+    config, _ = completed(open_config(), labels)
+    assert config.batch.images == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "median", "devices", "expected"),
+    [
+        (200, 30, 1, (30, 4)),
+        (200, 30, 8, (30, 4)),
+        (200, 30, 16, (28, 4)),
+        (5, 3, 8, (4, 4)),  # 3 images a class do not divide among 8 devices whatever K
+        (2, 30, 8, (2, 4)),
+        (3, 30, 8, (2, 4)),
+        (2, 30, 32, (2, 16)),  # S grows where there are not enough classes
+    ],
+)
+def test_batch_is_chosen_so_that_devices_share_it(classes, median, devices, expected):
+    assert batch_shapes(classes, median, devices)[0] == expected
+
+
+def test_given_half_of_the_batch_is_kept():
+    assert batch_shapes(200, 30, 8, classes=7)[0] == (7, 8)
+    assert batch_shapes(200, 30, 8, images=3)[0] == (24, 3)
+    assert batch_shapes(200, 30, 8, classes=3, images=3) == []
+
+
+def test_many_devices_are_told_about():
+    config, lines = completed(open_config(), platform="gpu", devices=16, gib=60)
+    assert config.batch.classes == 28
+    assert any("16 devices share the batch equally" in line for line in lines)
+
+
+def test_crop_and_resize_go_together():
+    config, _ = completed(open_config(data__crop=350))
+    assert config.data.resize == 400
+    config, _ = completed(open_config(data__resize=400))
+    assert config.data.crop == 350
+    config, _ = completed(open_config(data__crop=448))
+    assert config.data.resize == 512
+
+
+def test_a_large_set_is_not_cached():
+    config, _ = completed(open_config(), images=10**6)
+    assert config.data.cache == "off"
+
+
+def test_explicit_values_are_kept():
+    config, lines = completed(open_config(batch__classes=7, model__trunk="resnet34"))
+    assert config.batch.classes == 7
+    assert config.model.trunk == "resnet34"
+    assert not any(line.startswith(("batch.classes", "model.trunk")) for line in lines)
+
+
+def test_choices_of_a_run_stand_when_it_is_resumed_elsewhere():
+    first, _ = completed(open_config(), platform="gpu", gib=80)
+    again, _ = completed(open_config(), recorded=flatten(first))
+    assert flatten(again) == flatten(first)
+
+
+def test_trunk_is_read_off_the_weights(tmp_path):
+    trunk = make_trunk("resnet18")
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: trunk.init(jax.random.key(0), x, train=False), image)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
+    save_file(tensors, tmp_path / "w.safetensors")
+    config, _ = completed(open_config(model__pretrained=str(tmp_path / "w.safetensors")))
+    assert config.model.trunk == "resnet18"
+    assert (config.optim.lr, config.optim.frozen_epochs) == (0.01, 8)

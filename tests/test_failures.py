@@ -1,0 +1,158 @@
+"""A disk or a device that fails ends the run in one message, and the same command goes on."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+from jax.errors import JaxRuntimeError
+from tiny_runs import (
+    config_for,
+    draw_photos,
+    full_disk,
+    options,
+    rows_of,
+    run_command,
+    settings_for,
+)
+
+from apinet_jax import evaluate, loop
+from apinet_jax.checkpoint import steps_of
+from apinet_jax.errors import RunError, failed_writes_explained, out_of_memory_explained
+from apinet_jax.evaluate import report_workdir
+from apinet_jax.run_record import read_record
+from apinet_jax.train import train
+from apinet_jax.writer import MetricsWriter, write_atomically
+
+# Four steps, each of them saved.
+SHORT = {
+    "optim__epochs": 2.0,
+    "optim__frozen_epochs": 0.0,
+    "checkpoint__every": 0.5,
+    "data__val_fraction": 0.0,
+    "data__workers": 0,
+}
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED: Out of memory allocating 77 bytes.\nAnd more lines."
+MAIN_ON_FULL_DISK = """
+from tiny_runs import full_disk
+from apinet_jax.main import entry_point
+with full_disk(100_000):
+    entry_point()
+"""
+NO_SPACE = "No space left on device"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return draw_photos(tmp_path_factory.mktemp("photos"), train=4, test=2)
+
+
+def failing(function, at, error):
+    """Raises an error at one of the calls, counted from 1."""
+    calls = []
+
+    def wrapped(*args):
+        calls.append(args)
+        if len(calls) == at:
+            raise error
+        return function(*args)
+
+    return wrapped
+
+
+def test_run_goes_on_after_each_failure(photos, tmp_path, monkeypatch):
+    workdir, config = tmp_path / "run", config_for(photos, **SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "to_global", failing(loop.to_global, 3, JaxRuntimeError(OUT_OF_MEMORY)))
+        with pytest.raises(RunError) as caught:
+            train(config, workdir)
+    text = str(caught.value)
+    assert text.startswith("The device ran out of memory (RESOURCE_EXHAUSTED: Out of memory alloc")
+    assert "lower --config.batch.classes" in text
+    assert text.endswith(f"The last good checkpoint is {workdir}/checkpoints/2.")
+
+    command = options(settings_for(photos, **SHORT), workdir)
+    code, output = run_command(command, program=("-c", MAIN_ON_FULL_DISK))
+    assert code == RunError.exit_code, output
+    assert "Traceback" not in output
+    assert output.partition("error: ")[2] == (
+        f"Could not write the checkpoint {workdir}/checkpoints/3: File too large. Once the disk "
+        "takes it, the same command goes on. "
+        f"The last good checkpoint is {workdir}/checkpoints/2.\n"
+    )
+    assert steps_of(workdir) == [1, 2]
+
+    train(config, workdir)
+    assert [row["step"] for row in rows_of(workdir)] == [1, 2, 3, 4]
+    assert [session["step"] for session in read_record(workdir)["sessions"]] == [0, 2, 2]
+
+    monkeypatch.setattr(
+        evaluate, "to_global", failing(evaluate.to_global, 1, JaxRuntimeError(OUT_OF_MEMORY))
+    )
+    with pytest.raises(RunError, match=r"ran out of memory .*lower --config.eval.batch_size"):
+        report_workdir(workdir, "last", None)
+
+
+def test_parameters_that_are_not_finite_are_not_saved(photos, tmp_path):
+    """The gradient of the first step is finite, but the update overflows."""
+    config = config_for(photos, **SHORT, optim__lr=3e38, optim__weight_decay=100.0)
+    message = r"After step 1 the parameters are no longer finite.*lower.*There is no checkpoint yet"
+    with pytest.raises(RunError, match=message):
+        train(config, tmp_path)
+    assert all(np.isfinite(row["grad_norm"]) for row in rows_of(tmp_path))
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, NO_SPACE), NO_SPACE),
+        (OSError("short write"), "short write"),
+        (ValueError(f"RESOURCE_EXHAUSTED: Failed to write: {NO_SPACE} [code='28']"), NO_SPACE),
+        (RuntimeError(f"INTERNAL: {os.strerror(errno.EDQUOT)}"), os.strerror(errno.EDQUOT)),
+    ],
+    ids=repr,
+)
+def test_refused_write_is_known_by_whatever_name(error, reason):
+    message = f"^Could not write that: {reason}. Once the disk takes it, the same command goes on.$"
+    with pytest.raises(RunError, match=message), failed_writes_explained("that"):
+        raise error
+    with pytest.raises(RunError, match=message), failed_writes_explained("that"):
+        raise RuntimeError("a thread failed") from error
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(ValueError, match="no such key"), failed_writes_explained("that"):
+        raise ValueError("no such key")
+    with pytest.raises(JaxRuntimeError, match="INTERNAL"), out_of_memory_explained("Do this."):
+        raise JaxRuntimeError("INTERNAL: no such kernel")
+
+
+def test_rows_that_the_disk_does_not_take(tmp_path):
+    """The events of TensorBoard are refused too, and nothing waits for them."""
+    message = r"^Could not write .*metrics.jsonl: File too large"
+
+    def fill(writer):
+        for step in range(1, 100):
+            writer.write({"kind": "train", "step": step, "loss": 1.5})
+
+    with (
+        full_disk(1000),
+        pytest.raises(RunError, match=message),
+        MetricsWriter(tmp_path, 0) as writer,
+    ):
+        fill(writer)
+    steps = [row["step"] for row in rows_of(tmp_path)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert 10 < len(steps) < 99
+    with MetricsWriter(tmp_path, 10) as writer:
+        assert [row["step"] for row in writer.rows] == steps[:10]
+
+
+def test_file_that_the_disk_does_not_take_stays_as_it_was(tmp_path):
+    path = tmp_path / "run.json"
+    write_atomically(path, "old")
+    message = r"^Could not write .*run.json: File too large"
+    with full_disk(10), pytest.raises(RunError, match=message):
+        write_atomically(path, "new" * 10)
+    assert path.read_text() == "old"

@@ -1,0 +1,70 @@
+"""What a program needs against what a device has."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from apinet_jax import memory
+from apinet_jax.config import default_config
+from apinet_jax.errors import RunError
+
+
+def compiled(side):
+    square = jax.ShapeDtypeStruct((side, side), jnp.float32)
+    return jax.jit(lambda x: x @ x).lower(square).compile()
+
+
+def test_bytes_of_a_program_by_hand():
+    """A matrix product reads one square and writes one."""
+    assert memory.program_bytes(compiled(256)) == pytest.approx(2 * 256 * 256 * 4, rel=0.2)
+
+
+def test_smaller_settings_end_with_all_of_them_at_once():
+    config = default_config()
+    options = memory.smaller(config, num_devices=8)
+    assert {"batch.classes": 10} in options
+    assert {"data.resize": 384, "data.crop": 320} not in options  # 336 is not a multiple of 32
+    assert {"data.resize": 366, "data.crop": 320} in options
+    assert {"model.trunk": "resnet18"} in options
+    for option in options:
+        assert option.get("batch.classes", 30) * 4 % 8 == 0
+    assert options[-1] == {
+        "batch.classes": 10,
+        "data.resize": 256,
+        "data.crop": 224,
+        "model.trunk": "resnet10_w16",
+    }
+    config.model.pretrained = "weights.safetensors"
+    assert not any("model.trunk" in option for option in memory.smaller(config, 8))
+
+
+def test_a_program_that_no_single_setting_saves():
+    sides = {"batch.classes": 512, "data.crop": 512}
+
+    def compile_for(changes):
+        return compiled(64) if len(changes) == 2 else compiled(*[sides[name] for name in changes])
+
+    options = [{"batch.classes": 10}, {"data.crop": 224}, {"batch.classes": 10, "data.crop": 224}]
+    with pytest.raises(RunError) as caught:
+        memory.check_fits(2**24, 2**20, options, compile_for)
+    text = str(caught.value)
+    assert "needs 16 MiB on each device, which has 1 MiB" in text
+    assert "--config.batch.classes=10 --config.data.crop=224  (" in text
+    assert text.count("--config.batch.classes") == 1
+
+
+def test_a_compiler_that_gives_up():
+    def out_of_memory():
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
+        )
+
+    assert memory.unless_too_large(out_of_memory) is None
+    with pytest.raises(RunError, match=r"more than the compiler could arrange.*Use more devices"):
+        memory.check_fits(None, 2**30, [{"batch.classes": 2}], lambda _: None)
+
+    def broken():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        memory.unless_too_large(broken)

@@ -1,0 +1,91 @@
+"""One process to a workdir, and the commit that a run was made with."""
+
+import errno
+import fcntl
+import subprocess
+
+import pytest
+
+from apinet_jax import run_record
+from apinet_jax.config import default_config, flatten
+from apinet_jax.errors import InputError
+from apinet_jax.run_record import (
+    begin_session,
+    check_same_run,
+    new_record,
+    only_process,
+    read_record,
+)
+
+
+def test_second_process_is_turned_away_and_leaves_no_trace(tmp_path):
+    workdir = tmp_path / "run"
+    with only_process(workdir, None):
+        held = (workdir / ".lock").read_text()
+        with pytest.raises(InputError, match=rf"Another process \({held}\) trains in .*Wait until"):
+            only_process(workdir, None).__enter__()
+        assert (workdir / ".lock").read_text() == held
+    assert not list(workdir.iterdir())
+    with only_process(workdir, None):
+        pass
+
+
+def test_file_that_a_kill_left_locks_nothing(tmp_path):
+    (tmp_path / ".lock").write_text("77 on another")
+    with only_process(tmp_path, None):
+        assert "another" not in (tmp_path / ".lock").read_text()
+
+
+def test_run_that_began_in_between_is_not_written_over(tmp_path):
+    """By a command that looked at the workdir before, and got the lock after."""
+    record = new_record({}, "fingerprint", None)
+    with only_process(tmp_path, read_record(tmp_path)):
+        begin_session(tmp_path, record, 0)
+    with (
+        pytest.raises(InputError, match=r"just trained in .*Start this command again"),
+        only_process(tmp_path, None),
+    ):
+        pass
+    with only_process(tmp_path, read_record(tmp_path)):
+        pass
+
+
+def test_disk_without_locks_is_used_without(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_process(tmp_path, None):
+        pass
+
+
+def test_number_of_devices_matters_where_each_has_statistics_of_its_own(tmp_path):
+    config = default_config()
+    for batch_norm in ("global", "per_device"):
+        config.model.batch_norm = batch_norm
+        record = new_record(flatten(config), "fingerprint", None, num_devices=8)
+        same = (record, flatten(config), "fingerprint", tmp_path)
+        assert not check_same_run(*same, extend=False, num_devices=8)
+        if batch_norm == "global":
+            assert not check_same_run(*same, extend=False, num_devices=4)
+        else:
+            with pytest.raises(InputError, match=r"devices, each with .*: 8 there, 4 now"):
+                check_same_run(*same, extend=False, num_devices=4)
+
+
+def test_commit_is_of_this_checkout_only(tmp_path, monkeypatch):
+    """Not of a repository that a package happens to be installed in."""
+
+    def git(*arguments):
+        who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+        command = ["git", *who, *arguments]
+        return subprocess.check_output(command, cwd=tmp_path, text=True).strip()
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message=first")
+    head = git("rev-parse", "HEAD")
+    for package, commit in ((tmp_path, head), (tmp_path / "venv/site-packages", None)):
+        (package / "apinet_jax").mkdir(parents=True)
+        monkeypatch.setattr(run_record, "__file__", str(package / "apinet_jax/run_record.py"))
+        begin_session(tmp_path / "run", record := new_record({}, "fingerprint", None), 0)
+        assert record["sessions"][0]["commit"] == commit

@@ -1,0 +1,38 @@
+"""What a person at a terminal, and a program that reads the files, get to see."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from apinet_jax import writer
+from apinet_jax.writer import Bar, json_number, say, tracked
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """What a terminal of 120 columns is sent."""
+    sent = io.StringIO()
+    console = Console(force_terminal=True, file=sent, width=120, highlight=False)
+    monkeypatch.setattr(writer, "console", console)
+    return sent
+
+
+def test_bars_within_a_bar(terminal):
+    """As when held-out images are evaluated in the midst of a training run."""
+    with Bar("Training", 20, start=10) as training:
+        training.advance("loss 1.500")
+        for _ in tracked(range(3), "Evaluating", 3):
+            pass
+        say("Epoch 1: 50.00 % of the held-out images")
+        training.advance("loss 1.250")
+    sent = terminal.getvalue()
+    for text in ("Training", "10/20", "12/20", "loss 1.250", "Evaluating", "3/3", "Epoch 1: 50.00"):
+        assert text in sent
+    assert sent.rindex("12/20") > sent.rindex("3/3")
+
+
+def test_json_has_no_word_for_what_is_not_finite():
+    assert json_number(0.25) == 0.25
+    assert [json_number(value) for value in (math.nan, math.inf, -math.inf)] == [None] * 3
