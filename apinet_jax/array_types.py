@@ -1,8 +1,8 @@
 """Shapes and records that every other module speaks in.
 
 Dimension vocabulary, used in every signature: `B` images in the global batch, `K` classes in a
-batch, `S` images of each class, `P = 2B` pairs, `D` feature width, `M` hidden width of the mutual
-MLP, `C` classes, `H W` pixels, `h w` feature-map cells, `N` records of a split.
+batch, `S` images of each class, `P = Q B` pairs of `Q = 2` kinds, `D` feature width, `M` hidden
+width of the mutual MLP, `C` classes, `H W` pixels, `h w` feature-map cells, `N` records of a split.
 """
 
 from typing import Any, NamedTuple

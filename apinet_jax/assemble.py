@@ -96,7 +96,9 @@ def make_network(
         hidden=config.model.hidden,
         dropout=config.model.dropout,
         mutual_activation=config.model.mutual_activation,
-        interaction=config.method == "apinet",
+        mutual=config.model.mutual,
+        gates=config.model.gates,
+        interaction=config.model.interaction if config.method == "apinet" else "none",
     )
     return model, Preprocess(spec.mean, spec.std, dtype)
 
@@ -134,20 +136,28 @@ def make_program(
     """
     model, preprocess = make_network(config, num_classes, mesh.size)
     plan = make_plan(config, num_images)
-    schedule = cosine_schedule(config.optim.lr, plan.total)
+    optim = config.optim
+    warmup = epochs_to_steps(optim.warmup_epochs, num_images, plan.batch_size)
+    schedule = cosine_schedule(optim.lr, plan.total, min(warmup, plan.total - 1))
     optimizer = make_optimizer(
         schedule,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-        decay_bn_bias=config.optim.decay_bn_bias,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        decay_bn_bias=optim.decay_bn_bias,
         frozen_steps=plan.frozen,
+        rule=optim.rule,
+        nesterov=optim.nesterov,
+        head_lr_factor=optim.head_lr_factor,
     )
     objective = Objective(
         method=config.method,
         distance=config.pairs.distance,
+        choice=config.pairs.choice,
+        kinds=config.pairs.kinds,
         reduction=config.loss.reduction,
         rank_weight=config.loss.rank_weight,
         rank_margin=config.loss.rank_margin,
+        label_smoothing=config.loss.label_smoothing,
     )
     return Program(model, preprocess, optimizer, schedule, objective, plan)
 

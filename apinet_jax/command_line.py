@@ -1,17 +1,38 @@
-"""Parses the command line; what is wrong with it is the user's to read, not a traceback."""
+"""The command line and the exit codes; what is wrong is the user's to read, not a traceback."""
 
 import difflib
+import signal
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from apinet_jax.config import default_config, flatten
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, Interrupted, RunError
 
 _EXAMPLE = "--config configs/demo.py"
+
+
+def ending_in_one_message(run: Callable[[], None]) -> None:
+    """Runs a command; it ends with 2 for bad input, 1 for a failure, as `errors.py` says."""
+    try:
+        run()
+    except (InputError, RunError) as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        sys.exit(error.exit_code)
+    except Interrupted as interruption:
+        sys.stderr.write(f"{interruption}\n")
+        sys.exit(interruption.exit_code)
+    except KeyboardInterrupt:  # before the run began to listen, or a second time
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if error.filename is None:
+            raise  # not about a file that the user could do anything about
+        sys.stderr.write(f"\nerror: {error.strerror}: {error.filename}\n")
+        sys.exit(RunError.exit_code)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 A field that is `None` is chosen by the program from the data and the device (`auto.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -15,12 +15,19 @@ PRESETS = ("code", "paper")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("apinet", "softmax"),
+    "data.augmentation": ("crop", "random_resized"),
     "data.cache": ("off", "disk"),
     "batch.tail": ("drop", "carry"),
     "model.dtype": ("float32", "bfloat16"),
     "model.mutual_activation": ("none", "relu"),
+    "model.mutual": ("mlp", "sum", "product", "sq_difference", "own"),
+    "model.gates": ("mutual", "alone"),
+    "model.interaction": ("both", "self", "other"),
     "model.batch_norm": ("global", "per_device"),
     "pairs.distance": ("sq_euclidean", "euclidean"),
+    "pairs.choice": ("similar", "dissimilar", "random"),
+    "pairs.kinds": ("both", "intra", "inter"),
+    "optim.rule": ("sgd", "adamw"),
     "loss.reduction": ("code", "paper"),
 }
 
@@ -39,7 +46,11 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "checkpoint.keep",
         ),
     ),
-    ("above 0", lambda x: x > 0, ("optim.epochs", "optim.lr", "checkpoint.every")),
+    (
+        "above 0",
+        lambda x: x > 0,
+        ("optim.epochs", "optim.lr", "optim.head_lr_factor", "checkpoint.every"),
+    ),
     (
         "at least 0",
         lambda x: x >= 0,
@@ -49,13 +60,21 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "loss.rank_margin",
             "optim.weight_decay",
             "optim.frozen_epochs",
+            "optim.warmup_epochs",
         ),
     ),
+    ("above 0 and at most 1", lambda x: 0 < x <= 1, ("data.min_area",)),
     ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, ("seed",)),
     (
         "at least 0 and below 1",
         lambda x: 0 <= x < 1,
-        ("data.val_fraction", "model.dropout", "optim.momentum"),
+        (
+            "data.val_fraction",
+            "model.dropout",
+            "optim.momentum",
+            "optim.ema",
+            "loss.label_smoothing",
+        ),
     ),
 )
 
@@ -91,61 +110,68 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
     if preset not in (None, "", *PRESETS):
         raise InputError(f"Unknown preset '{preset}': valid are {', '.join(PRESETS)}.")
     paper = preset == "paper"
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.method = "apinet"
-
-    config.data = data = ml_collections.ConfigDict()
-    data.name = ""
-    data.dir = config_dict.placeholder(str)  # `None`: TFDS's own folder
-    data.manual_dir = config_dict.placeholder(str)
-    data.val_fraction = 0.0
-    data.skip_unreadable = False
-    data.resize = _auto(int, 512)
-    data.crop = _auto(int, 448)
-    data.workers = 0  # processes that decode; 0: threads of this process
-    data.cache = _auto(str, "off")
-
-    config.batch = batch = ml_collections.ConfigDict()
-    batch.classes = _auto(int, 30)
-    batch.images = _auto(int, 4)
-    batch.tail = "drop"
-
-    config.model = model = ml_collections.ConfigDict()
-    model.trunk = _auto(str, "resnet101")
-    model.pretrained = config_dict.placeholder(str)
-    model.dtype = _auto(str, "float32")
-    model.batch_norm = "global"
-    model.hidden = 512
-    model.dropout = 0.5
-    model.mutual_activation = "relu" if paper else "none"
-
-    config.pairs = ml_collections.ConfigDict()
-    config.pairs.distance = "euclidean" if paper else "sq_euclidean"
-
-    config.loss = loss = ml_collections.ConfigDict()
-    loss.reduction = "paper" if paper else "code"
-    loss.rank_weight = 1.0
-    loss.rank_margin = 0.05
-
-    config.optim = optim = ml_collections.ConfigDict()
-    optim.lr = _auto(float, 0.01)
-    optim.momentum = 0.9
-    optim.weight_decay = 5e-4
-    optim.decay_bn_bias = True
-    optim.epochs = 100.0
-    optim.frozen_epochs = _auto(float, 8.0)
-
-    config.train = ml_collections.ConfigDict()
-    config.train.deterministic = True
-
-    config.eval = ml_collections.ConfigDict()
-    config.eval.batch_size = _auto(int, 64)
-
-    config.checkpoint = checkpoint = ml_collections.ConfigDict()
-    checkpoint.every = 1.0  # epochs
-    checkpoint.keep = 2
-    return config
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "method": "apinet",
+            "data": {
+                "name": "",
+                "dir": config_dict.placeholder(str),  # `None`: TFDS's own folder
+                "manual_dir": config_dict.placeholder(str),
+                "val_fraction": 0.0,
+                "skip_unreadable": False,
+                "crop_to_box": False,
+                "resize": _auto(int, 512),
+                "crop": _auto(int, 448),
+                "augmentation": "crop",
+                "min_area": 0.25,  # of a random resized crop, as a part of the image
+                "workers": 0,  # processes that decode; 0: threads of this process
+                "cache": _auto(str, "off"),
+            },
+            "batch": {"classes": _auto(int, 30), "images": _auto(int, 4), "tail": "drop"},
+            "model": {
+                "trunk": _auto(str, "resnet101"),
+                "pretrained": config_dict.placeholder(str),
+                "mean": config_dict.placeholder(tuple),  # of pixels; `None`: as the weights expect
+                "std": config_dict.placeholder(tuple),
+                "dtype": _auto(str, "float32"),
+                "batch_norm": "global",
+                "hidden": 512,
+                "dropout": 0.5,
+                "mutual_activation": "relu" if paper else "none",
+                "mutual": "mlp",
+                "gates": "mutual",
+                "interaction": "both",
+            },
+            "pairs": {
+                "distance": "euclidean" if paper else "sq_euclidean",
+                "choice": "similar",
+                "kinds": "both",
+            },
+            "loss": {
+                "reduction": "paper" if paper else "code",
+                "rank_weight": 1.0,
+                "rank_margin": 0.05,
+                "label_smoothing": 0.0,
+            },
+            "optim": {
+                "rule": "sgd",
+                "lr": _auto(float, 0.01),
+                "head_lr_factor": 1.0,
+                "momentum": 0.9,
+                "nesterov": False,
+                "weight_decay": 5e-4,
+                "decay_bn_bias": True,
+                "epochs": 100.0,
+                "warmup_epochs": 0.0,
+                "frozen_epochs": _auto(float, 8.0),
+                "ema": 0.0,  # share of the averaged parameters that a step keeps; 0: no average
+            },
+            "train": {"deterministic": True},
+            "eval": {"batch_size": _auto(int, 64), "flip": False},
+            "checkpoint": {"every": 1.0, "keep": 2},  # epochs; checkpoints
+        }
+    )
 
 
 def _auto(kind: type, value: Any) -> config_dict.FieldReference:
@@ -183,6 +209,14 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         for name in names
         if values[name] is not None and not holds(values[name])
     ]
+    wrong += [
+        f"{name} = {values[name]}: must be three numbers {demand}, as in (0.485, 0.456, 0.406)"
+        for name, demand, least in (
+            ("model.mean", "from 0 on", 0.0),
+            ("model.std", "above 0", 1e-9),
+        )
+        if values[name] is not None and not _three_numbers(values[name], least)
+    ]
     crop, resize = values["data.crop"], values["data.resize"]
     if crop is not None and resize is not None and crop > resize:
         wrong.append(
@@ -191,6 +225,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         )
     if wrong:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
+
+
+def _three_numbers(values: Sequence[Any], least: float) -> bool:
+    return len(values) == 3 and all(isinstance(x, int | float) and x >= least for x in values)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:
@@ -208,8 +246,18 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
 def result_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """The fields that change results and differ between two flat configurations.
 
+    A field that one of them does not know yet has its default there, which computes what was
+    computed before there was such a field.
+
     Returns:
         Name, old value and new value of each, in the order of their names.
     """
+    default = flatten(default_config())
+    old, new = {**default, **old}, {**default, **new}
     names = sorted((set(old) | set(new)) - set(FREE_FIELDS))
-    return [(n, old.get(n), new.get(n)) for n in names if old.get(n) != new.get(n)]
+
+    def value(flat: dict[str, Any], name: str) -> Any:
+        found = flat.get(name)
+        return tuple(found) if isinstance(found, list) else found  # JSON has lists alone
+
+    return [(n, value(old, n), value(new, n)) for n in names if value(old, n) != value(new, n)]

@@ -15,6 +15,8 @@ Reduction = Literal["code", "paper"]
 class PairLogits(NamedTuple):
     """Logits of the four attentive features of each pair, from one shared classifier.
 
+    Those that an ablation leaves out are `None`, of both images alike.
+
     Attributes:
         self_1: Image 1, activated by its own gate.
         other_1: Image 1, activated by the gate of image 2.
@@ -22,10 +24,10 @@ class PairLogits(NamedTuple):
         other_2: Image 2, activated by the gate of image 1.
     """
 
-    self_1: Float[Array, "*P C"]
-    other_1: Float[Array, "*P C"]
-    self_2: Float[Array, "*P C"]
-    other_2: Float[Array, "*P C"]
+    self_1: Float[Array, "*P C"] | None
+    other_1: Float[Array, "*P C"] | None
+    self_2: Float[Array, "*P C"] | None
+    other_2: Float[Array, "*P C"] | None
 
 
 class LossTerms(NamedTuple):
@@ -36,15 +38,25 @@ class LossTerms(NamedTuple):
     ranking: Float[Array, ""]
 
 
-def cross_entropy(logits: Float[Array, "*P C"], labels: Int[Array, "*P"]) -> Float[Array, "*P"]:
+def cross_entropy(
+    logits: Float[Array, "*P C"], labels: Int[Array, "*P"], smoothing: float = 0.0
+) -> Float[Array, "*P"]:
     """Negative log-probability of the true class, row by row (equation 6).
+
+    Args:
+        logits: Scores of each row.
+        labels: True class of each row.
+        smoothing: Share of the target that is spread over all classes alike.
 
     >>> import jax.numpy as jnp
     >>> print(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])))  # log 4
     [1.3862944]
     """
     log_probability = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_probability, labels[..., None], axis=-1)[..., 0]
+    nll = -jnp.take_along_axis(log_probability, labels[..., None], axis=-1)[..., 0]
+    if not smoothing:
+        return nll
+    return (1 - smoothing) * nll - smoothing * jnp.mean(log_probability, axis=-1)
 
 
 def score_ranking(
@@ -80,13 +92,15 @@ def pair_loss(
     margin: float,
     rank_weight: float,
     reduction: Reduction,
+    smoothing: float = 0.0,
 ) -> LossTerms:
     """The objective over the valid pairs of the global batch (equation 8).
 
     A pair without a true partner leaves numerator and denominator. With n valid pairs, `code`
     (the authors' program) takes means over the 4n cross-entropy rows and the 2n ranking rows;
     `paper` sums the terms of a pair and takes the mean over the n pairs, so that cross-entropy
-    weighs four times and the ranking twice as much.
+    weighs four times and the ranking twice as much. Where only one kind of feature is classified
+    there are 2n rows, and nothing to rank.
 
     Args:
         logits: Logits of the four features of each pair.
@@ -96,21 +110,24 @@ def pair_loss(
         margin: The paper's epsilon, in units of probability.
         rank_weight: The paper's lambda.
         reduction: `code` or `paper`.
+        smoothing: Share of each target that is spread over all classes; not in the ranking.
 
     Returns:
         The total and its two terms; all are 0 when no pair is valid.
     """
-    ce = (
-        cross_entropy(logits.self_1, labels_1)
-        + cross_entropy(logits.other_1, labels_1)
-        + cross_entropy(logits.self_2, labels_2)
-        + cross_entropy(logits.other_2, labels_2)
-    )  # [*P]
-    hinge = score_ranking(logits.self_1, logits.other_1, labels_1, margin) + score_ranking(
-        logits.self_2, logits.other_2, labels_2, margin
-    )  # [*P]
+    rows = [
+        cross_entropy(row_logits, labels, smoothing)
+        for row_logits, labels in zip(logits, (labels_1, labels_1, labels_2, labels_2), strict=True)
+        if row_logits is not None
+    ]
+    ce = sum(rows[1:], start=rows[0])  # [*P]
+    hinge = jnp.zeros_like(ce)  # [*P]
+    if len(rows) == 4:
+        hinge = score_ranking(logits.self_1, logits.other_1, labels_1, margin) + score_ranking(
+            logits.self_2, logits.other_2, labels_2, margin
+        )
     num_pairs = jnp.maximum(jnp.sum(valid), 1).astype(ce.dtype)
-    ce_rows, rank_rows = (4, 2) if reduction == "code" else (1, 1)
+    ce_rows, rank_rows = (len(rows), 2) if reduction == "code" else (1, 1)
     ce_mean = jnp.sum(jnp.where(valid, ce, 0)) / (ce_rows * num_pairs)
     rank_mean = jnp.sum(jnp.where(valid, hinge, 0)) / (rank_rows * num_pairs)
     return LossTerms(ce_mean + rank_weight * rank_mean, ce_mean, rank_mean)

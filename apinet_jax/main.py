@@ -11,8 +11,6 @@ The same command continues a run that was interrupted. Every field of the config
 """
 
 import os
-import signal
-import sys
 from collections.abc import Sequence
 from logging import LogRecord
 from pathlib import Path
@@ -20,8 +18,8 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apinet_jax.command_line import parse_flags
-from apinet_jax.errors import InputError, Interrupted, RunError
+from apinet_jax.command_line import ending_in_one_message, parse_flags
+from apinet_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with an optional preset: FILE[:code|paper].", lock_config=True
@@ -76,22 +74,8 @@ def _is_no_traceback(record: LogRecord) -> bool:
 
 
 def entry_point() -> None:
-    """Runs the program; ends with 2 for bad input, 1 for a failed run, as `errors.py` says."""
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except (InputError, RunError) as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(error.exit_code)
-    except Interrupted as interruption:
-        sys.stderr.write(f"{interruption}\n")
-        sys.exit(interruption.exit_code)
-    except KeyboardInterrupt:  # before the run began to listen, or a second time
-        sys.exit(128 + signal.SIGINT)
-    except OSError as error:
-        if error.filename is None:
-            raise  # not about a file that the user could do anything about
-        sys.stderr.write(f"\nerror: {error.strerror}: {error.filename}\n")
-        sys.exit(RunError.exit_code)
+    """Runs the program."""
+    ending_in_one_message(lambda: app.run(main, flags_parser=parse_flags))
 
 
 if __name__ == "__main__":

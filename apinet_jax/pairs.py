@@ -6,13 +6,15 @@ class (Zhuang, Wang and Qiao 2020, section "Individual Pair Construction").
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from apinet_jax.array_types import PairIndex, at_least_float32
 
 Distance = Literal["sq_euclidean", "euclidean"]
+Choice = Literal["similar", "dissimilar", "random"]
 
 
 def squared_distances(features: Float[Array, "B D"]) -> Float[Array, "B B"]:
@@ -56,6 +58,8 @@ def mine_pairs(
     labels: Int[Array, " B"],
     image_id: Int[Array, " B"],
     distance: Distance = "sq_euclidean",
+    choice: Choice = "similar",
+    key: Key[Array, ""] | None = None,
 ) -> PairIndex:
     """Finds the intra-class and inter-class partner of every image of the global batch.
 
@@ -68,6 +72,9 @@ def mine_pairs(
         image_id: Identity of each image.
         distance: `sq_euclidean` (the authors' code) or `euclidean` (the paper). The square root
             is monotonic, so both choose the same partners.
+        choice: Which candidate becomes the partner: the most similar one (the paper), the most
+            dissimilar one, or any with equal chances (the paper's comparisons).
+        key: Seeds a random choice, which alone asks for it.
 
     Returns:
         Both partners of each image, and which of them exist.
@@ -75,6 +82,10 @@ def mine_pairs(
     distances = squared_distances(features)
     if distance == "euclidean":
         distances = jnp.sqrt(jnp.maximum(distances, 0))
+    if choice == "dissimilar":
+        distances = -distances
+    elif choice == "random":  # the least of equally distributed numbers is any of them
+        distances = jax.random.uniform(key, distances.shape)
     same_class = labels[:, None] == labels[None, :]
     distinct = image_id[:, None] != image_id[None, :]
     intra, intra_valid = nearest(distances, same_class & distinct)

@@ -17,10 +17,15 @@ from apinet_jax.metrics import EvalSums, eval_sums
 from apinet_jax.models.apinet import APINet
 from apinet_jax.models.layers import normalise
 from apinet_jax.optim import TRUNK
-from apinet_jax.pairs import Distance, mine_pairs
+from apinet_jax.pairs import Choice, Distance, mine_pairs
 
 Method = Literal["apinet", "softmax"]
 Stage = Literal["frozen", "full"]
+Kinds = Literal["both", "intra", "inter"]
+
+
+# Tells the random choice of partners apart from dropout, which uses the key of the step itself.
+_PAIRS = 1
 
 
 class Objective(NamedTuple):
@@ -29,16 +34,22 @@ class Objective(NamedTuple):
     Attributes:
         method: `apinet`, or `softmax` for the baseline on single images.
         distance: Metric of the pair mining.
+        choice: Which candidate becomes the partner.
+        kinds: Whether pairs are made within classes, between classes or both.
         reduction: `code` or `paper`.
         rank_weight: The paper's lambda.
         rank_margin: The paper's epsilon.
+        label_smoothing: Share of each target that is spread over all classes.
     """
 
     method: Method = "apinet"
     distance: Distance = "sq_euclidean"
+    choice: Choice = "similar"
+    kinds: Kinds = "both"
     reduction: Reduction = "code"
     rank_weight: float = 1.0
     rank_margin: float = 0.05
+    label_smoothing: float = 0.0
 
 
 class Preprocess(NamedTuple):
@@ -67,13 +78,16 @@ def init_state(
 
 
 def pair_features(
-    features: Float[Array, "B D"], labels: Int[Array, " B"], pairs: PairIndex
+    features: Float[Array, "B D"],
+    labels: Int[Array, " B"],
+    pairs: PairIndex,
+    kinds: Kinds = "both",
 ) -> tuple[
-    Float[Array, "2 B D"],
-    Float[Array, "2 B D"],
-    Int[Array, "2 B"],
-    Int[Array, "2 B"],
-    Bool[Array, "2 B"],
+    Float[Array, "Q B D"],
+    Float[Array, "Q B D"],
+    Int[Array, "Q B"],
+    Int[Array, "Q B"],
+    Bool[Array, "Q B"],
 ]:
     """Gathers the P = 2B pairs: row 0 the intra-class pairs, row 1 the inter-class ones.
 
@@ -85,15 +99,17 @@ def pair_features(
         features: Pooled features of the batch.
         labels: True class of each image.
         pairs: Mined partners.
+        kinds: `both`, or one of the two rows alone.
 
     Returns:
         Features of both images of each pair, their classes, and which pairs exist.
     """
-    partner = jnp.stack([pairs.intra, pairs.inter])  # [2 B]
-    valid = jnp.stack([pairs.intra_valid, pairs.inter_valid])  # [2 B]
-    keep = valid[..., None]  # [2 B 1]
-    x_1 = jnp.where(keep, features[None], 0)  # [2 B D]
-    x_2 = jnp.where(keep, features[partner], 0)  # [2 B D]
+    rows = {"both": slice(0, 2), "intra": slice(0, 1), "inter": slice(1, 2)}[kinds]
+    partner = jnp.stack([pairs.intra, pairs.inter][rows])  # [Q B]
+    valid = jnp.stack([pairs.intra_valid, pairs.inter_valid][rows])  # [Q B]
+    keep = valid[..., None]  # [Q B 1]
+    x_1 = jnp.where(keep, features[None], 0)  # [Q B D]
+    x_2 = jnp.where(keep, features[partner], 0)  # [Q B D]
     return x_1, x_2, jnp.broadcast_to(labels[None], valid.shape), labels[partner], valid
 
 
@@ -103,19 +119,29 @@ def _objective(
     features: Float[Array, "B D"],
     batch: Batch,
     objective: Objective,
-    dropout_key: Key[Array, ""],
+    key: Key[Array, ""],
 ) -> tuple[LossTerms, Float[Array, ""], Int[Array, ""]]:
     """Loss terms, training accuracy and number of valid pairs of a batch of features."""
-    variables, rngs = {"params": params}, {"dropout": dropout_key}
+    variables, rngs = {"params": params}, {"dropout": key}
+    smoothing = objective.label_smoothing
     if objective.method == "softmax":
         logits = model.apply(variables, features, train=True, rngs=rngs, method="classify")
-        mean = jnp.mean(cross_entropy(logits, batch.label))
+        mean = jnp.mean(cross_entropy(logits, batch.label, smoothing))
         terms = LossTerms(mean, mean, jnp.zeros_like(mean))
         top1 = jnp.mean(jnp.argmax(logits, axis=-1) == batch.label, dtype=jnp.float32)
         return terms, top1, jnp.zeros((), jnp.int32)
 
-    pairs = mine_pairs(features, batch.label, batch.image_id, objective.distance)
-    x_1, x_2, labels_1, labels_2, valid = pair_features(features, batch.label, pairs)
+    pairs = mine_pairs(
+        features,
+        batch.label,
+        batch.image_id,
+        objective.distance,
+        objective.choice,
+        jax.random.fold_in(key, _PAIRS),
+    )
+    x_1, x_2, labels_1, labels_2, valid = pair_features(
+        features, batch.label, pairs, objective.kinds
+    )
     logits = model.apply(variables, x_1, x_2, train=True, rngs=rngs, method="interact")
     terms = pair_loss(
         logits,
@@ -125,9 +151,11 @@ def _objective(
         margin=objective.rank_margin,
         rank_weight=objective.rank_weight,
         reduction=objective.reduction,
+        smoothing=smoothing,
     )
+    shown = logits.other_1 if logits.self_1 is None else logits.self_1
     num_pairs = jnp.sum(valid, dtype=jnp.int32)
-    correct = jnp.sum(valid & (jnp.argmax(logits.self_1, axis=-1) == labels_1), dtype=jnp.int32)
+    correct = jnp.sum(valid & (jnp.argmax(shown, axis=-1) == labels_1), dtype=jnp.int32)
     top1 = correct.astype(jnp.float32) / jnp.maximum(num_pairs, 1).astype(jnp.float32)
     return terms, top1, num_pairs
 
@@ -162,7 +190,7 @@ def train_step(
         State after the step and the metrics before it.
     """
     images = normalise(batch.image, preprocess.mean, preprocess.std, preprocess.dtype)
-    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     trunk = {TRUNK: state.params[TRUNK]}
     head = {name: leaves for name, leaves in state.params.items() if name != TRUNK}
     trained, fixed = (head, trunk) if stage == "frozen" else (state.params, {})
@@ -176,7 +204,7 @@ def train_step(
             mutable=["batch_stats"],
             method="features",
         )
-        terms, top1, pairs = _objective(model, params, features, batch, objective, dropout_key)
+        terms, top1, pairs = _objective(model, params, features, batch, objective, key)
         return terms.total, (terms, top1, pairs, mutated)
 
     (_, (terms, top1, pairs, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)

@@ -1,6 +1,7 @@
 """Configurations: every file builds, presets, checks, differences."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import jax
@@ -152,6 +153,24 @@ def test_batch_norm_per_device_follows_the_mesh():
     assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 8
     config.model.batch_norm = "global"
     assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 1
+
+
+def test_a_field_that_an_older_run_did_not_know_had_its_default():
+    new = flatten(default_config())
+    old = {name: value for name, value in new.items() if name not in ("pairs.kinds", "optim.ema")}
+    assert result_differences(old, new) == []
+    assert result_differences(old, {**new, "pairs.kinds": "intra"}) == [
+        ("pairs.kinds", "both", "intra")
+    ]
+
+
+def test_pixel_statistics_survive_json():
+    new = {**flatten(default_config()), "model.mean": (0.5, 0.5, 0.5)}
+    assert result_differences(json.loads(json.dumps(new)), new) == []
+    config = default_config()
+    config.model.std = (0.5, 0.5)
+    with pytest.raises(InputError, match=r"model.std = \(0.5, 0.5\): must be three numbers"):
+        check_config(config)
 
 
 def test_config_is_plain_data():

@@ -13,7 +13,18 @@ FILES = sorted(ROOT.rglob("*.py"))
 # The floor of each module; a module imports from its own floor or below.
 FLOORS = {
     0: ("array_types", "durations", "errors", "mesh", "writer", "config", "signals"),
-    1: ("pairs", "losses", "metrics", "optim", "models", "data", "memory", "sizing", "curves"),
+    1: (
+        "pairs",
+        "losses",
+        "metrics",
+        "optim",
+        "models",
+        "data",
+        "memory",
+        "sizing",
+        "curves",
+        "comparison",
+    ),
     2: ("checkpoint",),
     3: ("steps", "auto", "assemble", "run_record"),
     4: ("train", "evaluate", "loop", "report"),

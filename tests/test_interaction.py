@@ -160,7 +160,7 @@ def test_mutual_activation_decides_whether_the_mlp_is_linear(activation, linear)
     variables = model.init(jax.random.key(0), jnp.ones((1, 1, 1, 4)))
 
     def mutual(x):
-        return model.apply(variables, x, x, train=False, method="mutual")
+        return model.apply(variables, x, x, train=False, method="mutual_vector")
 
     x = jax.random.normal(jax.random.key(1), (5, 4))
     constant = mutual(jnp.zeros_like(x))

@@ -32,7 +32,8 @@ def setup(devices=1, stage="full", interaction=True, groups=1, **switches):
     """Mesh, model, optimizer and compiled step."""
     mesh = make_mesh(jax.devices()[:devices])
     trunk = make_trunk("resnet10_w16", batch_norm_groups=groups)
-    model = APINet(trunk, 128, CLASSES, hidden=16, dropout=0.5, interaction=interaction)
+    kind = "both" if interaction else "none"
+    model = APINet(trunk, 128, CLASSES, hidden=16, dropout=0.5, interaction=kind)
     optimizer = make_optimizer(
         cosine_schedule(0.05, 100),
         momentum=0.9,

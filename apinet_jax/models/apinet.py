@@ -16,6 +16,9 @@ from apinet_jax.errors import InputError
 from apinet_jax.losses import PairLogits
 
 MutualActivation = Literal["none", "relu"]
+Mutual = Literal["mlp", "sum", "product", "sq_difference", "own"]
+Gates = Literal["mutual", "alone"]
+Interaction = Literal["both", "self", "other", "none"]
 
 
 def gate(mutual: Float[Array, "*P D"], features: Float[Array, "*P D"]) -> Float[Array, "*P D"]:
@@ -47,8 +50,9 @@ def _linear(fan_in: int, width: int) -> nn.Dense:
 class APINet(nn.Module):
     """A trunk, the pairwise interaction and the one classifier that all features share.
 
-    Without the interaction (`interaction=False`) this is the softmax baseline: the same trunk and
-    classifier, one image at a time.
+    Without the interaction (`interaction="none"`) this is the softmax baseline: the same trunk and
+    classifier, one image at a time. What the other switches change is compared in the paper's
+    ablations; the defaults are API-Net.
 
     Attributes:
         trunk: Module from normalised images to a feature map.
@@ -58,7 +62,12 @@ class APINet(nn.Module):
         dropout: Rate inside the MLP and, with a mask of its own, on every feature that is
             classified during training.
         mutual_activation: `none` (the authors' code) or `relu` between the layers of the MLP.
-        interaction: Whether the mutual MLP exists.
+        mutual: What the mutual vector is made of: an MLP on both features, their sum, product or
+            squared difference, or each image's own feature.
+        gates: Whether a gate compares an image with the mutual vector, or is the sigmoid of the
+            image's feature alone.
+        interaction: Which features are classified: those under their own gate (`self`), under the
+            partner's (`other`) or `both`; `none` for the baseline.
     """
 
     trunk: nn.Module
@@ -67,11 +76,13 @@ class APINet(nn.Module):
     hidden: int = 512
     dropout: float = 0.5
     mutual_activation: MutualActivation = "none"
-    interaction: bool = True
+    mutual: Mutual = "mlp"
+    gates: Gates = "mutual"
+    interaction: Interaction = "both"
 
     def setup(self) -> None:
         """Names the layers."""
-        if self.interaction:
+        if self.interaction != "none" and self.gates == "mutual" and self.mutual == "mlp":
             self.map1 = _linear(2 * self.feature_width, self.hidden)
             self.map2 = _linear(self.hidden, self.feature_width)
         self.fc = _linear(self.feature_width, self.num_classes)
@@ -95,32 +106,54 @@ class APINet(nn.Module):
             )
         return jnp.mean(at_least_float32(feature_map), axis=(1, 2))
 
-    def mutual(
+    def mutual_vector(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
     ) -> Float[Array, "*P D"]:
         """The mutual vector of each pair, from both features at once (equation 1)."""
+        if self.mutual == "sum":
+            return x_1 + x_2
+        if self.mutual == "product":
+            return x_1 * x_2
+        if self.mutual == "sq_difference":
+            return jnp.square(x_1 - x_2)
         hidden = self.map1(jnp.concatenate([x_1, x_2], axis=-1))  # [*P M]
         if self.mutual_activation == "relu":
             hidden = nn.relu(hidden)
         return self.map2(self.drop(hidden, deterministic=not train))
 
+    def gate_vectors(
+        self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
+    ) -> tuple[Float[Array, "*P D"], Float[Array, "*P D"]]:
+        """The gates of both images of each pair."""
+        if self.gates == "alone":
+            return jax.nn.sigmoid(x_1), jax.nn.sigmoid(x_2)
+        if self.mutual == "own":
+            return gate(x_1, x_1), gate(x_2, x_2)
+        mutual = self.mutual_vector(x_1, x_2, train)
+        return gate(mutual, x_1), gate(mutual, x_2)
+
     def interact(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
     ) -> PairLogits:
-        """Logits of the four attentive features of each pair (equations 1 to 5).
+        """Logits of the attentive features of each pair (equations 1 to 5).
 
         Args:
             x_1: Pooled features of the first image of each pair.
             x_2: Pooled features of its partner.
             train: Whether dropout is on; it then needs the `dropout` random stream.
         """
-        mutual = self.mutual(x_1, x_2, train)
-        gate_1, gate_2 = gate(mutual, x_1), gate(mutual, x_2)
+        gate_1, gate_2 = self.gate_vectors(x_1, x_2, train)
+
+        def logits(kind: Interaction, x: Float[Array, "*P D"], gates: Float[Array, "*P D"]):
+            if self.interaction in (kind, "both"):
+                return self.classify(attend(x, gates), train)
+            return None
+
         return PairLogits(
-            self_1=self.classify(attend(x_1, gate_1), train),
-            other_1=self.classify(attend(x_1, gate_2), train),
-            self_2=self.classify(attend(x_2, gate_2), train),
-            other_2=self.classify(attend(x_2, gate_1), train),
+            self_1=logits("self", x_1, gate_1),
+            other_1=logits("other", x_1, gate_2),
+            self_2=logits("self", x_2, gate_2),
+            other_2=logits("other", x_2, gate_1),
         )
 
     def classify(self, features: Float[Array, "*P D"], train: bool) -> Float[Array, "*P C"]:
@@ -130,6 +163,6 @@ class APINet(nn.Module):
     def __call__(self, images: Float[Array, "B H W _"], train: bool = False) -> Float[Array, "B C"]:
         """Classifies single images without gates, as at test time; initialises every layer."""
         features = self.features(images, train)
-        if self.is_initializing() and self.interaction:
+        if self.is_initializing() and self.interaction != "none":
             self.interact(features, features, train=False)
         return self.classify(features, train)

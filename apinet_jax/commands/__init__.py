@@ -1,0 +1,11 @@
+"""The commands beside training and evaluation, one file each.
+
+A command is a module with `add_arguments(parser)` and `run(arguments)`; the first paragraph of its
+docstring is what `--help` says it does, the rest its examples.
+"""
+
+COMMANDS = {
+    "convert": "weights and checkpoints from PyTorch to here, and back",
+    "prepare": "fetch and check a data set, and show what is in it",
+    "sweep": "train a grid of settings over several seeds, and compare",
+}
