@@ -31,9 +31,9 @@ from apinet_jax.sizing import (
 
 _WARNING = (
     "WARNING: no pretrained weights, so the trunk starts from noise, and a few thousand photos are "
-    "not enough to make up for it: on 50 bird species this reached 35 % where SqueezeNet with its "
-    "weights reached 74 % (docs/results.md). Give a .safetensors file with torchvision or timm "
-    "names: --config.model.pretrained=PATH"
+    "not enough to make up for it: on 50 bird species a small trunk from scratch reached 35 %, "
+    "SqueezeNet with its weights 74 % (docs/results.md). Give a .safetensors file with torchvision "
+    "or timm names: --config.model.pretrained=PATH"
 )
 _CACHE_LIMIT = 4 * 2**30
 # What a step may take of a device's memory: the estimate is rough, and all else needs some too.

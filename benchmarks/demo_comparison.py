@@ -10,18 +10,16 @@ python -m benchmarks.demo_comparison --folder=runs/demo_comparison
 
 import argparse
 import json
-import math
-import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from apinet_jax.comparison import mean_and_sd, paired_difference
 
 METHODS = ("apinet", "softmax")
 RATES = (0.02, 0.05, 0.1, 0.2)
 TUNING_SEED = 100
 SEEDS = range(5)
-# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom.
-STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def run(folder: Path, **overrides: object) -> Path:
@@ -75,28 +73,19 @@ def main() -> None:
         print(f"{method:8} held-out top-1 by learning rate: {listed}", flush=True)
 
     scores = {
-        method: [
-            100 * on_test(run(folder, method=method, seed=seed, **{"optim.lr": rate[method]}))
+        method: {
+            seed: 100 * on_test(run(folder, method=method, seed=seed, **{"optim.lr": rate[method]}))
             for seed in SEEDS
-        ]
+        }
         for method in METHODS
     }
     for method, values in scores.items():
-        listed = ", ".join(f"{value:.1f}" for value in values)
-        print(
-            f"{method:8} lr {rate[method]:g}  test top-1 {statistics.mean(values):.1f} "
-            f"+- {statistics.stdev(values):.1f} % (sd over {len(values)} seeds: {listed})"
-        )
-    differences = [a - b for a, b in zip(*scores.values(), strict=True)]
-    mean = statistics.mean(differences)
-    half = (
-        STUDENT_T[len(differences) - 2]
-        * statistics.stdev(differences)
-        / math.sqrt(len(differences))
-    )
+        listed = ", ".join(f"{value:.1f}" for value in values.values())
+        print(f"{method:8} lr {rate[method]:g}  test top-1 {mean_and_sd(values)} % ({listed})")
+    difference = paired_difference(scores["apinet"], scores["softmax"])
     print(
-        f"apinet - softmax: {mean:+.1f} points, 95 % interval "
-        f"[{mean - half:+.1f}, {mean + half:+.1f}]"
+        f"apinet - softmax: {difference.mean:+.1f} points, 95 % interval "
+        f"[{difference.low:+.1f}, {difference.high:+.1f}]"
     )
 
 

@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise RunError(f"{len(failed)} run(s) failed:\n" + "\n".join(f"  {f}" for f in failed))
 
 
-def read_sweep(path: str, changes: Sequence[str] = ()) -> Sweep:
+def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
     """Reads a sweep file and checks the settings of every cell.
 
     Args:
@@ -130,12 +130,16 @@ def read_sweep(path: str, changes: Sequence[str] = ()) -> Sweep:
             f"There is no sweep file '{path}'; see configs/sweeps for those there are."
         )
     try:
-        sweep = runpy.run_path(path)["get_sweep"]()
+        sweep = runpy.run_path(str(path))["get_sweep"]()
     except KeyError as error:
         raise InputError(f"{path} defines no get_sweep(); see configs/sweeps for one.") from error
     except Exception as error:  # a sweep file is a program and may fail in any way
         raise InputError(f"{path} could not be run: {type(error).__name__}: {error}") from error
     base, _, preset = sweep.base.partition(":")
+    if not Path(base).is_file():
+        raise InputError(
+            f"{path} starts from {base}, which is not there. Run the command in the project's folder."
+        )
     config = runpy.run_path(base)["get_config"](*([preset] if preset else []))
     known = flatten(config)
     given = {}
