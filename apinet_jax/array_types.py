@@ -48,12 +48,25 @@ class TrainState(NamedTuple):
 
     The random streams are functions of (seed, step) and the data position is the step, so neither
     has to be kept.
+
+    Attributes:
+        step: Steps done.
+        params: Parameters that are trained.
+        batch_stats: BatchNorm statistics.
+        opt_state: What the optimizer keeps.
+        ema: Moving average of the parameters, where one is kept.
     """
 
     step: Int[Array, ""]
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     opt_state: Any
+    ema: dict[str, Any] | None = None
+
+    @property
+    def inference_params(self) -> dict[str, Any]:
+        """The parameters to classify with: the averaged ones where there are any."""
+        return self.params if self.ema is None else self.ema
 
 
 class StepMetrics(NamedTuple):

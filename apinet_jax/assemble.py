@@ -164,7 +164,13 @@ def make_program(
 
 def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
     """A freshly drawn state, replicated over the mesh."""
-    draw = partial(init_state, program.model, program.optimizer, crop=config.data.crop)
+    draw = partial(
+        init_state,
+        program.model,
+        program.optimizer,
+        crop=config.data.crop,
+        ema=config.optim.ema,
+    )
     return jax.jit(draw, out_shardings=replicated(mesh))(jax.random.key(config.seed))
 
 
@@ -180,9 +186,10 @@ def compile_train_step(
         preprocess=program.preprocess,
         seed=config.seed,
         stage=stage,
+        ema=config.optim.ema,
     )
     crop, rows = config.data.crop, sharded_by_batch(mesh)
-    draw = partial(init_state, program.model, program.optimizer, crop=crop)
+    draw = partial(init_state, program.model, program.optimizer, crop=crop, ema=config.optim.ema)
     state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         jax.eval_shape(draw, jax.random.key(0)),
@@ -237,6 +244,7 @@ def make_train_loader(
         config.data.crop,
         config.seed,
         host_rows(plan.batch_size),
+        config.data.min_area if config.data.augmentation == "random_resized" else None,
     )
 
 
@@ -267,4 +275,5 @@ def with_pretrained(state: TrainState, trunk: str, path: str | Path) -> TrainSta
     batch_stats = dict(state.batch_stats)
     if "batch_stats" in loaded:
         batch_stats[TRUNK] = loaded["batch_stats"]
-    return state._replace(params=params, batch_stats=batch_stats)
+    average = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return state._replace(params=params, batch_stats=batch_stats, ema=average)

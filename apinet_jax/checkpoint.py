@@ -86,10 +86,7 @@ class Checkpoints:
         with failed_writes_explained(f"the checkpoint {folder}"):
             response = (self._best if best else self._last).save_checkpointables_async(
                 step,
-                {
-                    "weights": {"params": state.params, "batch_stats": state.batch_stats},
-                    "trainer": {"step": state.step, "opt_state": state.opt_state},
-                },
+                _parts(state),
                 overwrite=True,
                 force=True,
                 custom_metadata={"step": step, **metadata},
@@ -110,14 +107,10 @@ class Checkpoints:
         with _damage_explained(
             self.path(step), "Move it elsewhere; the same command then goes on from the one before."
         ):
-            parts = self._last.load_checkpointables(
-                step,
-                {
-                    "weights": {"params": abstract.params, "batch_stats": abstract.batch_stats},
-                    "trainer": {"step": abstract.step, "opt_state": abstract.opt_state},
-                },
-            )
-        return TrainState(**parts["weights"], **parts["trainer"])
+            parts = self._last.load_checkpointables(step, _parts(abstract))
+        weights, trainer = parts["weights"], parts["trainer"]
+        average = weights["params"] if "params" in trainer else None
+        return TrainState(**{**weights, **trainer}, ema=average)
 
     def path(self, step: int) -> Path:
         """Folder of a step."""
@@ -242,6 +235,15 @@ def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
 def _step_folders(folder: Path) -> list[Path]:
     """What has the name of a step, complete or not."""
     return [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What is saved: the weights that inference needs, and what training needs beside them."""
+    trainer = {"step": state.step, "opt_state": state.opt_state}
+    if state.ema is not None:  # inference reads the average, so what is trained lies elsewhere
+        trainer["params"] = state.params
+    weights = {"params": state.inference_params, "batch_stats": state.batch_stats}
+    return {"weights": weights, "trainer": trainer}
 
 
 def _absolute(path: Path | str) -> Path:

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
 from apinet_jax.checkpoint import find_checkpoint, load_weights
@@ -21,6 +23,20 @@ from apinet_jax.steps import make_eval_step
 from apinet_jax.writer import Bar, json_number, result, say, write_atomically
 
 
+class Evaluation(NamedTuple):
+    """A split, evaluated.
+
+    Attributes:
+        summary: Accuracies.
+        logits: Scores of each image, in the order of the split.
+        labels: True class of each image.
+    """
+
+    summary: EvalSummary
+    logits: Float[np.ndarray, "N C"]
+    labels: Int[np.ndarray, " N"]
+
+
 def evaluate(
     eval_step: Callable[..., Any],
     params: Any,
@@ -31,7 +47,7 @@ def evaluate(
     title: str,
     workers: int = 0,
     before_batch: Callable[[], None] = lambda: None,
-) -> EvalSummary:
+) -> Evaluation:
     """Evaluates weights on one split.
 
     Args:
@@ -47,7 +63,7 @@ def evaluate(
     Raises:
         RunError: If the device runs out of memory.
     """
-    sums = None
+    sums, parts = None, []
     with (
         out_of_memory_explained("Try a lower --config.eval.batch_size."),
         stream(loader, 0, loader.num_batches, workers) as batches,
@@ -55,11 +71,13 @@ def evaluate(
     ):
         for batch in batches:
             before_batch()
-            more = eval_step(params, batch_stats, to_global(batch, mesh))
+            more, logits = eval_step(params, batch_stats, to_global(batch, mesh))
             sums = more if sums is None else jax.tree.map(jax.numpy.add, sums, more)
-            jax.block_until_ready(sums)  # bounds the batches that are on the device at once
+            parts.append(np.asarray(logits))  # waits, so that one batch is on the device at a time
             bar.advance()
-    return summarise(jax.device_get(sums))
+    labels = loader.reader.source.labels
+    logits = np.concatenate(parts)[: len(labels)]  # padding is at the end
+    return Evaluation(summarise(jax.device_get(sums), logits, labels), logits, labels)
 
 
 def report_workdir(
@@ -105,8 +123,8 @@ def report_workdir(
     model, preprocess = make_network(recorded, len(class_names))
     step = weights.metadata["step"]
     with jax.set_mesh(mesh):
-        summary = evaluate(
-            make_eval_step(mesh, model=model, preprocess=preprocess),
+        summary, *_ = evaluate(
+            make_eval_step(mesh, model=model, preprocess=preprocess, flip=recorded.eval.flip),
             weights.params,
             weights.batch_stats,
             loader,
@@ -125,7 +143,8 @@ def report_workdir(
 def _adopt(recorded: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:
     """Takes the free fields that the command gives; says which others it leaves as they were."""
     given = {name: value for name, value in flatten(config).items() if value is not None}
-    recorded.update_from_flattened_dict({k: v for k, v in given.items() if k in FREE_FIELDS})
+    free = {k: v for k, v in given.items() if k in (*FREE_FIELDS, "eval.flip")}
+    recorded.update_from_flattened_dict(free)
     if left := [
         f"{name} = {old} (not {given[name]})"
         for name, old, _ in result_differences(flatten(recorded), flatten(config))
@@ -140,6 +159,7 @@ def as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
     return {
         **summary._asdict(),
         "nll": json_number(summary.nll),
+        "ece": json_number(summary.ece),
         "per_class": dict(zip(class_names, summary.per_class, strict=True)),
         "confused": [class_names[first], class_names[second], times],
     }
@@ -154,5 +174,6 @@ def as_lines(summary: EvalSummary, class_names: Sequence[str]) -> list[str]:
         f"  top-1                 {100 * summary.top1:.2f} %",
         f"  top-5                 {100 * summary.top5:.2f} %",
         f"  mean over classes     {100 * summary.macro:.2f} %",
+        f"  calibration error     {100 * summary.ece:.2f} %",
         f"  most confused pair    {pair if times else 'none'}",
     ]

@@ -24,8 +24,8 @@ from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.data.pipeline import TrainLoader, stream
 from apinet_jax.data.source import Dataset
 from apinet_jax.errors import Interrupted, RunError, out_of_memory_explained
+from apinet_jax.evaluate import Evaluation
 from apinet_jax.mesh import to_global
-from apinet_jax.metrics import EvalSummary
 from apinet_jax.steps import Stage
 from apinet_jax.writer import Bar, MetricsWriter, json_number, say
 
@@ -68,7 +68,7 @@ class Run(NamedTuple):
     checkpoints: Checkpoints
     writer: MetricsWriter
     metadata: dict[str, Any]
-    evaluate: Callable[[TrainState, str], EvalSummary]
+    evaluate: Callable[[TrainState, str], Evaluation]
     check_signals: Callable[[], None]
 
 
@@ -212,7 +212,7 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
     if run.dataset.validation is None or done or not run.plan.epoch_ends(step):
         return
     began = time.perf_counter()
-    summary = run.evaluate(state, "validation")
+    summary = run.evaluate(state, "validation").summary
     if all(summary.top1 > row["top1"] for row in rows):
         run.checkpoints.save(state, run.metadata, best=True)
         run.checkpoints.wait()
@@ -222,6 +222,7 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
             "step": step,
             **{name: getattr(summary, name) for name in ("top1", "top5", "macro")},
             "nll": json_number(summary.nll),
+            "ece": json_number(summary.ece),
             "seconds": round(time.perf_counter() - began, 2),
         }
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from apinet_jax.calibration import calibration_error
 from apinet_jax.losses import cross_entropy
 
 
@@ -59,6 +60,7 @@ class EvalSummary(NamedTuple):
         top5: Share of images whose true class is among the five best.
         macro: Mean of the per-class accuracies, over the classes that have images.
         nll: Mean negative log-probability of the true class, in nats.
+        ece: Expected calibration error of the probabilities, between 0 and 1.
         per_class: Accuracy of each class, `None` for one without images.
         confused: The two classes mistaken for each other most often, and how often (both ways).
     """
@@ -68,12 +70,20 @@ class EvalSummary(NamedTuple):
     top5: float
     macro: float
     nll: float
+    ece: float
     per_class: tuple[float | None, ...]
     confused: tuple[int, int, int]
 
 
-def summarise(sums: EvalSums) -> EvalSummary:
+def summarise(
+    sums: EvalSums, logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]
+) -> EvalSummary:
     """Turns the sums of a whole split into accuracies.
+
+    Args:
+        sums: The sums.
+        logits: Scores of every image that they count.
+        labels: True class of each.
 
     Raises:
         ValueError: If no image was counted.
@@ -95,6 +105,7 @@ def summarise(sums: EvalSums) -> EvalSummary:
         top5=float(np.asarray(sums.top5) / images),
         macro=float(recall.mean()),
         nll=float(np.asarray(sums.nll) / images),
+        ece=calibration_error(logits, labels),
         per_class=tuple(next(accuracy) if has_images else None for has_images in seen),
         confused=(int(first), int(second), int(mistakes[first, second])),
     )

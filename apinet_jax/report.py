@@ -3,13 +3,13 @@
 import json
 
 from apinet_jax.array_types import TrainState
+from apinet_jax.calibration import calibration_error, fit_temperature
 from apinet_jax.checkpoint import BEST, LAST, load_weights
 from apinet_jax.curves import draw_curves
-from apinet_jax.evaluate import as_json, as_lines
+from apinet_jax.evaluate import Evaluation, as_json, as_lines
 from apinet_jax.loop import Run
 from apinet_jax.mesh import replicated
-from apinet_jax.metrics import EvalSummary
-from apinet_jax.writer import result, write_atomically
+from apinet_jax.writer import json_number, result, write_atomically
 
 
 def finish(run: Run, state: TrainState) -> None:
@@ -30,33 +30,36 @@ def finish(run: Run, state: TrainState) -> None:
         chosen, how = "best", f"best of {len(validation)} epochs on {held_out} held-out images"
     split = "validation" if run.dataset.test is None else "test"
     there = getattr(run.dataset, split) is not None
-    steps = {"last": run.plan.total}
-    summaries: dict[str, EvalSummary] = {}
-    if there:
-        summaries["last"] = run.evaluate(state, split)
+    states, steps = {"last": state}, {"last": run.plan.total}
     if validation:
         best = load_weights(run.workdir, "best", replicated(run.mesh))
+        states["best"] = state._replace(params=best.params, batch_stats=best.batch_stats, ema=None)
         steps["best"] = best.metadata["step"]
-        best_state = state._replace(params=best.params, batch_stats=best.batch_stats)
-        summaries["best"] = run.evaluate(best_state, split)
+    split = "validation" if run.dataset.test is None else "test"
+    there = getattr(run.dataset, split) is not None
+    evaluations = {which: run.evaluate(one, split) for which, one in states.items() if there}
     names = run.dataset.class_names
     report = {
         "chosen": chosen,
         "chosen_how": how,
         "steps": steps,
-        split: {which: as_json(summary, names) for which, summary in summaries.items()},
+        split: {which: as_json(one.summary, names) for which, one in evaluations.items()},
     }
+    lines = []
+    for which, one in evaluations.items():
+        mark = f" (chosen: {how})" if which == chosen else ""
+        title = "Test images" if split == "test" else "Held-out images (there are no test images)"
+        lines += [f"{title}, {which} checkpoint{mark}", *as_lines(one.summary, names)]
+    if not evaluations:
+        lines.append("There are neither test nor held-out images to tell how good it is.")
+    if validation and split == "test":
+        held_out = run.evaluate(states[chosen], "validation")
+        report["calibration"], line = _calibration(held_out, evaluations[chosen])
+        lines.append(line)
     results, curves = run.workdir / "results.json", run.workdir / "curves.png"
     write_atomically(results, json.dumps(report, indent=2) + "\n")
     draw_curves(run.writer.rows, run.plan.frozen, curves)
 
-    lines = []
-    for which, summary in summaries.items():
-        mark = f" (chosen: {how})" if which == chosen else ""
-        title = "Test images" if split == "test" else "Held-out images (there are no test images)"
-        lines += [f"{title}, {which} checkpoint{mark}", *as_lines(summary, names)]
-    if not summaries:
-        lines.append("There are neither test nor held-out images to tell how good it is.")
     folder = run.workdir / (BEST if chosen == "best" else LAST) / str(steps[chosen])
     result(
         [
@@ -66,4 +69,19 @@ def finish(run: Run, state: TrainState) -> None:
             f"  metrics               {run.workdir / 'metrics.jsonl'}",
             f"  results               {results}",
         ]
+    )
+
+
+def _calibration(held_out: Evaluation, test: Evaluation) -> tuple[dict[str, float | None], str]:
+    """The temperature that suits held-out images, and what it does to the test images."""
+    temperature = fit_temperature(held_out.logits, held_out.labels)
+    scaled = calibration_error(test.logits, test.labels, temperature)
+    figures = {
+        "temperature": temperature,
+        "test_ece": json_number(test.summary.ece),
+        "test_ece_scaled": json_number(scaled),
+    }
+    return figures, (
+        f"  at temperature {temperature:.2f}   calibration error {100 * scaled:.2f} % "
+        "(fitted on the held-out images)"
     )

@@ -61,7 +61,11 @@ class Preprocess(NamedTuple):
 
 
 def init_state(
-    model: APINet, optimizer: optax.GradientTransformation, key: Key[Array, ""], crop: int
+    model: APINet,
+    optimizer: optax.GradientTransformation,
+    key: Key[Array, ""],
+    crop: int,
+    ema: float = 0.0,
 ) -> TrainState:
     """The state before the first step, freshly drawn.
 
@@ -70,11 +74,14 @@ def init_state(
         optimizer: Its optimizer.
         key: Seeds every parameter.
         crop: Height and width of an image; parameters do not depend on it.
+        ema: Whether an average of the parameters is kept: any number but 0.
     """
     variables = model.init(key, jnp.zeros((1, crop, crop, 3)))
     params = variables["params"]
     batch_stats = variables.get("batch_stats", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    opt_state = optimizer.init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
 
 
 def pair_features(
@@ -170,6 +177,7 @@ def train_step(
     preprocess: Preprocess,
     seed: int,
     stage: Stage,
+    ema: float = 0.0,
 ) -> tuple[TrainState, StepMetrics]:
     """One update on one global batch.
 
@@ -185,6 +193,8 @@ def train_step(
         preprocess: Pixel statistics and compute type.
         seed: Seeds dropout, together with the step.
         stage: `frozen` or `full`.
+        ema: Share of the averaged parameters that a step keeps, where an average is kept. It is
+            less in the first steps, (1 + t) / (10 + t), so that the start is soon forgotten.
 
     Returns:
         State after the step and the metrics before it.
@@ -210,11 +220,17 @@ def train_step(
     (_, (terms, top1, pairs, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     grads = {**grads, **jax.tree.map(jnp.zeros_like, fixed)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params, average = optax.apply_updates(state.params, updates), state.ema
+    if average is not None:
+        done = state.step.astype(jnp.float32)
+        keep = jnp.minimum(ema, (1 + done) / (10 + done))
+        average = optax.incremental_update(params, average, 1 - keep)
     new_state = TrainState(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=mutated.get("batch_stats", {}),
         opt_state=opt_state,
+        ema=average,
     )
     grad_norm = optax.tree.norm(grads)
     return new_state, StepMetrics(*terms, top1, grad_norm, pairs)
@@ -227,11 +243,27 @@ def eval_step(
     *,
     model: APINet,
     preprocess: Preprocess,
-) -> EvalSums:
-    """The evaluation sums of one padded batch: single images, no gates."""
+    flip: bool = False,
+) -> tuple[EvalSums, Float[Array, "B C"]]:
+    """Evaluates one padded batch: single images, no gates.
+
+    Args:
+        params: Parameters.
+        batch_stats: BatchNorm statistics.
+        batch: The global batch.
+        model: The network.
+        preprocess: Pixel statistics and compute type.
+        flip: Whether the mirror image is classified too, and the logits are averaged.
+
+    Returns:
+        The sums over the images, and the logits of every row.
+    """
     images = normalise(batch.image, preprocess.mean, preprocess.std, preprocess.dtype)
-    logits = model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
-    return eval_sums(logits, batch.label, batch.mask)
+    classify = partial(model.apply, {"params": params, "batch_stats": batch_stats}, train=False)
+    logits = classify(images)
+    if flip:
+        logits = (logits + classify(images[:, :, ::-1])) / 2
+    return eval_sums(logits, batch.label, batch.mask), logits
 
 
 def make_train_step(
@@ -253,12 +285,12 @@ def make_train_step(
 
 
 def make_eval_step(
-    mesh: Mesh, *, model: APINet, preprocess: Preprocess
-) -> Callable[[dict[str, Any], dict[str, Any], Batch], EvalSums]:
-    """Compiles `eval_step` for `mesh`; the sums come back replicated."""
+    mesh: Mesh, *, model: APINet, preprocess: Preprocess, flip: bool = False
+) -> Callable[[dict[str, Any], dict[str, Any], Batch], tuple[EvalSums, Float[Array, "B C"]]]:
+    """Compiles `eval_step` for `mesh`; sums and logits come back replicated."""
     everywhere = replicated(mesh)
     return jax.jit(
-        partial(eval_step, model=model, preprocess=preprocess),
+        partial(eval_step, model=model, preprocess=preprocess, flip=flip),
         in_shardings=(everywhere, everywhere, sharded_by_batch(mesh)),
-        out_shardings=everywhere,
+        out_shardings=(everywhere, everywhere),
     )

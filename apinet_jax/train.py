@@ -29,10 +29,9 @@ from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.config import check_config, flatten
 from apinet_jax.data.source import Dataset
 from apinet_jax.errors import RunError
-from apinet_jax.evaluate import evaluate
+from apinet_jax.evaluate import Evaluation, evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.mesh import check_divisible, make_mesh, replicated
-from apinet_jax.metrics import EvalSummary
 from apinet_jax.report import finish
 from apinet_jax.run_record import (
     begin_session,
@@ -225,14 +224,16 @@ def _evaluator(
     program: Program,
     mesh: Mesh,
     check_signals: Callable[[], None],
-) -> Callable[[TrainState, str], EvalSummary]:
+) -> Callable[[TrainState, str], Evaluation]:
     """Evaluates a state on a split by name; the step is compiled once for all of them."""
-    eval_step = make_eval_step(mesh, model=program.model, preprocess=program.preprocess)
+    eval_step = make_eval_step(
+        mesh, model=program.model, preprocess=program.preprocess, flip=config.eval.flip
+    )
 
-    def evaluate_on(state: TrainState, split: str) -> EvalSummary:
+    def evaluate_on(state: TrainState, split: str) -> Evaluation:
         return evaluate(
             eval_step,
-            state.params,
+            state.inference_params,
             state.batch_stats,
             make_eval_loader(config, getattr(dataset, split), dataset.fingerprint, mesh),
             mesh,

@@ -7,4 +7,5 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment requirements-test.txt
 "$PYTHON_IN_VENV" -m ruff format --check .
 "$PYTHON_IN_VENV" -m ruff check .
-exec "$PYTHON_IN_VENV" -m pytest "$@"
+# A file is run by one process, since its tests share compiled steps and runs.
+exec "$PYTHON_IN_VENV" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"

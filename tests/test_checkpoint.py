@@ -36,6 +36,17 @@ def without_metadata(folder):
     (folder / "_CHECKPOINT_METADATA").unlink()
 
 
+def test_average_is_what_inference_reads_and_training_goes_on_from_both(tmp_path):
+    state = state_of(4)._replace(ema={"w": 0.5 * jnp.ones(3)})
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(state, METADATA)
+    assert load_weights(tmp_path).params["w"][0] == 0.5
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        again = checkpoints.restore(4, state)
+    assert again.params["w"][0] == 4
+    assert again.ema["w"][0] == again.inference_params["w"][0] == 0.5
+
+
 @pytest.mark.parametrize("damage", [without_weights, without_metadata])
 def test_half_deleted_checkpoint_does_not_count(workdir, damage):
     damage(workdir / "checkpoints/3")

@@ -24,6 +24,7 @@ FLOORS = {
         "sizing",
         "curves",
         "comparison",
+        "calibration",
     ),
     2: ("checkpoint",),
     3: ("steps", "auto", "assemble", "run_record"),

@@ -24,7 +24,7 @@ MASK = jnp.array([True, True, True, True, False])
 @pytest.mark.usefixtures("strict_dtypes")
 def test_sums_by_hand():
     sums = eval_sums(LOGITS, LABELS, MASK)
-    summary = summarise(sums)
+    summary = summarise(sums, np.asarray(LOGITS[:4]), np.asarray(LABELS[:4]))
     assert summary.images == 4
     assert summary.top1 == 2 / 4
     assert summary.top5 == 3 / 4
@@ -46,13 +46,15 @@ def test_sums_do_not_depend_on_how_images_are_batched():
 
 def test_confused_pair_counts_both_ways():
     logits = jnp.eye(3)[jnp.array([1, 0, 2, 0])]
-    summary = summarise(eval_sums(logits, jnp.array([0, 1, 2, 2]), jnp.ones(4, bool)))
+    labels = jnp.array([0, 1, 2, 2])
+    sums = eval_sums(logits, labels, jnp.ones(4, bool))
+    summary = summarise(sums, np.asarray(logits), np.asarray(labels))
     assert summary.confused == (0, 1, 2)
 
 
 def test_nothing_evaluated():
     with pytest.raises(ValueError, match="no image"):
-        summarise(eval_sums(LOGITS, LABELS, jnp.zeros(5, bool)))
+        summarise(eval_sums(LOGITS, LABELS, jnp.zeros(5, bool)), np.zeros((0, 7)), np.zeros(0, int))
 
 
 def test_durations():

@@ -19,7 +19,7 @@ from apinet_jax import train as train_module
 from apinet_jax.array_types import TrainState
 from apinet_jax.assemble import Plan
 from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.evaluate import report_workdir
+from apinet_jax.evaluate import Evaluation, report_workdir
 from apinet_jax.loop import Run
 from apinet_jax.mesh import make_mesh
 from apinet_jax.metrics import EvalSummary
@@ -167,6 +167,17 @@ def test_results_say_which_was_chosen_and_how(run):
         assert summary["top5"] == 1.0  # of four classes
 
 
+def test_temperature_is_fitted_on_held_out_images(run, capsys):
+    workdir, config = run
+    figures = json.loads((workdir / "results.json").read_text())["calibration"]
+    report_workdir(workdir, "best", config)
+    best = json.loads((workdir / "results.json").read_text())["test"]["best"]
+    assert figures["test_ece"] == best["ece"]
+    assert 0.05 <= figures["temperature"] <= 20
+    assert 0 <= figures["test_ece_scaled"] <= 1
+    assert f"calibration error     {100 * best['ece']:.2f} %" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("batch_size", [1, 20, 64])
 def test_evaluation_agrees_whatever_its_batch(run, batch_size):
     workdir, config = run
@@ -195,12 +206,13 @@ def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):
 def test_results_without_test_images_are_of_the_held_out_ones(run, tmp_path, capsys):
     """And a figure that is not finite leaves valid JSON behind."""
     workdir = shutil.copytree(run[0], tmp_path / "run")
-    figures = EvalSummary(12, 0.75, 1.0, 0.5, math.nan, (1.0, None, 0.5, 0.0), (2, 3, 1))
+    nan, per_class = math.nan, (1.0, None, 0.5, 0.0)
+    figures = EvalSummary(12, 0.75, 1.0, 0.5, nan, nan, per_class, (2, 3, 1))
     splits = []
 
     def evaluate(_state, split):
         splits.append(split)
-        return figures
+        return Evaluation(figures, np.full((12, 4), nan), np.zeros(12, int))
 
     names = tuple(f"class{label}" for label in range(4))
     weights = load_weights(workdir)

@@ -279,13 +279,49 @@ def test_evaluation_ignores_padding_and_gates():
     mask = np.arange(16) < 13
     batch = BALANCED._replace(mask=mask)
     eval_step = make_eval_step(mesh, model=model, preprocess=PREPROCESS)
-    sums = eval_step(state.params, state.batch_stats, to_global(batch, mesh))
+    sums, all_logits = eval_step(state.params, state.batch_stats, to_global(batch, mesh))
     assert sums.confusion.sum() == 13
     normalised = (jnp.asarray(batch.image, jnp.float32) / 255 - 0.5) / 0.25
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = jax.jit(partial(model.apply, train=False))(variables, normalised)
     nll = cross_entropy(logits, jnp.asarray(batch.label))[:13].sum()
     assert max_error(sums.nll, nll) < 1e-5
+    assert max_error(all_logits, logits) < 1e-4
+
+
+def test_mirror_images_are_averaged_at_test_time():
+    mesh, model, _, _ = setup(devices=8)
+    state = fresh(mesh)
+    step, both = (
+        make_eval_step(mesh, model=model, preprocess=PREPROCESS, flip=flip)
+        for flip in (False, True)
+    )
+    mirrored = BALANCED._replace(image=np.ascontiguousarray(BALANCED.image[:, :, ::-1]))
+
+    def logits(step, batch):
+        return np.asarray(step(state.params, state.batch_stats, to_global(batch, mesh))[1])
+
+    expected = (logits(step, BALANCED) + logits(step, mirrored)) / 2
+    assert max_error(logits(both, BALANCED), expected) < 1e-5
+    assert max_error(logits(step, BALANCED), expected) > 1e-3
+
+
+def test_average_of_parameters_by_hand():
+    """With a decay of 0.3: a step keeps 1/10, then 2/11, then 3/12, then 0.3 of the average."""
+    mesh, model, optimizer, _ = setup()
+    options = {"model": model, "optimizer": optimizer, "preprocess": PREPROCESS, "seed": 0}
+    step = make_train_step(mesh, **options, objective=Objective(), stage="full", ema=0.3)
+    state = fresh(mesh)
+    average = jax.tree.map(np.array, state.params)
+    state = state._replace(ema=jax.tree.map(jnp.copy, state.params))
+    for keep in (1 / 10, 2 / 11, 3 / 12, 0.3):
+        state, _ = step(state, to_global(BALANCED, mesh))
+        average = jax.tree.map(lambda a, p, k=keep: k * a + (1 - k) * p, average, state.params)
+    errors = jax.tree.map(max_error, state.ema, average)
+    assert max(jax.tree.leaves(errors)) < 1e-5
+    assert state.inference_params is state.ema
+    moved = jax.tree.map(max_error, state.ema, state.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
 
 
 def test_indivisible_batch():

@@ -138,7 +138,7 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
     base, _, preset = sweep.base.partition(":")
     if not Path(base).is_file():
         raise InputError(
-            f"{path} starts from {base}, which is not there. Run the command in the project's folder."
+            f"{path} starts from {base}, which is not there. Run it in the project's folder."
         )
     config = runpy.run_path(base)["get_config"](*([preset] if preset else []))
     known = flatten(config)

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import grain
 import numpy as np
@@ -22,7 +23,7 @@ from absl import flags, logging
 from apinet_jax.array_types import Batch
 from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.sampler import Sampler
-from apinet_jax.data.transforms import center_crop, random_crop_flip
+from apinet_jax.data.transforms import center_crop, random_crop_flip, random_resized_crop_flip
 
 # Workers see the CPU only; this process has read that variable long ago. Shared memory that an exit
 # overtakes, before grain's background thread frees it, is freed by Python's tracker without a word.
@@ -44,6 +45,8 @@ class TrainLoader:
         crop: Height and width of a crop.
         seed: Seeds crop and flip, together with the step and the row.
         rows: This host's rows of the global batch.
+        min_area: Least area of a random resized crop, as a part of the image; `None` for plain
+            crops.
     """
 
     reader: ImageReader
@@ -51,14 +54,17 @@ class TrainLoader:
     crop: int
     seed: int
     rows: slice
+    min_area: float | None = None
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, augmented."""
+        augment = random_crop_flip
+        if self.min_area is not None:
+            augment = partial(random_resized_crop_flip, min_area=self.min_area)
         keys = self.sampler(step)
-        slots = range(len(keys))[self.rows]
         images = [
-            random_crop_flip(self.reader(int(keys[slot])), self.crop, self.seed, step, slot)
-            for slot in slots
+            augment(self.reader(int(keys[slot])), self.crop, self.seed, step, slot)
+            for slot in range(len(keys))[self.rows]
         ]
         mine = keys[self.rows].astype(np.int32)
         labels = self.reader.source.labels[mine].astype(np.int32)

@@ -6,6 +6,7 @@ resize is Pillow's antialiased bilinear one. A JPEG decoded at reduced size ("dr
 to move large photos by more than one grey level on average, so every image is decoded in full.
 """
 
+import math
 from io import BytesIO
 
 import numpy as np
@@ -29,6 +30,9 @@ _UPRIGHT = {
 # Second word of the Philox key: keeps these draws apart from every other use of the seed.
 _AUGMENT_STREAM = 0x617567
 _WORD = (1 << 64) - 1
+# Of a random resized crop: the widest aspect, and the draws before the whole image is taken.
+_LOG_ASPECT = math.log(4 / 3)
+_TRIES = 10
 
 
 def decode(data: bytes) -> Image.Image:
@@ -83,16 +87,50 @@ def random_crop_flip(
         A view of `image`, not a copy.
     """
     _check_crop(image, crop)
-    # numpy counts blocks up in the lowest counter word, so each (step, slot) has its own blocks.
-    philox = np.random.Philox(
-        key=np.array([seed & _WORD, _AUGMENT_STREAM], np.uint64),
-        counter=np.array([0, slot, step, 0], np.uint64),
-    )
-    top_word, left_word, flip_word = (int(word) for word in philox.random_raw(3))
-    offsets = image.shape[0] - crop + 1
-    top = (top_word * offsets) >> 64  # multiply-shift: a 64-bit word to 0 .. offsets - 1
-    left = (left_word * offsets) >> 64
+    top_word, left_word, flip_word = _words(seed, step, slot, 3)
+    top = _below(top_word, image.shape[0] - crop + 1)
+    left = _below(left_word, image.shape[0] - crop + 1)
     cut = image[top : top + crop, left : left + crop]
+    return cut[:, ::-1] if flip_word >> 63 else cut
+
+
+def random_resized_crop_flip(
+    image: UInt8[np.ndarray, "R R 3"],
+    crop: int,
+    seed: int,
+    step: int,
+    slot: int,
+    min_area: float,
+) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
+    """Cuts a random rectangle, resizes it to a square and mirrors it half of the time.
+
+    As torchvision's `RandomResizedCrop`: the rectangle's area is uniform between `min_area` and 1
+    of the image's, the logarithm of its aspect uniform between 3:4 and 4:3; of ten draws the first
+    that fits is taken, else the whole image.
+
+    Args:
+        image: The resized image.
+        crop: Side of the square.
+        seed: Seed of the run.
+        step: Training step the image is for.
+        slot: Row of the image in the global batch.
+        min_area: Least area of the rectangle, as a part of the image's.
+    """
+    size = image.shape[0]
+    flip_word, *words = _words(seed, step, slot, 1 + 4 * _TRIES)
+    top = left = 0
+    height = width = size
+    for tried in range(_TRIES):
+        area_word, aspect_word, top_word, left_word = words[4 * tried : 4 * tried + 4]
+        area = size**2 * (min_area + (1 - min_area) * area_word / 2**64)
+        aspect = math.exp(_LOG_ASPECT * (2 * aspect_word / 2**64 - 1))
+        wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < wide <= size and 0 < high <= size:
+            height, width = high, wide
+            top, left = _below(top_word, size - high + 1), _below(left_word, size - wide + 1)
+            break
+    part = Image.fromarray(image[top : top + height, left : left + width])
+    cut = resize(part, crop)
     return cut[:, ::-1] if flip_word >> 63 else cut
 
 
@@ -103,6 +141,21 @@ def center_crop(
     _check_crop(image, crop)
     start = round((image.shape[0] - crop) / 2)
     return image[start : start + crop, start : start + crop]
+
+
+def _words(seed: int, step: int, slot: int, count: int) -> list[int]:
+    """Random 64-bit words that belong to (seed, step, slot) alone."""
+    # numpy counts blocks up in the lowest counter word, so each (step, slot) has its own blocks.
+    philox = np.random.Philox(
+        key=np.array([seed & _WORD, _AUGMENT_STREAM], np.uint64),
+        counter=np.array([0, slot, step, 0], np.uint64),
+    )
+    return [int(word) for word in philox.random_raw(count)]
+
+
+def _below(word: int, limit: int) -> int:
+    """Maps a random word to 0 .. limit - 1, by multiplying and shifting."""
+    return (word * limit) >> 64
 
 
 def _check_crop(image: UInt8[np.ndarray, "R R 3"], crop: int) -> None:

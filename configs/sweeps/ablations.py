@@ -1,4 +1,4 @@
-"""The paper's ablations, one factor at a time, on the first 50 classes of CUB at 224.
+r"""The paper's ablations, one factor at a time, on the first 50 classes of CUB at 224.
 
 python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS

@@ -1,0 +1,65 @@
+r"""Recipes for API-Net and for softmax, drawn alike, chosen on held-out training images only.
+
+python -m apinet_jax sweep configs/sweeps/search.py --folder=runs/search \
+    --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
+
+Both methods get the same number of recipes from the same ranges, with the same epochs, so that
+neither is tuned harder. A fifth of the training images of each class is held out; the test images
+are not looked at. The best recipe of each then runs over new seeds, on the test images, once.
+"""
+
+import random
+
+from apinet_jax.commands.sweep import Sweep
+
+RECIPES = 12
+RANGES = {
+    "optim.lr": (0.001, 0.002, 0.004, 0.008),
+    "optim.head_lr_factor": (1.0, 4.0),
+    "optim.weight_decay": (5e-4, 2e-3),
+    "model.dropout": (0.2, 0.5),
+    "loss.label_smoothing": (0.0, 0.1),
+    "data.augmentation": ("crop", "random_resized"),
+    "data.min_area": (0.4, 0.6),
+}
+# What only pairs have.
+PAIRED = {
+    "batch": ((15, 4), (30, 2), (10, 6)),
+    "loss.reduction": ("code", "paper"),
+    "loss.rank_weight": (0.0, 0.5, 1.0),
+    "loss.rank_margin": (0.05, 0.2),
+}
+
+
+def recipes(ranges: dict, seed: int) -> list[dict]:
+    drawn = random.Random(seed)
+    return [
+        {field: drawn.choice(values) for field, values in ranges.items()} for _ in range(RECIPES)
+    ]
+
+
+def get_sweep() -> Sweep:
+    cells = {}
+    common = recipes(RANGES, seed=0)
+    for number, (recipe, paired) in enumerate(zip(common, recipes(PAIRED, seed=1), strict=True)):
+        classes, images = paired.pop("batch")
+        batch = {"batch.classes": classes, "batch.images": images}
+        cells[f"API-Net {number}"] = {**recipe, **paired, **batch}
+        cells[f"softmax {number}"] = {**recipe, "method": "softmax"}
+    return Sweep(
+        base="configs/folder.py",
+        settings={
+            "model.trunk": "squeezenet1_1",
+            "data.resize": 256,
+            "data.crop": 224,
+            "data.val_fraction": 0.2,
+            "batch.classes": 15,
+            "batch.images": 4,
+            "optim.epochs": 10.0,
+            "optim.frozen_epochs": 1.0,
+        },
+        cells=cells,
+        reference="softmax 0",
+        seeds=(100,),  # none of those that are reported
+        metric="validation",
+    )
