@@ -22,6 +22,7 @@ from apinet_jax.errors import InputError
 from apinet_jax.mesh import host_rows, replicated, sharded_by_batch
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.apinet import APINet
+from apinet_jax.models.hub import find_pretrained
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
 from apinet_jax.optim import TRUNK, cosine_schedule, make_optimizer
 from apinet_jax.steps import Objective, Preprocess, Stage, init_state, make_train_step
@@ -52,7 +53,9 @@ class Plan(NamedTuple):
 def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
     """Opens the data set, preparing it first where needed, and holds out validation images."""
     data = config.data
-    dataset = open_dataset(data.name, data.dir, data.manual_dir, data.skip_unreadable)
+    dataset = open_dataset(
+        data.name, data.dir, data.manual_dir, data.skip_unreadable, data.crop_to_box
+    )
     if data.val_fraction:
         if dataset.validation is not None:
             raise InputError(
@@ -100,7 +103,8 @@ def make_network(
         gates=config.model.gates,
         interaction=config.model.interaction if config.method == "apinet" else "none",
     )
-    return model, Preprocess(spec.mean, spec.std, dtype)
+    mean, std = config.model.get("mean"), config.model.get("std")  # older checkpoints have none
+    return model, Preprocess(tuple(mean or spec.mean), tuple(std or spec.std), dtype)
 
 
 class Program(NamedTuple):
@@ -257,12 +261,19 @@ def make_eval_loader(
     return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size))
 
 
-def with_pretrained(state: TrainState, trunk: str, path: str | Path) -> TrainState:
-    """Puts the tensors of a file into the trunk, strictly.
+def with_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainState:
+    """Puts pretrained weights into the trunk, strictly.
+
+    Args:
+        state: The state, whose head stays as it is.
+        trunk: Name of the trunk.
+        name: What `find_pretrained` takes.
 
     Raises:
-        InputError: If the file is not of this trunk; the message lists what differs.
+        InputError: If there are no such weights, or they are not of this trunk; the message lists
+            what differs.
     """
+    path = find_pretrained(str(name)).path
     tensors = read_safetensors(path)
     inside = {"params": state.params[TRUNK]}
     if TRUNK in state.batch_stats:

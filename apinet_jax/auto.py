@@ -3,14 +3,10 @@
 Each choice comes with a line that says why, and how to override it.
 """
 
-import contextlib
 import os
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jaxtyping import Int
@@ -18,8 +14,9 @@ from jaxtyping import Int
 from apinet_jax.config import flatten
 from apinet_jax.errors import InputError
 from apinet_jax.memory import human
-from apinet_jax.models import TRUNKS, make_trunk
-from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
+from apinet_jax.models.hub import Pretrained, find_pretrained
+from apinet_jax.models.pretrained import read_safetensors
+from apinet_jax.models.recognise import recognise
 from apinet_jax.sizing import (
     PAPER_CLASSES,
     PAPER_IMAGES,
@@ -32,8 +29,9 @@ from apinet_jax.sizing import (
 _WARNING = (
     "WARNING: no pretrained weights, so the trunk starts from noise, and a few thousand photos are "
     "not enough to make up for it: on 50 bird species a small trunk from scratch reached 35 %, "
-    "SqueezeNet with its weights 74 % (docs/results.md). Give a .safetensors file with torchvision "
-    "or timm names: --config.model.pretrained=PATH"
+    "SqueezeNet with its weights 74 % (docs/results.md). Weights come from the Hugging Face hub "
+    "with --config.model.pretrained=timm:resnet50.tv_in1k, or from a .safetensors file with "
+    "torchvision or timm names."
 )
 _CACHE_LIMIT = 4 * 2**30
 # What a step may take of a device's memory: the estimate is rough, and all else needs some too.
@@ -82,14 +80,21 @@ def choose(
     on_cpu = platform == "cpu"
     budget = int(_SHARE * device_bytes)
     pretrained = config.model.pretrained
+    weights = None  # not looked at where a run goes on: what was read off them is recorded
+    if pretrained and "model.trunk" not in recorded:
+        weights = find_pretrained(pretrained)
 
     dtype = "float32" if on_cpu else "bfloat16"
     why = "CPUs gain nothing from less" if on_cpu else "the accelerator's fast type"
     fill("model.dtype", dtype, why)
     if config.model.trunk is None:  # it costs a look at every tensor of the weights
-        known = "model.trunk" in recorded
-        fill("model.trunk", *_trunk(pretrained, known, on_cpu, num_devices, budget))
-    _fill_sizes(config, fill, np.bincount(labels), on_cpu, num_devices, budget)
+        fill("model.trunk", *_trunk(weights, on_cpu, num_devices, budget))
+    for name in ("mean", "std"):
+        value = getattr(weights, name, None) or recorded.get(f"model.{name}")
+        if value is not None:
+            fill(f"model.{name}", value, "of the images that model.pretrained was trained on")
+    size = weights and weights.size
+    _fill_sizes(config, fill, np.bincount(labels), size, on_cpu, num_devices, budget)
     batch_size = config.batch.classes * config.batch.images
     fill("eval.batch_size", batch_size, "as in training")
 
@@ -121,11 +126,15 @@ def _fill_sizes(
     config: ml_collections.ConfigDict,
     fill: Callable[[str, Any, str], None],
     counts: Int[np.ndarray, " C"],
+    weights_size: int | None,
     on_cpu: bool,
     num_devices: int,
     budget: int,
 ) -> None:
-    """Chooses crop, resize, K and S together: they share the device's memory and the devices."""
+    """Chooses crop, resize, K and S together: they share the device's memory and the devices.
+
+    Where the paper's crop needs too much, the size that the weights were trained at is tried next.
+    """
     data, batch, trunk = config.data, config.batch, config.model.trunk
     median = int(np.median(counts))
     shapes = batch_shapes(len(counts), median, num_devices, batch.classes, batch.images)
@@ -137,7 +146,8 @@ def _fill_sizes(
         crops = [round(data.resize * 7 / 8)]
     else:
         best = 128 if trunk == "resnet10_w16" else 224 if on_cpu else 448
-        crops = [crop for _, crop in SIZES if crop <= best]
+        sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
+        crops = sorted((crop for crop in sizes if crop <= best), reverse=True)
     chosen = largest(trunk, config.model.dtype, crops, shapes, num_devices, budget)
     fits = f"a step then needs about {human(chosen.step_bytes)} of {human(budget)} a device"
     shared = f"so that {num_devices} devices share the batch equally"
@@ -162,17 +172,19 @@ def _why_crop(crop: int, resize_given: bool) -> str:
 
 
 def _trunk(
-    pretrained: str | None, already_recorded: bool, on_cpu: bool, num_devices: int, budget: int
+    weights: Pretrained | None, on_cpu: bool, num_devices: int, budget: int
 ) -> tuple[str, str]:
     """The trunk that the weights are of; without weights, what the device can train."""
-    if pretrained and not already_recorded:
-        tensors = read_safetensors(pretrained)
-        for name, spec in TRUNKS.items():
-            trunk, image = make_trunk(name), jnp.zeros((1, 64, 64, 3))
-            variables = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), image)
-            with contextlib.suppress(InputError):
-                load_torch_tensors(tensors, variables, spec.classifier_prefixes)
-                return name, "its tensors are in model.pretrained"
+    if weights is not None:
+        tensors = read_safetensors(weights.path)
+        try:
+            trunk = recognise(tensors)
+        except InputError as error:
+            raise InputError(f"{weights.path}: {error}") from error
+        why = "its tensors are in model.pretrained"
+        if weights.architecture not in (None, trunk):
+            why += f", which calls itself {weights.architecture}"
+        return trunk, why
     if on_cpu:
         return "resnet10_w16", "small enough to learn from scratch on a CPU"
     images = -(-PAPER_CLASSES * PAPER_IMAGES // num_devices)

@@ -174,6 +174,18 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
     )
 
 
+def recorded_config(saved: dict[str, Any]) -> ml_collections.ConfigDict:
+    """A configuration that was saved with a run, as nested plain values.
+
+    Fields that did not exist then have their defaults, which compute what was computed without.
+    """
+    config = default_config().copy_and_resolve_references()
+    flat = flatten(ml_collections.ConfigDict(saved))
+    plain = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in flat.items()}
+    config.update_from_flattened_dict(plain)
+    return config
+
+
 def _auto(kind: type, value: Any) -> config_dict.FieldReference:
     """A field that holds `value` and may be set to `None`, to be chosen by the program."""
     return config_dict.FieldReference(value, field_type=kind)

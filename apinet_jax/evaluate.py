@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
 from apinet_jax.checkpoint import find_checkpoint, load_weights
-from apinet_jax.config import FREE_FIELDS, flatten, result_differences
+from apinet_jax.config import FREE_FIELDS, flatten, recorded_config, result_differences
 from apinet_jax.data.pipeline import EvalLoader, stream
 from apinet_jax.errors import InputError, out_of_memory_explained
 from apinet_jax.mesh import make_mesh, replicated, to_global
@@ -99,7 +99,7 @@ def report_workdir(
     mesh = make_mesh()
     checkpoint = find_checkpoint(workdir, which)
     weights = load_weights(checkpoint, sharding=replicated(mesh))
-    recorded = ml_collections.ConfigDict(weights.metadata["config"])
+    recorded = recorded_config(weights.metadata["config"])
     if config is not None:
         _adopt(recorded, config)
     dataset = make_dataset(recorded)

@@ -20,6 +20,7 @@ import jax
 from apinet_jax.checkpoint import BEST, LAST, steps_of
 from apinet_jax.config import result_differences
 from apinet_jax.errors import InputError, failed_writes_explained
+from apinet_jax.models.hub import find_pretrained, is_on_hub
 from apinet_jax.writer import write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
@@ -143,17 +144,17 @@ def new_record(
     Args:
         config: Flat, completed configuration.
         fingerprint: Hash of the data set.
-        pretrained: File of the pretrained weights.
+        pretrained: The pretrained weights, as `find_pretrained` takes them.
         num_devices: Devices that share a batch.
     """
-    weights = pretrained and {
-        "source": os.path.abspath(pretrained),
-        "sha256": sha256_of(Path(pretrained)),
-    }
+    weights = None
+    if pretrained:
+        found = find_pretrained(pretrained)
+        weights = {"source": found.source, "sha256": sha256_of(found.path)}
     return {
         "config": config,
         "data_fingerprint": fingerprint,
-        "pretrained": weights or None,
+        "pretrained": weights,
         "devices": num_devices,
         "sessions": [],
     }
@@ -188,6 +189,9 @@ def check_same_run(
     pretrained, recorded = config["model.pretrained"], record["pretrained"]
     if bool(pretrained) != bool(recorded):
         differences.append(("model.pretrained", recorded and recorded["source"], pretrained))
+    elif pretrained and is_on_hub(pretrained):  # then its name tells the commit
+        if pretrained != recorded["source"]:
+            differences.append(("model.pretrained", recorded["source"], pretrained))
     elif pretrained and Path(pretrained).exists():
         now = sha256_of(Path(pretrained))
         if now != recorded["sha256"]:

@@ -32,6 +32,7 @@ from apinet_jax.errors import RunError
 from apinet_jax.evaluate import Evaluation, evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.mesh import check_divisible, make_mesh, replicated
+from apinet_jax.models.hub import pinned
 from apinet_jax.report import finish
 from apinet_jax.run_record import (
     begin_session,
@@ -66,8 +67,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
             f"This job has {jax.process_count()} processes; training uses the devices of one host. "
             "Start it on a single host."
         )
-    config, workdir = _with_absolute_paths(config), Path(workdir).expanduser()
+    workdir = Path(workdir).expanduser()
     recorded = read_record(workdir)
+    config = _with_lasting_names(config, recorded)
     mesh = make_mesh()
     dataset = make_dataset(config)
     config = _completed(config, dataset, mesh, recorded)
@@ -124,12 +126,20 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
             finish(run, state)
 
 
-def _with_absolute_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A copy whose files are found from any folder: the run's record and checkpoints keep it."""
+def _with_lasting_names(
+    config: ml_collections.ConfigDict, record: dict[str, Any] | None
+) -> ml_collections.ConfigDict:
+    """A copy whose files are found from any folder, and whose weights stay what they are now.
+
+    The run's record and its checkpoints keep these names.
+    """
     config = config.copy_and_resolve_references()
-    for group, name in ("data", "dir"), ("data", "manual_dir"), ("model", "pretrained"):
-        if config[group][name]:
-            config[group][name] = os.path.abspath(os.path.expanduser(config[group][name]))
+    for name in ("dir", "manual_dir"):
+        if config.data[name]:
+            config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
+    if config.model.pretrained:
+        known = (record and record["pretrained"]) or {}
+        config.model.pretrained = pinned(config.model.pretrained, known.get("source"))
     return config
 
 

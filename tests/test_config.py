@@ -11,7 +11,13 @@ import pytest
 
 from apinet_jax.assemble import make_network, make_plan, make_program
 from apinet_jax.auto import choose
-from apinet_jax.config import check_config, default_config, flatten, result_differences
+from apinet_jax.config import (
+    check_config,
+    default_config,
+    flatten,
+    recorded_config,
+    result_differences,
+)
 from apinet_jax.errors import InputError
 from apinet_jax.mesh import make_mesh
 
@@ -171,6 +177,15 @@ def test_pixel_statistics_survive_json():
     config.model.std = (0.5, 0.5)
     with pytest.raises(InputError, match=r"model.std = \(0.5, 0.5\): must be three numbers"):
         check_config(config)
+
+
+def test_a_configuration_saved_by_an_older_run():
+    config = default_config()
+    config.model.trunk, config.model.mean = "resnet18", (0.5, 0.25, 0.5)
+    saved = json.loads(json.dumps(config.to_dict()))
+    for group, name in (("model", "mutual"), ("pairs", "kinds"), ("optim", "ema")):
+        del saved[group][name]
+    assert flatten(recorded_config(saved)) == flatten(config)
 
 
 def test_config_is_plain_data():

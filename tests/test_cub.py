@@ -1,78 +1,41 @@
-"""A small CUB in the exact layout of the official archive."""
+"""A small CUB-200-2011: from the folder and the archive, what is kept, what is refused."""
 
 import os
 import shutil
 import sys
-import tarfile
-from io import BytesIO
 
 import pytest
-from PIL import Image
+from small_archives import CUB_CLASSES, CUB_COUNTS, cub_path, jpeg, make_small, pack, put_cub
 
 from apinet_jax.data.builders.cub import Cub
 from apinet_jax.data.source import open_dataset
 from apinet_jax.errors import InputError
 
-CLASSES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
-# Image number, class, whether it is for training; numbers as in the official lists, 1-based.
-IMAGES = ((1, 1, 0), (2, 1, 1), (3, 2, 1), (4, 2, 0), (5, 3, 1), (6, 3, 1), (7, 3, 0))
-
-
-def path_of(number, label):
-    return f"{CLASSES[label - 1]}/Bird_{number:04d}_{number * 111}.jpg"
-
-
-def jpeg(number):
-    stream = BytesIO()
-    Image.new("RGB", (9, 7), (number * 30, 0, 0)).save(stream, "JPEG")
-    return stream.getvalue()
-
 
 @pytest.fixture(autouse=True)
 def small(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
-    monkeypatch.setattr(Cub, "CLASSES", 3)
-    monkeypatch.setattr(Cub, "TRAIN_IMAGES", 4)
-    monkeypatch.setattr(Cub, "TEST_IMAGES", 3)
+    make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
 
 
 @pytest.fixture
 def manual(tmp_path):
     """A folder that holds the unpacked `CUB_200_2011/`."""
-    cub = tmp_path / "manual" / "CUB_200_2011"
-    for number, label, _ in IMAGES:
-        path = cub / "images" / path_of(number, label)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(number))
-    lists = {
-        "classes.txt": [f"{number} {name}" for number, name in enumerate(CLASSES, 1)],
-        "images.txt": [f"{number} {path_of(number, label)}" for number, label, _ in IMAGES],
-        "image_class_labels.txt": [f"{number} {label}" for number, label, _ in IMAGES],
-        "train_test_split.txt": [f"{number} {train}" for number, _, train in IMAGES],
-        "bounding_boxes.txt": [f"{number} 0.0 0.0 9.0 7.0" for number, _, _ in IMAGES],
-    }
-    for name, lines in lists.items():
-        (cub / name).write_text("\n".join(lines) + "\n")
-    return cub.parent
+    return put_cub(tmp_path / "manual")
 
 
-def pack(manual, prefix=""):
-    """Replaces the folder by its archive, with the images in another order than the lists."""
-    with tarfile.open(manual / "CUB_200_2011.tgz", "w:gz") as tar:
-        for path in sorted((manual / "CUB_200_2011").rglob("*"), reverse=True):
-            tar.add(path, prefix + str(path.relative_to(manual)), recursive=False)
-    shutil.rmtree(manual / "CUB_200_2011")
+def packed(manual, prefix=""):
+    return pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011", prefix=prefix)
 
 
 def check(dataset):
-    assert dataset.class_names == CLASSES
+    assert dataset.class_names == CUB_CLASSES
     assert dataset.train.labels.tolist() == [0, 1, 2, 2]
     assert dataset.test.labels.tolist() == [0, 1, 2]
     assert dataset.train.file_names == (
-        path_of(2, 1),
-        path_of(3, 2),
-        path_of(5, 3),
-        path_of(6, 3),
+        cub_path(2, 1),
+        cub_path(3, 2),
+        cub_path(5, 3),
+        cub_path(6, 3),
     )
     assert dataset.train.read_many(range(4)) == [jpeg(number) for number in (2, 3, 5, 6)]
     assert dataset.test.read_many(range(3)) == [jpeg(number) for number in (1, 4, 7)]
@@ -91,7 +54,7 @@ def test_unpacked_folder(manual):
 
 @pytest.mark.parametrize("prefix", ["", "./"])
 def test_archive(manual, tmp_path, prefix):
-    pack(manual, prefix)
+    packed(manual, prefix)
     check(open_dataset("cub", manual_dir=manual))
     assert [path.name for path in manual.iterdir()] == ["CUB_200_2011.tgz"]  # nothing unpacked
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cub"]
@@ -99,7 +62,7 @@ def test_archive(manual, tmp_path, prefix):
 
 def test_folder_and_archive_have_one_fingerprint(manual, tmp_path):
     folder = open_dataset("cub", tmp_path / "first", manual)
-    pack(manual)
+    packed(manual)
     assert open_dataset("cub", tmp_path / "second", manual).fingerprint == folder.fingerprint
 
 
@@ -122,7 +85,7 @@ def test_prepared_records_outlive_the_archive(manual):
 
 def test_prepared_again_when_an_image_changes(manual):
     before = open_dataset("cub", manual_dir=manual)
-    (manual / "CUB_200_2011/images" / path_of(2, 1)).write_bytes(jpeg(8))
+    (manual / "CUB_200_2011/images" / cub_path(2, 1)).write_bytes(jpeg(8))
     after = open_dataset("cub", manual_dir=manual)
     assert after.fingerprint != before.fingerprint
     assert after.train.read(0) == jpeg(8)
@@ -132,6 +95,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(InputError) as caught:
         open_dataset("cub", manual_dir=tmp_path / "nowhere")
     for part in (
+        "There is no folder",
         "nowhere",
         "CUB_200_2011.tgz",
         "data.caltech.edu",
@@ -142,8 +106,8 @@ def test_nothing_there(tmp_path):
 
 
 def test_missing_image_is_named_even_when_skipping(manual):
-    (manual / "CUB_200_2011/images" / path_of(5, 3)).unlink()
-    with pytest.raises(InputError, match=f"1 image.*missing(.|\n)*{path_of(5, 3)}"):
+    (manual / "CUB_200_2011/images" / cub_path(5, 3)).unlink()
+    with pytest.raises(InputError, match=f"1 image.*missing(.|\n)*{cub_path(5, 3)}"):
         open_dataset("cub", manual_dir=manual, skip_unreadable=True)
 
 
@@ -175,21 +139,22 @@ def test_counts_are_asserted(manual, monkeypatch):
 
 
 def test_unreadable_image(manual):
-    (manual / "CUB_200_2011/images" / path_of(5, 3)).write_bytes(jpeg(5)[:200])
-    with pytest.raises(InputError, match=path_of(5, 3)):
+    (manual / "CUB_200_2011/images" / cub_path(5, 3)).write_bytes(jpeg(5)[:200])
+    with pytest.raises(InputError, match=cub_path(5, 3)):
         open_dataset("cub", manual_dir=manual)
     dataset = open_dataset("cub", manual_dir=manual, skip_unreadable=True)
-    assert dataset.skipped == (path_of(5, 3),)
+    assert dataset.skipped == (cub_path(5, 3),)
     assert len(dataset.train) == 3
 
 
 def test_damaged_archive(manual, tmp_path):
-    pack(manual)
-    archive = manual / "CUB_200_2011.tgz"
+    archive = packed(manual)
     os.truncate(archive, archive.stat().st_size // 2)
     with pytest.raises(InputError, match=r"CUB_200_2011\.tgz is damaged"):
         open_dataset("cub", manual_dir=manual)
     archive.write_bytes(b"<html>not found</html>")
-    with pytest.raises(InputError, match=r"CUB_200_2011\.tgz is damaged.*Download it again"):
+    with pytest.raises(
+        InputError, match=r"CUB_200_2011\.tgz is damaged.*Download CUB_200_2011\.tgz again"
+    ):
         open_dataset("cub", manual_dir=manual)
     assert list((tmp_path / "root").iterdir()) == []

@@ -86,7 +86,7 @@ def test_one_class_only(tmp_path):
         ({"data__crop": 40}, r"data.crop = 40 is larger than data.resize = 36.*lower --config"),
         ({"model__trunk": "resnet11"}, "no trunk named 'resnet11'; choose one of .*resnet18"),
         ({"batch__images": 3}, r"batch of 12 images.*cannot be shared equally by 8 devices"),
-        ({"data__name": "nabirds"}, "Unknown data set 'nabirds'.*birds, cub, folder"),
+        ({"data__name": "flowers"}, "Unknown data set 'flowers'.*birds, cub, aircraft"),
         ({"model__pretrained": "/no.safetensors"}, "cannot read the weights /no.safetensors"),
     ],
 )

@@ -92,7 +92,9 @@ def test_draw_of_no_fraction(fraction):
 
 
 def test_unknown_name():
-    with pytest.raises(InputError, match=r"'cars98'.*birds, cub, folder"):
+    with pytest.raises(
+        InputError, match=r"'cars98'.*birds, cub, aircraft, cars, dogs, nabirds, folder"
+    ):
         open_dataset("cars98")
 
 

@@ -1,6 +1,7 @@
 """Decoded and resized images, either made when asked for or mapped from a file made once.
 
-Both give the same pixels: an image is always resized whole, and crops are slices of it.
+Both give the same pixels: an image, or the window of it that the data set names, is always resized
+whole, and crops are slices of that.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apinet_jax.data.source import Source
-from apinet_jax.data.transforms import decode, resize
+from apinet_jax.data.transforms import resize
 from apinet_jax.errors import RunError
 from apinet_jax.writer import tracked
 
@@ -38,7 +39,7 @@ class ImageReader:
     def __call__(self, index: int) -> UInt8[np.ndarray, "R R 3"]:
         """The resized image of a record."""
         if self.cache is None:
-            return resize(decode(self.source.read(index)), self.size)
+            return resize(self.source.picture(int(self.source.rows[index])), self.size)
         if self._mapped is None:
             shape = (len(self.source.records), self.size, self.size, 3)
             self._mapped = np.memmap(self.cache, np.uint8, "r", shape=shape)
@@ -64,9 +65,11 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
     Raises:
         RunError: If the file cannot be written, for example because the disk is full.
     """
-    key = hashlib.sha256(f"{fingerprint}\n{source.split}".encode()).hexdigest()
+    key = hashlib.sha256(f"{fingerprint}\n{source.split}".encode())
+    if source.windows is not None:  # whole pictures keep the name that they have always had
+        key.update(source.windows.tobytes())
     count = len(source.records)
-    path = folder / f"{key[:16]}-{size}px-{count}.uint8"
+    path = folder / f"{key.hexdigest()[:16]}-{size}px-{count}.uint8"
     # A file that was copied or cut off since then may have the name and not the size.
     if not path.exists() or path.stat().st_size != count * size**2 * 3:
         _write(source, size, path)
@@ -85,7 +88,7 @@ def _write(source: Source, size: int, path: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX)
 
             def write(row: int) -> None:
-                pixels = resize(decode(source.read_record(row)), size)
+                pixels = resize(source.picture(row), size)
                 os.pwrite(file.fileno(), pixels.tobytes(), row * image_bytes)
 
             written = pool.imap_unordered(write, range(count), 8)

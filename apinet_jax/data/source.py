@@ -4,6 +4,8 @@
 and file names come from the builder's metadata, records are read only when asked for.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,11 +14,15 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from PIL import Image
 
 from apinet_jax.data.stratify import draw_stratified
+from apinet_jax.data.transforms import decode
 from apinet_jax.errors import InputError
 
-NAMES = ("birds", "cub", "folder")
+# Data sets of the literature, from their official archives.
+OFFICIAL = ("cub", "aircraft", "cars", "dogs", "nabirds")
+NAMES = ("birds", *OFFICIAL, "folder")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +35,8 @@ class Source:
         labels: Class of each image.
         file_names: File each image came from.
         split: Name of the split that `records` reads, whatever part of it this is.
+        windows: The part of each record's picture to look at, as x, y, width and height in pixels;
+            `None` for whole pictures.
     """
 
     records: Any
@@ -36,6 +44,7 @@ class Source:
     labels: Int[np.ndarray, " N"]
     file_names: tuple[str, ...]
     split: str
+    windows: Int[np.ndarray, "R 4"] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,6 +56,18 @@ class Source:
     def read_record(self, row: int) -> bytes:
         """Returns the encoded file of a record of the whole split."""
         return self.records[row]["image"]
+
+    def picture(self, row: int) -> Image.Image:
+        """Decodes a record of the whole split, as much of it as there is to look at.
+
+        Raises:
+            ValueError: It cannot be decoded.
+        """
+        image = decode(self.read_record(row))
+        if self.windows is None:
+            return image
+        x, y, width, height = self.windows[row].tolist()
+        return image.crop((x, y, x + width, y + height))
 
     def read_many(self, indices: Iterable[int]) -> list[bytes]:
         """Returns the encoded files of several images, in the order asked for."""
@@ -72,8 +93,9 @@ class Dataset:
         train: Training images.
         validation: Images for choosing a model; None until some are held out.
         test: Test images, if there are any.
-        fingerprint: SHA-256 over split, file name, label and bytes of every record, so that a copy
-            of the same files has the same one; drawn data sets name version, seed and counts.
+        fingerprint: SHA-256 over split, file name, label and bytes of every record, and over the
+            windows where there are any, so that a copy of the same files has the same one; drawn
+            data sets name version, seed and counts.
         skipped: Unreadable files that were left out on request.
     """
 
@@ -129,26 +151,33 @@ def open_dataset(
     data_dir: str | os.PathLike[str] | None = None,
     manual_dir: str | os.PathLike[str] | None = None,
     skip_unreadable: bool = False,
+    crop_to_box: bool = False,
 ) -> Dataset:
     """Opens a data set, preparing its records first where they are missing or out of date.
 
     Args:
-        name: `birds`, `cub` or `folder`.
+        name: One of `NAMES`.
         data_dir: For `folder` the user's image folder, whose prepared records go to TFDS's own root
             (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`); for the others the root itself.
-        manual_dir: Where an official archive or its unpacked folder lies.
+        manual_dir: Where official archives or their unpacked folders lie, and where those that can
+            be had without asking are downloaded to; `downloads/manual` below the root by default.
         skip_unreadable: Leave unreadable files out instead of stopping with their list.
+        crop_to_box: Look at the box around the object alone, where the archives have boxes.
 
     Returns:
         The data set, opened for reading.
 
     Raises:
         InputError: The name is unknown, or something is wrong with the files.
-        RunError: The records cannot be written.
+        RunError: A download failed, or the records cannot be written.
     """
     if name not in NAMES:
         raise InputError(
             f"Unknown data set {name!r}. Set --config.data.name to one of: {', '.join(NAMES)}."
+        )
+    if crop_to_box and name not in OFFICIAL:
+        raise InputError(
+            f"The data set {name!r} has no boxes to crop to. Set --config.data.crop_to_box=False."
         )
     # Importing TFDS takes a second: only those who open a data set wait for it.
     if name == "folder":
@@ -162,11 +191,12 @@ def open_dataset(
         builder = folder.prepare(Path(data_dir).expanduser(), records_root(), skip_unreadable)
         return _open(name, builder)
     root = Path(data_dir).expanduser() if data_dir else records_root()
-    if name == "cub":
-        from apinet_jax.data.builders import cub
+    if name in OFFICIAL:
+        from apinet_jax.data.builders import official
 
-        manual = Path(manual_dir or root / "downloads" / "manual").expanduser()
-        return _open(name, cub.prepare(manual, root, skip_unreadable))
+        manual = Path(manual_dir).expanduser() if manual_dir else None
+        builder = official.prepare(_official(name), manual, root, skip_unreadable, crop_to_box)
+        return _open(name, builder, "boxes" if crop_to_box else "windows")
     import tensorflow_datasets as tfds
 
     from apinet_jax.data.builders.birds import Birds
@@ -179,11 +209,29 @@ def open_dataset(
     return _open(name, builder)
 
 
-def _open(name: str, builder: Any) -> Dataset:
-    """Opens the splits of a prepared TFDS builder."""
+def _official(name: str) -> Any:
+    from apinet_jax.data.builders import aircraft, cars, cub, dogs, nabirds
+
+    builders = (cub.Cub, aircraft.Aircraft, cars.Cars, dogs.Dogs, nabirds.Nabirds)
+    return dict(zip(OFFICIAL, builders, strict=True))[name]
+
+
+def _open(name: str, builder: Any, windows: str = "windows") -> Dataset:
+    """Opens the splits of a prepared TFDS builder.
+
+    Args:
+        name: Name of the data set.
+        builder: The builder.
+        windows: The entry of its metadata that says which part of each picture to look at.
+    """
     import tensorflow_datasets as tfds
 
     metadata = dict(builder.info.metadata.items())
+    looked_at = metadata.get(windows)
+    fingerprint = metadata["fingerprint"]
+    if looked_at is not None:
+        fingerprint += json.dumps(looked_at, sort_keys=True)
+        fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
     undecoded = {"image": tfds.decode.SkipDecoding()}
 
     def split_source(split: str) -> Source | None:
@@ -196,6 +244,7 @@ def _open(name: str, builder: Any) -> Dataset:
             labels=labels,
             file_names=tuple(metadata["file_names"][split]),
             split=split,
+            windows=None if looked_at is None else np.array(looked_at[split], np.int64),
         )
 
     return Dataset(
@@ -204,6 +253,6 @@ def _open(name: str, builder: Any) -> Dataset:
         train=split_source("train"),
         validation=split_source("validation"),
         test=split_source("test"),
-        fingerprint=metadata["fingerprint"],
+        fingerprint=fingerprint,
         skipped=tuple(file_name for file_name, _ in metadata.get("skipped", ())),
     )

@@ -70,7 +70,7 @@ def prepare(folder: Path, root: Path, skip_unreadable: bool) -> Folder:
     stem = re.sub(r"[^A-Za-z0-9_]+", "_", place.name)
     config = tfds.core.BuilderConfig(name=f"{stem}-{path_hash}", version=Folder.VERSION)
     return ensure_prepared(
-        Folder, root, listing, lambda: nullcontext(scan), skip_unreadable, config=config
+        Folder, root, lambda: listing, lambda: nullcontext(scan), skip_unreadable, config=config
     )
 
 

@@ -34,8 +34,9 @@ _RECORDS_PER_FILE = 8192
 class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder whose records are files as they were found: no pixel is ever re-encoded.
 
-    `info.metadata` holds `class_names`, `labels`, `file_names` and `image_ids` (lists for each
-    split, in record order), `fingerprint`, `listing`, `skipped` and `place`.
+    `info.metadata` holds `class_names`, `labels`, `file_names`, `image_ids`, `boxes` and `windows`
+    (lists for each split, in record order; the last two `null` where there are none),
+    `fingerprint`, `listing`, `skipped` and `place`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -71,12 +72,17 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 for split, rows in splits.items()
             }
 
+        def all_have(field: str) -> bool:
+            return all(getattr(entry, field) is not None for entry in checked.entries)
+
         self.info.features["label"].names = checked.class_names
         self.info.metadata.update(
             class_names=checked.class_names,
             labels=column("label"),
             file_names=column("file_name"),
             image_ids=column("image_id"),
+            boxes=column("box") if all_have("box") else None,
+            windows=column("window") if all_have("window") else None,
             fingerprint=fingerprint(checked),
             listing=self._listing,
             skipped=checked.skipped,
@@ -117,9 +123,10 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def ensure_prepared(
     builder_class: type[EncodedImages],
     root: Path,
-    listing: str | None,
+    listing: Callable[[], str | None],
     scan: Callable[[], AbstractContextManager[Scan]],
     skip_unreadable: bool,
+    need_boxes: bool = False,
     **options: Any,
 ) -> EncodedImages:
     """Returns a builder whose records are complete and up to date.
@@ -127,9 +134,11 @@ def ensure_prepared(
     Args:
         builder_class: Builder of the data set.
         root: TFDS's root folder.
-        listing: Digest of what lies on disk now; None accepts any finished preparation.
-        scan: Opens the files of the data set; called only when records have to be written.
+        listing: Returns the digest of what lies on disk now; None accepts any finished preparation.
+        scan: Opens the files of the data set; called only when records have to be written. It may
+            download them first.
         skip_unreadable: Leave unreadable images out instead of raising.
+        need_boxes: Write records anew if those that are there have no boxes.
         **options: Further arguments of the builder.
 
     Returns:
@@ -137,11 +146,12 @@ def ensure_prepared(
     """
     make = partial(_construct, builder_class, **options)
     builder = make(data_dir=root)
-    if not _is_current(builder, listing):
+    if not _is_current(builder, listing(), need_boxes):
         with explained(root):
             root.mkdir(parents=True, exist_ok=True)
             with scan() as found:
-                _write(make, root, check_images(found, skip_unreadable), listing)
+                checked = check_images(found, skip_unreadable)
+                _write(make, root, checked, listing(), need_boxes)
         builder = make(data_dir=root)
     skipped = builder.info.metadata["skipped"]
     if skipped and not skip_unreadable:
@@ -164,14 +174,22 @@ def _construct(builder_class: type[EncodedImages], **options: Any) -> EncodedIma
         logging.set_verbosity(verbosity)
 
 
-def _is_current(builder: EncodedImages, listing: str | None) -> bool:
+def _is_current(builder: EncodedImages, listing: str | None, need_boxes: bool) -> bool:
     # TFDS warns when it is asked about a folder that is not there.
-    there = builder.data_path.exists() and builder.is_prepared()
-    return there and listing in (None, builder.info.metadata["listing"])
+    if not (builder.data_path.exists() and builder.is_prepared()):
+        return False
+    metadata = builder.info.metadata
+    if need_boxes and metadata.get("boxes") is None:
+        return False
+    return listing in (None, metadata["listing"])
 
 
 def _write(
-    make: Callable[..., EncodedImages], root: Path, checked: Checked, listing: str | None
+    make: Callable[..., EncodedImages],
+    root: Path,
+    checked: Checked,
+    listing: str | None,
+    need_boxes: bool,
 ) -> None:
     """Prepares in a folder of its own, then moves the finished records to where they belong."""
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging:
@@ -183,7 +201,7 @@ def _write(
         try:
             finished.rename(final)
         except OSError:  # records are there: out of date, or another process was quicker
-            if not _is_current(make(data_dir=root), listing):
+            if not _is_current(make(data_dir=root), listing, need_boxes):
                 final.rename(Path(staging) / "replaced")
                 finished.rename(final)
 

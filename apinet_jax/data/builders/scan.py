@@ -1,8 +1,10 @@
 """What a data set's files hold, and whether every image of it can be read."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,29 @@ from apinet_jax.errors import InputError
 from apinet_jax.writer import tracked
 
 
+class Box(NamedTuple):
+    """A rectangle of whole pixels; x and y are those of its upper left corner, from 0."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def around(
+        cls, left: int | float, top: int | float, right: int | float, bottom: int | float
+    ) -> "Box":
+        """Returns the smallest box that covers the area between four edges."""
+        x, y = math.floor(left), math.floor(top)
+        return cls(x, y, math.ceil(right) - x, math.ceil(bottom) - y)
+
+    def within(self, width: int, height: int) -> "Box":
+        """Returns the part that lies in a picture; its sides are below 1 if none does."""
+        x, y = max(self.x, 0), max(self.y, 0)
+        right, bottom = min(self.x + self.width, width), min(self.y + self.height, height)
+        return Box(x, y, right - x, bottom - y)
+
+
 class Entry(NamedTuple):
     """One image of a data set.
 
@@ -19,15 +44,19 @@ class Entry(NamedTuple):
         split: train, validation or test.
         file_name: Path below the data set's folder, with forward slashes.
         label: Its class.
-        image_id: The number that the data set itself gives it.
+        image_id: What the data set itself calls it.
         read: Returns the encoded file.
+        box: Where the object is, if the data set says so; once checked, within the window.
+        window: The part of the picture to look at; `None` for the whole, and until it is checked.
     """
 
     split: str
     file_name: str
     label: int
-    image_id: int
+    image_id: int | str
     read: Callable[[], bytes]
+    box: Box | None = None
+    window: Box | None = None
 
 
 class Scan(NamedTuple):
@@ -37,11 +66,15 @@ class Scan(NamedTuple):
         place: The folder or archive, for messages.
         class_names: Name of each label.
         entries: The images.
+        banner: Rows at the bottom of every picture that are not to be looked at.
+        need_boxes: Whether an image is of no use without a box inside of it.
     """
 
     place: Path
     class_names: tuple[str, ...]
     entries: tuple[Entry, ...]
+    banner: int = 0
+    need_boxes: bool = False
 
 
 class Checked(NamedTuple):
@@ -76,13 +109,12 @@ def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
         InputError: An image is unreadable, or leaving some out leaves a class without any.
     """
     with ThreadPool(os.cpu_count()) as pool:
-        checking = pool.imap(_verdict, scan.entries, 8)
-        verdicts = list(tracked(checking, "Checking images", len(scan.entries)))
-    pairs = list(zip(scan.entries, verdicts, strict=True))
-    skipped = tuple((entry.file_name, reason) for entry, (_, reason) in pairs if reason)
+        checking = pool.imap(partial(_checked, scan), scan.entries, 8)
+        checked = list(tracked(checking, "Checking images", len(scan.entries)))
+    skipped = tuple((entry.file_name, reason) for entry, _, reason in checked if reason)
     if skipped and not skip_unreadable:
         raise unreadable_error(scan.place, skipped)
-    kept = [(entry, digest) for entry, (digest, reason) in pairs if not reason]
+    kept = [(entry, digest) for entry, digest, reason in checked if not reason]
     trained = {entry.label for entry, _ in kept if entry.split == "train"}
     bare = [name for label, name in enumerate(scan.class_names) if label not in trained]
     if bare:
@@ -100,7 +132,8 @@ def unreadable_error(place: Path, skipped: Iterable[tuple[str, str]]) -> InputEr
     return InputError(
         f"{len(lines)} unreadable image file(s) in {place}:\n"
         + "\n".join(lines)
-        + "\nRepair or remove them, or leave them out with --config.data.skip_unreadable=True."
+        + "\nRepair or remove them, or leave them out with --config.data.skip_unreadable=True "
+        "(python -m apinet_jax prepare: --skip-unreadable)."
     )
 
 
@@ -151,16 +184,27 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names)
 
 
-def _verdict(entry: Entry) -> tuple[str, str]:
-    """Returns the digest of an image's bytes and, where it cannot be read, the reason."""
+def _checked(scan: Scan, entry: Entry) -> tuple[Entry, str, str]:
+    """Returns the image with its window, the digest of its bytes, and why it cannot be used."""
     try:
         data = entry.read()
-        decode(data)
+        width, height = decode(data).size
     except OSError as error:
-        return "", error.strerror or str(error)
+        return entry, "", error.strerror or str(error)
     except ValueError as error:
-        return "", str(error)
-    return hashlib.sha256(data).hexdigest(), ""
+        return entry, "", str(error)
+    if scan.banner:
+        height -= scan.banner
+        entry = entry._replace(window=Box(0, 0, width, height))
+        if height < 1:
+            return entry, "", f"nothing is left above the {scan.banner} rows of its banner"
+    if entry.box is not None:
+        box = entry.box.within(width, height)
+        inside = min(box.width, box.height) >= 1
+        if scan.need_boxes and not inside:
+            return entry, "", f"its box {tuple(entry.box)} is not in its {width} x {height} pixels"
+        entry = entry._replace(box=box if inside else None)
+    return entry, hashlib.sha256(data).hexdigest(), ""
 
 
 def _leads_up(parent: Path, child: Path) -> bool:

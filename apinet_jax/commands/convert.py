@@ -1,0 +1,223 @@
+r"""Converts weights and checkpoints from PyTorch to here, and back.
+
+Examples:
+  a torchvision trunk, for model.pretrained:
+  python -m apinet_jax convert resnet101.pth resnet101.safetensors
+
+  a checkpoint of the authors' program, into a folder that --mode eval and load_weights read:
+  python -m apinet_jax convert model_best.pth.tar runs/authors \
+      --data=cub --class-names=CUB_200_2011/classes.txt
+
+  a run, or one of its checkpoints, into a state dict of the authors' program:
+  python -m apinet_jax convert runs/x model_best.pth.tar --to=authors --checkpoint=best
+
+  the trunk of either, under torchvision's names:
+  python -m apinet_jax convert runs/x trunk.safetensors --to=torchvision
+
+Tensors keep every bit. What ends in .safetensors takes no torch; .pth, .pt and .pth.tar take the
+extra of that name: pip install "apinet_jax[torch]".
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from apinet_jax.array_types import TrainState
+from apinet_jax.assemble import make_network
+from apinet_jax.checkpoint import Checkpoints, load_weights
+from apinet_jax.config import default_config, recorded_config
+from apinet_jax.data.source import NAMES
+from apinet_jax.errors import InputError
+from apinet_jax.models import trunk_spec
+from apinet_jax.models.authors import HEAD, TRUNK_PREFIX, from_authors, is_authors, to_authors
+from apinet_jax.models.hub import pixel_statistics
+from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.recognise import check_fit, recognise
+from apinet_jax.models.torch_files import SAFETENSORS, read_state, write_state
+from apinet_jax.writer import result, write_atomically
+
+
+class Network(NamedTuple):
+    """What is converted.
+
+    Attributes:
+        trunk: Name of the trunk.
+        tensors: Its tensors under `trunk.` and torchvision's names, and those of the head, if any.
+        config: Configuration of the run that it is from.
+    """
+
+    trunk: str
+    tensors: dict[str, np.ndarray]
+    config: ml_collections.ConfigDict | None = None
+
+    @property
+    def trunk_tensors(self) -> dict[str, np.ndarray]:
+        """The trunk's tensors, under torchvision's names."""
+        return {
+            name.removeprefix(TRUNK_PREFIX): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(TRUNK_PREFIX)
+        }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("source", type=Path, help="a file of weights, a run, or a checkpoint")
+    parser.add_argument("target", type=Path, help="the file or folder to write")
+    parser.add_argument(
+        "--to",
+        choices=["ours", "authors", "torchvision"],
+        help="what to write; ours by default where the source is a file",
+    )
+    parser.add_argument("--trunk", help="the trunk of the source; recognised by default")
+    parser.add_argument(
+        "--checkpoint", default="last", help="which of a run: last (default), best, or a step"
+    )
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="a name a line, in the order of the classifier's rows; numbers by default",
+    )
+    parser.add_argument(
+        "--data",
+        default="folder",
+        choices=[name for name in NAMES if name != "birds"],
+        help="the data set that the classes are of",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Converts, and says what was written.
+
+    Raises:
+        InputError: If the source cannot be read or is of another model, or the target is there.
+        RunError: If the disk does not take it.
+    """
+    source, target = arguments.source.expanduser(), arguments.target.expanduser()
+    to = arguments.to
+    if not source.exists():
+        raise InputError(f"There is no {source}. Name a file of weights, a run, or a checkpoint.")
+    if source.is_dir() and to in (None, "ours"):
+        raise InputError(f"{source} is ours already: say --to=authors or --to=torchvision.")
+    if target.exists():
+        raise InputError(f"{target} is there already. Remove it, or choose another target.")
+    if source.is_dir():
+        network = _read_ours(source, arguments.checkpoint)
+    else:
+        network = _read_file(source, arguments.trunk)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if to == "authors":
+        write_state(target, to_authors(network.tensors), wrapper="state_dict")
+        classes, hidden = (len(network.tensors[f"{layer}.bias"]) for layer in ("fc", "map1"))
+        about = f"{classes} classes, {hidden} hidden units: as its models.py has to have them"
+    elif to == "torchvision" or not _has_head(network.tensors):
+        if to != "torchvision" and target.suffix != SAFETENSORS:
+            raise InputError(f"{source} holds a trunk, so {target} should end in {SAFETENSORS}.")
+        write_state(target, network.trunk_tensors)
+        about = "the trunk, under torchvision's names"
+        _write_statistics(network, target)
+    else:
+        about = _write_ours(network, target, arguments.class_names, arguments.data)
+    result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])
+
+
+def _read_ours(folder: Path, which: str) -> Network:
+    weights = load_weights(folder, which)
+    config = recorded_config(weights.metadata["config"])
+    variables = {"params": weights.params, "batch_stats": weights.batch_stats}
+    return Network(config.model.trunk, to_torch_tensors(variables), config)
+
+
+def _read_file(path: Path, trunk: str | None) -> Network:
+    """Reads a state dict of the authors' or of torchvision's, and finds its trunk."""
+    tensors = read_state(path)
+    if is_authors(tensors):
+        tensors = from_authors(tensors)
+    else:
+        tensors = {f"{TRUNK_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+    network = Network("", tensors)
+    try:
+        if trunk is None:
+            trunk = recognise(network.trunk_tensors)
+        else:
+            check_fit(network.trunk_tensors, trunk)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    foreign = tuple(TRUNK_PREFIX + prefix for prefix in trunk_spec(trunk).classifier_prefixes)
+    kept = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(foreign) and not name.endswith(".num_batches_tracked")
+    }
+    return Network(trunk, kept)
+
+
+def _has_head(tensors: dict[str, np.ndarray]) -> bool:
+    return any(name.startswith(HEAD) for name in tensors)
+
+
+def _write_statistics(network: Network, target: Path) -> None:
+    """Puts what the run's images were normalised by where `model.pretrained` looks for it."""
+    config = network.config
+    if config is None or target.suffix != SAFETENSORS:
+        return
+    _, preprocess = make_network(config, 1)
+    about = pixel_statistics(network.trunk, preprocess.mean, preprocess.std, config.data.crop)
+    write_atomically(target.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+
+
+def _write_ours(network: Network, workdir: Path, class_names: Path | None, data: str) -> str:
+    """Writes a checkpoint of step 0, under the authors' configuration."""
+    if workdir.suffix == SAFETENSORS:
+        raise InputError(
+            f"The source is a whole network, and {workdir} no name for a folder. Name one, or write"
+            " its trunk alone with --to=torchvision."
+        )
+    if missing := [name for name in ("map1.bias", "fc.bias") if name not in network.tensors]:
+        raise InputError(f"The source is not of the authors' program: it has no {missing[0]}.")
+    hidden, classes = (len(network.tensors[name]) for name in ("map1.bias", "fc.bias"))
+    config = default_config()
+    config.data.name = data
+    config.model.trunk, config.model.hidden = network.trunk, hidden
+    model, _ = make_network(config, classes)
+    image = jnp.zeros((1, 64, 64, 3))
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    try:
+        loaded = load_torch_tensors(network.tensors, shapes, classifier_prefixes=())
+    except InputError as error:
+        raise InputError(f"The head of the source is not the authors': {error}") from error
+    names = _names(class_names, classes)
+    state = TrainState(jnp.zeros((), jnp.int32), loaded["params"], loaded["batch_stats"], ())
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(state, {"config": config.to_dict(), "class_names": names})
+    return (
+        f"{classes} classes ({names[0]}, ...); for its accuracy: python -m apinet_jax.main "
+        f"--mode eval --workdir={workdir} --config configs/{data}.py"
+    )
+
+
+def _names(path: Path | None, count: int) -> Sequence[str]:
+    """The names of the classes, from lines of `NAME` or, as CUB has them, `NUMBER NAME`."""
+    if path is None:
+        return [str(number) for number in range(count)]
+    try:
+        lines = [line.strip() for line in path.expanduser().read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the class names in {path}: {error}.") from error
+    lines = [line for line in lines if line]
+    if all(line.startswith(f"{number} ") for number, line in enumerate(lines, 1)):
+        lines = [line.partition(" ")[2].strip() for line in lines]
+    if len(lines) != count:
+        raise InputError(f"{path} has {len(lines)} names, and the classifier {count} classes.")
+    if len(set(lines)) != count:
+        raise InputError(f"{path} names a class twice; every class needs a name of its own.")
+    return lines

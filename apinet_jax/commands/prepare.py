@@ -1,0 +1,127 @@
+"""Prepares a data set: fetches what can be fetched, checks it, and shows what is in it.
+
+Prints a table (images, classes, smallest classes, sizes, unreadable files, files that lie in
+several splits) and draws a contact sheet with a picture of each class. Training prepares by itself;
+this does it ahead of time.
+
+Examples:
+  download CUB-200-2011 (1.2 GB) into ~/tensorflow_datasets/downloads/manual and prepare it:
+  python -m apinet_jax prepare cub
+
+  the same from archives or unpacked folders that are there; nothing is downloaded twice:
+  python -m apinet_jax prepare cars --manual-dir=DOWNLOADS --sheet=cars.png
+
+  a folder of your own photos:
+  python -m apinet_jax prepare folder PHOTOS
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from apinet_jax.data.source import NAMES, Dataset, open_dataset
+from apinet_jax.data.survey import Survey, splits_of, survey, write_contact_sheet
+from apinet_jax.errors import InputError
+from apinet_jax.writer import result
+
+_MOST_DUPLICATES = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
+    parser.add_argument(
+        "photos", nargs="?", type=Path, metavar="PHOTOS", help="of folder: where the photos lie"
+    )
+    parser.add_argument(
+        "--manual-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where archives or unpacked folders lie, or are downloaded to",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="where prepared records go; TFDS_DATA_DIR, else ~/tensorflow_datasets by default",
+    )
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave broken images out instead of stopping"
+    )
+    parser.add_argument(
+        "--crop-to-box", action="store_true", help="look at the boxes around the objects alone"
+    )
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="the contact sheet; DATASET-sheet.png by default",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepares a data set, prints the table and draws the sheet.
+
+    Raises:
+        InputError: If the data set is not there, is not the official one, or has unreadable images.
+        RunError: If a download or the disk fails.
+    """
+    name, photos = arguments.dataset, arguments.photos
+    if (name == "folder") != (photos is not None):
+        raise InputError(
+            "Name the folder of photos: prepare folder PHOTOS."
+            if photos is None
+            else f"{name} takes no folder of photos: name that of its archives with --manual-dir."
+        )
+    if photos is not None and arguments.data_dir is not None:
+        raise InputError(
+            "The records of a folder go to TFDS_DATA_DIR: set that variable instead of --data-dir."
+        )
+    sheet = (arguments.sheet or Path(f"{name}-sheet.png")).expanduser()
+    if not sheet.parent.is_dir():
+        raise InputError(f"There is no folder {sheet.parent} for the contact sheet.")
+    dataset = open_dataset(
+        name,
+        photos or arguments.data_dir,
+        arguments.manual_dir,
+        skip_unreadable=arguments.skip_unreadable,
+        crop_to_box=arguments.crop_to_box,
+    )
+    found = survey(dataset)
+    title = photos.expanduser().resolve().name if photos else name
+    write_contact_sheet(dataset, sheet, title)
+    result([*table(dataset, found, title), f"contact sheet   {sheet.absolute()}"])
+
+
+def table(dataset: Dataset, found: Survey, title: str) -> list[str]:
+    """Returns the lines that tell what is in a data set."""
+    splits = splits_of(dataset)
+    counts = {
+        name: np.bincount(source.labels, minlength=len(dataset.class_names))
+        for name, source in splits.items()
+    }
+    smallest = [
+        f"{count.min():,} in {name} ({dataset.class_names[count.argmin()]})"
+        for name, count in counts.items()
+    ]
+    area = found.sizes.prod(axis=1)
+    sizes = [
+        found.sizes[area.argmin()],
+        np.median(found.sizes, axis=0).astype(int),
+        found.sizes[area.argmax()],
+    ]
+    small, median, large = (f"{width} x {height}" for width, height in sizes)
+    lines = [
+        f"data set        {title}",
+        "images          " + ", ".join(f"{len(part):,} {name}" for name, part in splits.items()),
+        f"classes         {len(dataset.class_names):,}",
+        "smallest class  " + ", ".join(smallest),
+        f"sizes           {small} to {large}, median {median}",
+        f"unreadable      {len(dataset.skipped):,} left out",
+        f"duplicates      {len(found.duplicates):,} across the splits",
+    ]
+    lines += [f"  {' = '.join(names)}" for names in found.duplicates[:_MOST_DUPLICATES]]
+    if len(found.duplicates) > _MOST_DUPLICATES:
+        lines.append(f"  and {len(found.duplicates) - _MOST_DUPLICATES:,} more")
+    return [*lines, f"fingerprint     {dataset.fingerprint}"]

@@ -1,0 +1,111 @@
+"""Stanford Dogs: 120 breeds, a part of ImageNet."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+
+from apinet_jax.data.builders.archive import Files, require
+from apinet_jax.data.builders.mat import read_mat
+from apinet_jax.data.builders.official import Official
+from apinet_jax.data.builders.scan import Box, Entry, Scan
+from apinet_jax.data.download import Archive
+from apinet_jax.errors import InputError
+
+_PAGE = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+_TRAIN, _TEST = "train_list.mat", "test_list.mat"
+_SIDES = (b"xmin", b"ymin", b"xmax", b"ymax")
+# Addresses, sizes and checksums: tensorflow/datasets, datasets/stanford_dogs/checksums.tsv.
+_IMAGES = Archive(
+    "images.tar",
+    "Images",
+    _PAGE,
+    url=f"{_PAGE}images.tar",
+    size=793_579_520,
+    checksum="sha256:a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+)
+_LISTS = Archive(
+    "lists.tar",
+    "lists",
+    _PAGE,
+    url=f"{_PAGE}lists.tar",
+    size=481_280,
+    checksum="sha256:34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+)
+_ANNOTATION = Archive(
+    "annotation.tar",
+    "Annotation",
+    _PAGE,
+    url=f"{_PAGE}annotation.tar",
+    size=21_852_160,
+    checksum="sha256:662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
+    needed="for boxes",
+)
+# The lists as they lie beside the images when lists.tar, which holds no folder, is unpacked there.
+# What is published is the checksum of the archive.
+_UNPACKED_LISTS = (Archive(_TRAIN, _TRAIN, _PAGE), Archive(_TEST, _TEST, _PAGE))
+# The annotations are XML of one form; whatever else it can say is better not obeyed.
+_BOX = re.compile(
+    rb"<bndbox>"
+    + b"".join(rb"\s*<%b>\s*(\d+)\s*</%b>" % (side, side) for side in _SIDES)
+    + rb"\s*</bndbox>"
+)
+
+
+class Dogs(Official):
+    """Stanford Dogs, photographs of 120 breeds."""
+
+    TITLE = "Stanford Dogs"
+    CLASSES = 120
+    TRAIN_IMAGES = 12_000
+    TEST_IMAGES = 8_580
+    LAYOUTS = ((_IMAGES, _LISTS, _ANNOTATION), (_IMAGES, *_UNPACKED_LISTS, _ANNOTATION))
+    STEPS = (
+        f"Download images.tar and lists.tar (for boxes also annotation.tar) from {_PAGE} and put "
+        f"them, or Images/, {_TRAIN}, {_TEST} and Annotation/ unpacked from them, into {{folder}}."
+    )
+
+    @staticmethod
+    def read(pieces: Mapping[str, Files]) -> Scan:
+        """Reads the official lists; an image id is the name of the file, as ImageNet has it."""
+        images, annotation = pieces[_IMAGES.holds], pieces.get(_ANNOTATION.holds)
+        folders: dict[int, str] = {}
+        entries = []
+        for split, name in (("train", _TRAIN), ("test", _TEST)):
+            lists = pieces.get(_LISTS.holds) or pieces[name]
+            paths, labels = read_mat(lists, name, "file_list", "labels")
+            paths, labels = list(map(str, paths)), labels.tolist()
+            require(images, paths, name)
+            if len(paths) != len(labels):
+                raise InputError(
+                    f"{name} in {lists.place} has {len(paths):,} images but {len(labels):,} "
+                    f"labels. {lists.again}"
+                )
+            for path, number in zip(paths, labels, strict=True):
+                folder, _, file_name = path.partition("/")
+                if number not in range(1, Dogs.CLASSES + 1):
+                    raise InputError(
+                        f"{name} in {lists.place} puts {path} into class {number} of "
+                        f"{Dogs.CLASSES}. {lists.again}"
+                    )
+                if folders.setdefault(number, folder) != folder:
+                    raise InputError(
+                        f"{name} in {lists.place} puts {path} into the class of {folders[number]}. "
+                        f"{lists.again}"
+                    )
+                stem = file_name.removesuffix(".jpg")
+                box = _read_box(annotation, f"{folder}/{stem}") if annotation else None
+                read = partial(images.read, path)
+                entries.append(Entry(split, path, int(number) - 1, stem, read, box))
+        # n02085620-Chihuahua: ImageNet's number of the breed, and its name.
+        names = tuple(folders[number].partition("-")[2] for number in sorted(folders))
+        return Scan(images.place, names, tuple(entries))
+
+
+def _read_box(files: Files, path: str) -> Box:
+    """Returns the smallest box around all dogs of a picture, so that none is cut off."""
+    text = files.read(path) if files.has(path) else b""
+    boxes = [tuple(map(int, sides)) for sides in _BOX.findall(text)]
+    if not boxes:
+        raise InputError(f"{path} in {files.place} is missing or has no box. {files.again}")
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return Box.around(min(lefts), min(tops), max(rights), max(bottoms))

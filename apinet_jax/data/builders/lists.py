@@ -1,0 +1,124 @@
+"""The text lists of official archives: a line for each image, which begins with its id."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from apinet_jax.data.builders.archive import Files, require
+from apinet_jax.data.builders.scan import Box, Entry, Scan
+from apinet_jax.errors import InputError
+
+
+def read_lines(files: Files, name: str) -> list[str]:
+    """Returns the lines of a list without the white space around them.
+
+    Raises:
+        InputError: It is missing.
+    """
+    if not files.has(name):
+        raise InputError(f"{name} is missing in {files.place}. {files.again}")
+    return [line.strip() for line in files.read(name).decode("utf-8", "replace").splitlines()]
+
+
+def read_table(files: Files, name: str, key: Callable[[str], int | str] = str) -> dict:
+    """Reads a list of lines "id value".
+
+    Args:
+        files: The files of the data set.
+        name: Path of the list.
+        key: What an id is.
+
+    Returns:
+        The values by their ids, in the order of the lines.
+
+    Raises:
+        InputError: The list is missing, or a line is not of that form or repeats an id.
+    """
+    table = {}
+    for row, line in enumerate(read_lines(files, name), 1):
+        text, _, value = line.partition(" ")
+        try:
+            number = key(text)
+        except ValueError:
+            value = ""
+        if not value:
+            raise InputError(
+                f'Line {row} of {name} in {files.place} is not "id value". {files.again}'
+            )
+        if number in table:
+            raise InputError(f"Line {row} of {name} in {files.place} repeats id {text}.")
+        table[number] = value
+    return table
+
+
+def read_box(files: Files, name: str, image: int | str, text: str | None) -> list[float]:
+    """Returns the four numbers of an image's line in a list of boxes.
+
+    Raises:
+        InputError: There are not four numbers.
+    """
+    try:
+        numbers = [float(part) for part in (text or "").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise InputError(
+            f"Image {image} has no box of four numbers in {name} of {files.place}. {files.again}"
+        )
+    return numbers
+
+
+def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
+    """Reads the lists that CUB-200-2011 and NABirds share.
+
+    `images.txt` ("id path"), `image_class_labels.txt` ("id class"), `train_test_split.txt` ("id 1"
+    for training), `classes.txt` ("class name"), `bounding_boxes.txt` ("id x y width height").
+    Classes of no image are left out: NABirds lists every knot of its tree.
+
+    Args:
+        files: The files of the data set.
+        key: What the id of an image is.
+
+    Returns:
+        The images, by split and id; labels follow the numbers of the classes.
+
+    Raises:
+        InputError: A list or an image is missing, or an image has no class, split or box.
+    """
+    names = read_table(files, "classes.txt", int)
+    paths = read_table(files, "images.txt", key)
+    class_of = read_table(files, "image_class_labels.txt", key)
+    is_train = read_table(files, "train_test_split.txt", key)
+    boxes = "bounding_boxes.txt"
+    box_of = read_table(files, boxes, key) if files.has(boxes) else None
+    require(files, (f"images/{path}" for path in paths.values()), "images.txt")
+    numbers = {str(number): number for number in names}
+    for image, path in paths.items():
+        if is_train.get(image) not in ("0", "1") or class_of.get(image) not in numbers:
+            raise InputError(
+                f"Image {image} ({path}) has no class or no split in {files.place}. {files.again}"
+            )
+    used = sorted({numbers[class_of[image]] for image in paths})
+    label_of = {str(number): label for label, number in enumerate(used)}
+    entries = []
+    for split, flag in (("train", "1"), ("test", "0")):
+        for image in sorted(image for image in paths if is_train[image] == flag):
+            box = None
+            if box_of is not None:
+                x, y, width, height = read_box(files, boxes, image, box_of.get(image))
+                box = Box.around(x, y, x + width, y + height)
+            path = paths[image]
+            read = partial(files.read, f"images/{path}")
+            entries.append(Entry(split, path, label_of[class_of[image]], image, read, box))
+    class_names = distinct([names[number] for number in used], used)
+    return Scan(files.place, class_names, tuple(entries))
+
+
+def distinct(names: Sequence[str], numbers: Iterable[int]) -> tuple[str, ...]:
+    """Returns the names, those that occur more than once with their numbers."""
+    times = Counter(names)
+    return tuple(
+        f"{name} [{number}]" if times[name] > 1 else name
+        for name, number in zip(names, numbers, strict=True)
+    )

@@ -1,0 +1,92 @@
+"""The variables of MATLAB files, whose contents are not trusted."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from scipy.io import loadmat
+
+from apinet_jax.data.builders.archive import Files
+from apinet_jax.errors import InputError
+
+_HEADER = 128
+_COMPRESSED = 15
+# The largest official file, cars_annos.mat, unpacks to less than a quarter of this.
+_MAX_UNPACKED = 1 << 26
+
+
+def read_mat(files: Files, name: str, *variables: str) -> list[np.ndarray]:
+    """Reads variables as one-dimensional arrays, of records where they are structs.
+
+    Args:
+        files: Where the file lies.
+        name: Its path.
+        variables: The variables to read.
+
+    Returns:
+        They, in that order.
+
+    Raises:
+        InputError: The file is missing or damaged, is no MATLAB file of version 5, or has no such
+            variable.
+    """
+    if not files.has(name):
+        raise InputError(f"{name} is missing in {files.place}. {files.again}")
+    data = files.read(name)
+    try:
+        _check_unpacked_size(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scipy warns of what it cannot read, and goes on
+            found = loadmat(BytesIO(data), squeeze_me=True, variable_names=variables)
+        return [np.atleast_1d(found[variable]) for variable in variables]
+    except KeyError as error:
+        raise InputError(f"{name} in {files.place} has no {error}. {files.again}") from error
+    except Exception as error:  # a damaged file makes the parser fail in almost any way
+        raise InputError(
+            f"{name} in {files.place} cannot be read ({error or type(error).__name__}). "
+            f"{files.again}"
+        ) from error
+
+
+def column(
+    files: Files, name: str, records: np.ndarray, field: str, kind: Callable[..., Any]
+) -> list[Any]:
+    """Returns one field of every record.
+
+    Args:
+        files: Where the file lies, for messages.
+        name: Its path.
+        records: What `read_mat` returned of a struct.
+        field: Name of the field.
+        kind: `int` or `str`: what the values are.
+
+    Raises:
+        InputError: There is no such field, or a value is not of that kind.
+    """
+    if field not in (records.dtype.names or ()):
+        raise InputError(f"The records of {name} in {files.place} have no {field}. {files.again}")
+    try:
+        return [kind(value) for value in records[field]]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"A {field} in {name} of {files.place} is wrong: {error}. {files.again}"
+        ) from error
+
+
+def _check_unpacked_size(data: bytes) -> None:
+    """Refuses what would grow beyond bounds; the parser itself unpacks whatever it is given."""
+    if not data.startswith(b"MATLAB 5.0 MAT-file") or len(data) < _HEADER:
+        raise ValueError("not a MATLAB file of version 5")
+    order = "<" if data[_HEADER - 2 : _HEADER] == b"IM" else ">"
+    position, room = _HEADER, _MAX_UNPACKED
+    while position + 8 <= len(data) and room > 0:
+        kind, size = struct.unpack_from(f"{order}II", data, position)
+        body = data[position + 8 : position + 8 + size]
+        position += 8 + size
+        room -= len(zlib.decompressobj().decompress(body, room) if kind == _COMPRESSED else body)
+    if room <= 0:
+        raise ValueError(f"it unpacks to more than {_MAX_UNPACKED:,} bytes")

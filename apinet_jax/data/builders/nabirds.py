@@ -1,0 +1,37 @@
+"""NABirds: 555 kinds of North American birds, of which plumages and sexes are classes too."""
+
+from collections.abc import Mapping
+
+from apinet_jax.data.builders.archive import Files
+from apinet_jax.data.builders.lists import read_id_lists
+from apinet_jax.data.builders.official import Official, by_hand
+from apinet_jax.data.builders.scan import Scan
+from apinet_jax.data.download import Archive
+
+_PAGE = "https://dl.allaboutbirds.org/nabirds"
+_FOLDER = "nabirds"
+# It is handed out after its terms were accepted, so there is no address, and nobody publishes the
+# size. Checksum: lvyilin/pytorch-fgvc-dataset, nabirds.py.
+_ARCHIVE = Archive(
+    "nabirds.tar.gz",
+    _FOLDER,
+    _PAGE,
+    checksum="md5:df21a9e4db349a14e2b08adfd45873bd",
+    marker="images.txt",
+)
+
+
+class Nabirds(Official):
+    """NABirds, photographs of 555 kinds of North American birds."""
+
+    TITLE = "NABirds"
+    CLASSES = 555
+    TRAIN_IMAGES = 23_929
+    TEST_IMAGES = 24_633
+    LAYOUTS = ((_ARCHIVE,),)
+    STEPS = f"It is handed out on request, to those who accept its terms. {by_hand(_ARCHIVE)}"
+
+    @staticmethod
+    def read(pieces: Mapping[str, Files]) -> Scan:
+        """Reads the official lists; image ids are UUIDs, and few of the class numbers are used."""
+        return read_id_lists(pieces[_FOLDER], str)

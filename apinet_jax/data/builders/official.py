@@ -1,0 +1,194 @@
+"""What the data sets of the literature have in common: published archives and known counts."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar
+
+from apinet_jax.data.builders.archive import Files, open_files
+from apinet_jax.data.builders.records import EncodedImages, ensure_prepared
+from apinet_jax.data.builders.scan import Scan, listing_digest, walk_files
+from apinet_jax.data.download import Archive, differs, download
+from apinet_jax.errors import InputError
+from apinet_jax.writer import say
+
+
+class Official(EncodedImages, skip_registration=True):
+    """A data set that is published in archives.
+
+    Attributes:
+        TITLE: What the field calls it.
+        CLASSES: Official number of classes.
+        TRAIN_IMAGES: Official number of training images.
+        TEST_IMAGES: Official number of test images.
+        LAYOUTS: The ways in which it circulates, each a set of archives that make it whole; what is
+            downloaded is the first.
+        STEPS: How to come by it without a download, with `{folder}` for where to put it.
+    """
+
+    TITLE: ClassVar[str]
+    CLASSES: ClassVar[int]
+    TRAIN_IMAGES: ClassVar[int]
+    TEST_IMAGES: ClassVar[int]
+    LAYOUTS: ClassVar[tuple[tuple[Archive, ...], ...]]
+    STEPS: ClassVar[str]
+
+    @staticmethod
+    def read(pieces: Mapping[str, Files]) -> Scan:
+        """Reads the official lists.
+
+        Args:
+            pieces: The files of each archive of a layout, by what it holds.
+
+        Returns:
+            The images in the order of their records.
+
+        Raises:
+            InputError: A list or an image is missing, or a list is wrong.
+        """
+        raise NotImplementedError
+
+
+def by_hand(archive: Archive) -> str:
+    """Returns the steps for a data set that is one archive, with `{folder}` for where to put it."""
+    return (
+        f"Download {archive.name} from {archive.page} and put it, or the folder {archive.holds}/ "
+        "unpacked from it, into {folder}."
+    )
+
+
+def prepare(
+    builder_class: type[Official],
+    manual_dir: Path | None,
+    root: Path,
+    skip_unreadable: bool,
+    need_boxes: bool,
+) -> Official:
+    """Prepares a data set, or opens its records where nothing has changed since.
+
+    Records that are prepared once are enough: the archives may be deleted afterwards.
+
+    Args:
+        builder_class: The data set.
+        manual_dir: Holds the archives or what is unpacked from them, or is that folder; `None` for
+            TFDS's own, `downloads/manual` below its root. What is missing there is downloaded.
+        root: TFDS's root, where the records go.
+        skip_unreadable: Leave unreadable images out instead of raising.
+        need_boxes: Prepare anew where the records have no boxes.
+
+    Returns:
+        The builder, opened on the finished records.
+
+    Raises:
+        InputError: The data set is not there and cannot be downloaded, or is not the official one.
+        RunError: A download failed, or the records cannot be written.
+    """
+    folder = manual_dir or root / "downloads" / "manual"
+    steps = (
+        f"{builder_class.STEPS.format(folder=folder)} Another folder is named with "
+        "--config.data.manual_dir (python -m apinet_jax prepare: --manual-dir)."
+    )
+
+    @contextmanager
+    def scan() -> Iterator[Scan]:
+        if manual_dir is not None and not manual_dir.is_dir():
+            raise InputError(f"There is no folder {manual_dir}. {steps}")
+        places = _completed(builder_class, folder, need_boxes, steps)
+        with ExitStack() as stack:
+            pieces = {
+                archive.holds: stack.enter_context(open_files(archive, place, root))
+                for archive, place in places.items()
+            }
+            found = builder_class.read(pieces)
+            _check(builder_class, found, need_boxes, steps)
+            yield found._replace(need_boxes=need_boxes)
+
+    def listing() -> str | None:
+        places, missing = _find(builder_class, folder, need_boxes)
+        if missing:
+            return None
+        return listing_digest(chain.from_iterable(map(_statuses, places.values())))
+
+    return ensure_prepared(builder_class, root, listing, scan, skip_unreadable, need_boxes)
+
+
+def _find(
+    builder_class: type[Official], folder: Path, need_boxes: bool
+) -> tuple[dict[Archive, Path], list[Archive]]:
+    """Finds the layout that is complete, else the one of which most is there.
+
+    Returns:
+        The places of its archives, and the archives that are missing.
+    """
+    wanted = ("always", "for boxes") if need_boxes else ("always",)
+    found = []
+    for layout in builder_class.LAYOUTS:
+        places = {archive: _place(archive, folder) for archive in layout}
+        there = {archive: place for archive, place in places.items() if place is not None}
+        absent = [archive for archive in layout if archive not in there]
+        found.append((there, [archive for archive in absent if archive.needed in wanted]))
+    return min(found, key=lambda layout: (bool(layout[1]), -len(layout[0])))
+
+
+def _place(archive: Archive, folder: Path) -> Path | None:
+    """Returns the archive, which is always whole, before any unpacked folder."""
+    if archive.name and (folder / archive.name).is_file():
+        return folder / archive.name
+    unpacked = folder / archive.holds
+    if unpacked.is_dir():
+        while (unpacked / archive.holds).is_dir():  # as some tools unpack it
+            unpacked /= archive.holds
+        return unpacked
+    return folder if archive.marker and (folder / archive.marker).exists() else None
+
+
+def _statuses(place: Path) -> Iterator:
+    return iter([(place.name, place.stat())]) if place.is_file() else walk_files(place)
+
+
+def _completed(
+    builder_class: type[Official], folder: Path, need_boxes: bool, steps: str
+) -> dict[Archive, Path]:
+    """Returns the place of each archive after downloading what is missing."""
+    places, missing = _find(builder_class, folder, need_boxes)
+    if any(archive.url is None for archive in missing):
+        there = ", ".join(place.name for place in places.values())
+        without = ", ".join(_either(archive) for archive in missing)
+        raise InputError(
+            f"{builder_class.TITLE} is not whole in {folder}: there is {there}, but no {without}. "
+            f"{steps}"
+            if places
+            else f"{builder_class.TITLE} is not in {folder}. {steps}"
+        )
+    for archive, place in places.items():
+        if place.is_file() and (difference := differs(archive, place)):
+            say(
+                f"WARNING: {place} is not the published file: {difference}. What it holds is "
+                "checked all the same."
+            )
+    fetched = {archive: download(archive, folder, f"Or: {steps}") for archive in missing}
+    return {**places, **fetched}
+
+
+def _either(archive: Archive) -> str:
+    names = [archive.name] if archive.name else []
+    if archive.holds != archive.name:
+        names.append(f"{archive.holds}/")
+    return " or ".join(names)
+
+
+def _check(builder_class: type[Official], scan: Scan, need_boxes: bool, steps: str) -> None:
+    """Checks what was found against what the data set is known to have."""
+    splits = [entry.split for entry in scan.entries]
+    counts = (len(scan.class_names), splits.count("train"), splits.count("test"))
+    expected = (builder_class.CLASSES, builder_class.TRAIN_IMAGES, builder_class.TEST_IMAGES)
+    if counts != expected or len(splits) != sum(expected[1:]):
+        raise InputError(
+            f"{scan.place} lists {counts[0]:,} classes, {counts[1]:,} training and {counts[2]:,} "
+            f"test images; {builder_class.TITLE} has {expected[0]:,}, {expected[1]:,} and "
+            f"{expected[2]:,}. Use the official archive, or configs/folder.py for a part of it. "
+            f"{steps}"
+        )
+    if need_boxes and any(entry.box is None for entry in scan.entries):
+        raise InputError(f"{scan.place} has no boxes to crop to. {steps}")

@@ -1,0 +1,63 @@
+"""Which trunk a file of weights belongs to."""
+
+from collections.abc import Mapping
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apinet_jax.errors import InputError
+from apinet_jax.models import TRUNKS, make_trunk, trunk_spec
+from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+
+
+def recognise(tensors: Mapping[str, np.ndarray]) -> str:
+    """Finds the trunk that a state dict fills exactly.
+
+    Args:
+        tensors: The state dict, in torch's layout and under torchvision's or timm's names.
+
+    Returns:
+        Its name in `TRUNKS`.
+
+    Raises:
+        InputError: If there is none; the message lists what the nearest lacks.
+    """
+    problems = {}
+    for name in TRUNKS:
+        try:
+            check_fit(tensors, name)
+        except InputError as error:
+            problems[name] = error
+        else:
+            return name
+    alike = {name: _alike(tensors, name) for name in TRUNKS}
+    nearest = max(alike, key=alike.get)
+    known = f"these weights are of none of the trunks {', '.join(TRUNKS)}"
+    if not alike[nearest]:
+        raise InputError(f"{known}: not one of their {len(tensors)} tensors is")
+    raise InputError(f"{known}. For {nearest}, the nearest: {problems[nearest]}")
+
+
+def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:
+    """Checks that a state dict fills a trunk.
+
+    Raises:
+        InputError: If there is no such trunk; if a tensor is missing, is of no layer of it, or has
+            another shape.
+    """
+    load_torch_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
+
+
+@cache
+def _shapes(trunk: str) -> dict:
+    image = jnp.zeros((1, 224, 224, 3))  # a multiple of every stride and patch
+    return jax.eval_shape(partial(make_trunk(trunk).init, train=False), jax.random.key(0), image)
+
+
+def _alike(tensors: Mapping[str, np.ndarray], trunk: str) -> int:
+    """How many tensors have name and shape of one of the trunk's."""
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(trunk))
+    own = {name: tensor.shape for name, tensor in to_torch_tensors(blank).items()}
+    return sum(own.get(name) == tensor.shape for name, tensor in tensors.items())

@@ -1,0 +1,121 @@
+"""State dicts in files: safetensors, or PyTorch's own, for which alone torch is imported.
+
+torch is an extra: what trains and evaluates reads safetensors, and needs none.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from apinet_jax.errors import InputError, failed_writes_explained
+from apinet_jax.models.pretrained import read_safetensors
+
+SAFETENSORS = ".safetensors"
+TORCH = (".pth", ".pt", ".tar", ".bin")
+_FOREIGN = re.compile(r"Unsupported global: GLOBAL (\S+)")  # what torch says of an object
+_WRAPPERS = ("state_dict", "model")  # what training programs keep the state dict under
+
+
+def read_state(path: Path) -> dict[str, np.ndarray]:
+    """Reads a state dict.
+
+    Args:
+        path: A safetensors file, or one of torch's that holds a state dict, alone or under
+            `state_dict` or `model`. The prefix `module.` that `DataParallel` puts before every name
+            is left out.
+
+    Returns:
+        The tensors by name; numbers with a point as float32, which is what is computed in here.
+
+    Raises:
+        InputError: If the file cannot be read, torch is missing, or there is more in it than
+            tensors.
+    """
+    tensors = read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return {
+        name: tensor.astype(np.float32, copy=False) if tensor.dtype.kind == "f" else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | None = None) -> None:
+    """Writes a state dict as torch's modules have it, with the counters of their BatchNorms.
+
+    Args:
+        path: Ends in `.safetensors`, or as torch's files do.
+        tensors: The tensors, in torch's layout.
+        wrapper: The key that the state dict lies under in a file of torch's; `None`: alone.
+
+    Raises:
+        InputError: If the name does not say which kind of file is wanted, or torch is missing.
+        RunError: If the disk does not take it.
+    """
+    counters = {
+        name.replace("running_mean", "num_batches_tracked"): np.array(0, np.int64)
+        for name in tensors
+        if name.endswith(".running_mean")
+    }
+    state = {name: np.array(tensor, order="C") for name, tensor in {**tensors, **counters}.items()}
+    part = path.with_name(f"{path.name}.part")
+    if path.suffix == SAFETENSORS:
+        with failed_writes_explained(path):
+            save_file(state, part)
+            part.replace(path)
+        return
+    if path.suffix not in TORCH:
+        raise InputError(f"{path} should end in {', '.join((SAFETENSORS, *TORCH))}.")
+    torch = _torch(f"Writing {path}")
+    content = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
+    with failed_writes_explained(path):
+        torch.save({wrapper: content} if wrapper else content, part)
+        part.replace(path)
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    torch = _torch(f"Reading {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}; check the path.") from error
+    except Exception as error:  # torch, pickle and zip each have their own
+        found = _FOREIGN.search(str(error))
+        reason = f"it holds {found[1]}" if found else str(error).partition(". ")[0].strip()
+        raise InputError(
+            f"{path} is not a file of tensors ({reason or type(error).__name__}). It is damaged, "
+            "or holds other objects, which are not loaded because that may run code. Where you "
+            "trust it, save its tensors alone: "
+            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'state.pth')"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{path} holds no state dict but {type(content).__name__}.")
+    if others := [name for name, value in content.items() if not torch.is_tensor(value)]:
+        raise InputError(
+            f"{path} holds no state dict: {others[0]} is a {type(content[others[0]]).__name__}."
+        )
+    return {name: _to_numpy(tensor) for name, tensor in content.items()}
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _torch(what: str) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{what} takes PyTorch, which is not installed: pip install 'apinet_jax[torch]'. "
+            f"A {SAFETENSORS} file takes none."
+        ) from error
+    return torch

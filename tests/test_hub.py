@@ -1,0 +1,290 @@
+"""Weights by name: fetched once, kept to their commit, and never a pickle."""
+
+import json
+import re
+import shutil
+import time
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from loopback_hub import started_hub
+from ml_collections import ConfigDict
+from numeric import named_tensor
+from safetensors.numpy import save
+from tiny_runs import config_for, draw_photos, options, run_command, settings_for
+
+from apinet_jax.assemble import make_network
+from apinet_jax.auto import choose
+from apinet_jax.checkpoint import load_weights
+from apinet_jax.config import default_config
+from apinet_jax.errors import InputError
+from apinet_jax.evaluate import report_workdir
+from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, make_trunk
+from apinet_jax.models.hub import find_pretrained, pinned
+from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.models.recognise import recognise
+from apinet_jax.run_record import sha256_of
+from apinet_jax.train import train
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.125)
+CONFIG = {
+    "architecture": "resnet10_w16",
+    "num_classes": 1000,
+    "pretrained_cfg": {"input_size": [3, 288, 288], "mean": MEAN, "std": STD, "crop_pct": 0.95},
+}
+NAME = "timm:tiny.birds"
+FIELD = "--config.model.pretrained"
+
+
+def weights_of(trunk):
+    module, image = make_trunk(trunk), jax.numpy.zeros((1, 64, 64, 3))
+    shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return {name: named_tensor(name, t.shape) for name, t in to_torch_tensors(blank).items()}
+
+
+@pytest.fixture(scope="module")
+def files():
+    """Files of a model as timm uploads them."""
+    weights = {"model.safetensors": save(weights_of("resnet10_w16"))}
+    return {**weights, "config.json": json.dumps(CONFIG).encode(), "pytorch_model.bin": b"pickle"}
+
+
+@pytest.fixture
+def hub(files, tmp_path, monkeypatch):
+    """A hub with one model, and an empty cache."""
+    with started_hub() as hub:
+        hub.commit = hub.put("timm/tiny.birds", files)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(time, "sleep", lambda _: None)  # between attempts
+        for variable in ("HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(variable, raising=False)
+        yield hub
+
+
+def test_fetched_once_with_what_its_images_were_normalised_by(hub, files, tmp_path):
+    found = find_pretrained(NAME)
+    assert found.path.read_bytes() == files["model.safetensors"]
+    assert found.path.is_relative_to(tmp_path / "cache")
+    assert found[1:] == (f"{NAME}@{hub.commit}", MEAN, STD, 288, "resnet10_w16")
+    asked = [path for _, path in hub.requests]
+    assert not any("pytorch_model" in path for path in asked)
+    assert sum(path.startswith("/cdn/") for path in asked) == 1
+    hub.requests.clear()
+    assert find_pretrained(NAME) == found
+    assert [method for method, _ in hub.requests] == ["HEAD"]  # is it still the newest?
+    hub.stop()
+    assert find_pretrained(NAME) == found
+
+
+def test_model_is_kept_to_the_commit_of_the_run(hub, files):
+    first = pinned(NAME, None)
+    assert first == f"{NAME}@{hub.commit}"
+    second = hub.put("timm/tiny.birds", {**files, "config.json": b"{}"})
+    assert find_pretrained(NAME).source == f"{NAME}@{second}"
+    hub.requests.clear()
+    assert pinned(NAME, first) == first
+    assert find_pretrained(first).mean == MEAN
+    assert pinned("timm:another", first) == "timm:another"
+    assert hub.requests == []
+    assert pinned(f"{NAME}@{second}", first) == f"{NAME}@{second}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "timm:tiny.fish",
+            r"hub has no model timm/tiny\.fish, .*names are listed at http://.*/timm",
+        ),
+        ("timm:tiny.birds@v9", r"timm/tiny\.birds has no revision v9: see http"),
+        ("timm:two words", r"two words is not the name of a model: .*=timm:resnet101"),
+        ("timm:pickled", r"no model\.safetensors with a config\.json .*a pickle may run code"),
+        ("timm:gated", r"only to those who accepted its terms: see http://.*/timm/gated"),
+        ("timm:withdrawn", r"withdrawn could not be fetched \(.*403.*resolve/main/model\.safetens"),
+    ],
+)
+def test_what_the_hub_does_not_hand_out(hub, name, message):
+    hub.put("timm/pickled", {"pytorch_model.bin": b"pickle", "config.json": b"{}"})
+    hub.repositories["timm/gated"] = "GatedRepo"
+    hub.repositories["timm/withdrawn"] = "disabled"
+    with pytest.raises(InputError, match=re.compile(message, re.DOTALL)):
+        find_pretrained(name)
+    assert not any("pytorch_model" in path for _, path in hub.requests)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_the_hub_the_address_is_told_and_where_to_put_the_files(
+    hub, files, offline, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    hub.stop()
+    with pytest.raises(InputError) as caught:
+        find_pretrained(NAME)
+    message = str(caught.value)
+    assert ("HF_HUB_OFFLINE is set" in message) == offline
+    assert ("refused" in message) != offline
+    addresses = re.findall(r"^  (http://.*)$", message, re.MULTILINE)
+    assert [address.removeprefix(hub.address) for address in addresses] == [
+        "/timm/tiny.birds/resolve/main/model.safetensors",
+        "/timm/tiny.birds/resolve/main/config.json",
+    ]
+    # What it says to do works.
+    folder = message.rpartition(f"{FIELD}=")[2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    for address in addresses:
+        file = address.rpartition("/")[2]
+        (tmp_path / folder / file).write_bytes(files[file])
+    path = tmp_path / folder / "model.safetensors"
+    assert find_pretrained(folder) == (path, str(path), MEAN, STD, 288, "resnet10_w16")
+
+
+def test_configuration_beside_a_file(files, tmp_path):
+    path = tmp_path / "birds.safetensors"
+    path.write_bytes(files["model.safetensors"])
+    assert find_pretrained(str(path)) == (path, str(path), None, None, None, None)
+    flat = {"architecture": "resnet10_w16", **CONFIG["pretrained_cfg"]}  # as timm once wrote it
+    path.with_suffix(".json").write_text(json.dumps(flat))
+    assert find_pretrained(str(path)) == (path, str(path), MEAN, STD, 288, "resnet10_w16")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"mean": 0.5}',
+        '{"mean": [0.5, 0.5], "std": [0.5, 0.5]}',
+        '{"std": [0.5, 0, 1]}',
+        '{"mean": [NaN, 0, 0]}',
+        '{"mean": ["grey", 0, 0]}',
+        '{"input_size": []}',
+    ],
+)
+def test_configuration_that_cannot_be_read_is_told(text, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json .*take it away and set --config\.model\.m"):
+        find_pretrained(str(tmp_path))
+
+
+def test_files_that_are_no_weights(tmp_path):
+    with pytest.raises(InputError, match=r"has no model\.safetensors"):
+        find_pretrained(str(tmp_path))
+    with pytest.raises(InputError, match=r"pickle is not read.*convert .*best\.pth\.tar .*\.safet"):
+        find_pretrained(str(tmp_path / "best.pth.tar"))
+
+
+def test_weights_of_no_trunk_are_told_with_the_nearest():
+    tensors = weights_of("resnet18")
+    del tensors["layer4.1.bn2.bias"]
+    message = (
+        r"none of the trunks resnet10_w16, .*For resnet18, the nearest: .*1 missing: layer4\.1"
+    )
+    with pytest.raises(InputError, match=message):
+        recognise(tensors)
+    with pytest.raises(InputError, match="not one of their 1 tensors is"):
+        recognise({"encoder.weight": np.zeros((3, 3))})
+
+
+def chosen(gib=4, **model):
+    """What is chosen for a GPU where all is open."""
+    config = default_config()
+    config.model.trunk = config.model.dtype = config.data.crop = config.data.resize = None
+    config.batch.classes = config.batch.images = None
+    config.model.update(model)
+    return choose(config, np.repeat(np.arange(40), 30), 1200, "gpu", 1, gib * 2**30)
+
+
+def test_statistics_of_the_weights_are_taken(hub):
+    config, lines = chosen(pretrained=NAME)
+    assert config.model.trunk == "resnet10_w16"
+    assert (config.model.mean, config.model.std) == (MEAN, STD)
+    assert any(line.startswith("model.mean = (0.5, 0.4, 0.3): of the images") for line in lines)
+    _, preprocess = make_network(config, 4)
+    assert (preprocess.mean, preprocess.std) == (MEAN, STD)
+    config, _ = chosen(pretrained=NAME, mean=(0.1, 0.1, 0.1))
+    assert (config.model.mean, config.model.std) == ((0.1, 0.1, 0.1), STD)
+
+
+def test_statistics_without_a_configuration_are_the_trunks(tmp_path, files):
+    (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
+    config, lines = chosen(pretrained=str(tmp_path))
+    assert config.model.mean is None
+    assert not any(line.startswith("model.mean") for line in lines)
+    _, preprocess = make_network(config, 4)
+    assert (preprocess.mean, preprocess.std) == (IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.mark.parametrize(
+    ("size", "gib", "crop", "resize"),
+    [(288, 24, 448, 512), (288, 8, 288, 329), (288, 4, 224, 256), (600, 8, 224, 256)],
+)
+def test_size_of_the_weights_is_tried_after_the_papers(size, gib, crop, resize, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(f'{{"input_size": [3, {size}, {size}]}}')
+    config, _ = chosen(gib, pretrained=str(tmp_path), trunk="resnet50")
+    assert (config.data.crop, config.data.resize) == (crop, resize)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return draw_photos(tmp_path_factory.mktemp("photos"), train=4, test=2)
+
+
+SHORT = {
+    "optim__epochs": 0.5,
+    "data__val_fraction": 0.0,
+    "data__workers": 0,
+    "model__pretrained": NAME,
+    "model__trunk": None,
+}
+
+
+def test_run_is_recorded_with_its_weights_and_needs_them_no_more(hub, photos, files, tmp_path):
+    workdir = tmp_path / "run"
+    train(config_for(photos, **SHORT), workdir)
+    record = json.loads((workdir / "run.json").read_text())
+    source = f"{NAME}@{hub.commit}"
+    sha256 = sha256_of(find_pretrained(source).path)
+    assert record["pretrained"] == {"source": source, "sha256": sha256}
+    assert record["config"]["model.mean"] == list(MEAN)
+
+    hub.stop()
+    shutil.rmtree(tmp_path / "cache")
+    before = report_workdir(workdir, "last", None)
+    config = ConfigDict(load_weights(workdir).metadata["config"])
+    assert make_network(config, 4)[1][:2] == (MEAN, STD)
+    train(config_for(photos, **SHORT), workdir)  # it is finished; nothing is fetched
+    assert report_workdir(workdir, "last", None) == before
+    again = json.loads((workdir / "run.json").read_text())
+    assert again["config"] == record["config"]
+    for other, message in {
+        "timm:tiny.fish": rf"made with other settings:\n  model\.pretrained: {source} there, timm:",
+        f"{NAME}@{'0' * 40}": "could not be fetched",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            train(config_for(photos, **{**SHORT, "model__pretrained": other}), workdir)
+
+
+def test_command_line_fetches_from_the_hub_of_the_environment(hub, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.address)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    settings = settings_for(photos, **{**SHORT, "model__trunk": "resnet10_w16"})
+    code, output = run_command(options(settings, tmp_path / "run"), devices=1)
+    assert code == 0, output
+    assert f"The trunk starts from {NAME}@{hub.commit}." in output
+    settings["model.pretrained"] = "timm:tiny.fish"
+    code, output = run_command(options(settings, tmp_path / "other"), devices=1)
+    assert code == 2, output
+    assert "error: The hub has no model timm/tiny.fish" in output
+    assert "Traceback" not in output

@@ -1,0 +1,262 @@
+"""What all official data sets share, on a small CUB: downloads, windows, archives as traps."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+from file_server import serving
+from small_archives import CUB_COUNTS, cub_path, edit, make_small, pack, put_cub, put_files
+
+from apinet_jax.data import download as downloads
+from apinet_jax.data.builders import archive as archives
+from apinet_jax.data.builders import mat, official
+from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.cache import ImageReader, cached_reader
+from apinet_jax.data.source import open_dataset
+from apinet_jax.errors import InputError, RunError
+
+DOWNLOAD = official.download
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def manual(tmp_path):
+    return put_cub(tmp_path / "manual")
+
+
+@pytest.fixture
+def content(manual):
+    """The bytes of the archive, which lies nowhere."""
+    path = pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
+    data = path.read_bytes()
+    path.unlink()
+    return data
+
+
+@pytest.fixture
+def server(content, monkeypatch):
+    """Serves the archive at the address from which the data set is downloaded."""
+    monkeypatch.setattr(official, "download", DOWNLOAD, raising=False)
+    monkeypatch.setattr(downloads, "_PAUSE", 0.001)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(content) as server:
+        ((archive,),) = Cub.LAYOUTS
+        there = archive._replace(
+            url=server.url,
+            size=len(content),
+            checksum=f"sha256:{hashlib.sha256(content).hexdigest()}",
+        )
+        monkeypatch.setattr(Cub, "LAYOUTS", ((there,),))
+        yield server
+
+
+def test_downloaded_once_into_the_default_folder(server, root, content):
+    server.cuts = [700]
+    first = open_dataset("cub")
+    assert len(first.train) == 4
+    assert (root / "downloads/manual/CUB_200_2011.tgz").read_bytes() == content
+    assert server.asked == [None, "bytes=700-"]
+    again = open_dataset("cub")
+    assert again.fingerprint == first.fingerprint
+    assert len(server.asked) == 2
+    listing = Cub(data_dir=root).info.metadata["listing"]
+    assert listing  # that of the archive that came: nothing is prepared again while it is there
+    (root / "downloads/manual/CUB_200_2011.tgz").unlink()
+    open_dataset("cub")
+    assert len(server.asked) == 2
+
+
+def test_dead_address_gives_the_steps(server, manual):
+    server.statuses = [404]
+    with pytest.raises(RunError) as caught:
+        open_dataset("cub", manual_dir=manual)
+    for part in (
+        f"from {server.url}: the server answers 404",
+        "Or: Download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158",
+        f"into {manual}.",
+        "--config.data.manual_dir",
+        "--manual-dir",
+    ):
+        assert part in str(caught.value)
+
+
+def test_nothing_is_downloaded_into_a_folder_that_is_not_there(server, tmp_path):
+    with pytest.raises(InputError, match=r"There is no folder .*manuall\. Download CUB"):
+        open_dataset("cub", manual_dir=tmp_path / "manuall")
+    assert server.asked == []
+
+
+def test_altered_archive_is_named_and_used(server, manual, content, capsys):
+    path = manual / "CUB_200_2011.tgz"
+    path.write_bytes(content)
+    open_dataset("cub", manual_dir=manual)
+    assert "WARNING" not in capsys.readouterr().err
+    put_cub(manual)
+    pack(path, manual / "CUB_200_2011")
+    path.write_bytes(path.read_bytes() + b"\0" * (len(content) - path.stat().st_size))
+    os.utime(path, ns=(1, 1))
+    open_dataset("cub", manual_dir=manual)
+    told = capsys.readouterr().err
+    assert f"WARNING: {path} is not the published file" in told
+    assert server.asked == []
+
+
+def test_records_from_before_there_were_boxes(manual, root):
+    whole = open_dataset("cub", manual_dir=manual)
+    (path,) = root.glob("cub/1.0.0/metadata.json")
+    metadata = json.loads(path.read_text())
+    del metadata["boxes"], metadata["windows"]
+    path.write_text(json.dumps(metadata))
+    assert open_dataset("cub", manual_dir=manual).fingerprint == whole.fingerprint
+    assert "boxes" not in json.loads(path.read_text())  # they were not prepared again
+    assert open_dataset("cub", manual_dir=manual, crop_to_box=True).train.windows is not None
+    assert "boxes" in json.loads(path.read_text())
+
+
+def test_fingerprint_of_whole_pictures_is_that_of_the_records(manual, root):
+    whole = open_dataset("cub", manual_dir=manual)
+    assert whole.train.windows is None
+    assert whole.fingerprint == Cub(data_dir=root).info.metadata["fingerprint"]
+
+
+def test_crop_to_box(manual, tmp_path):
+    whole = open_dataset("cub", manual_dir=manual)
+    cropped = open_dataset("cub", manual_dir=manual, crop_to_box=True)
+    # x = 1, y = 2, to 6.5 and 6: every pixel that the box touches.
+    assert cropped.train.windows.tolist() == [[1, 2, 6, 4]] * 4
+    assert cropped.test.windows.tolist() == [[1, 2, 6, 4]] * 3
+    assert cropped.train.read(0) == whole.train.read(0)
+    expected = np.asarray(whole.train.picture(0))[2:6, 1:7]
+    np.testing.assert_array_equal(np.asarray(cropped.train.picture(0)), expected)
+    assert cropped.fingerprint != whole.fingerprint
+    edit(manual / "CUB_200_2011/bounding_boxes.txt", "5 1.0 2.0", "5 2.0 2.0")
+    moved = open_dataset("cub", manual_dir=manual, crop_to_box=True)
+    assert moved.fingerprint not in (cropped.fingerprint, whole.fingerprint)
+    assert open_dataset("cub", manual_dir=manual).fingerprint == whole.fingerprint
+
+
+def test_windows_reach_readers_parts_and_other_processes(manual, tmp_path):
+    source = open_dataset("cub", manual_dir=manual, crop_to_box=True).train
+    windows = np.array([[0, 0, 9, 7], [0, 0, 2, 2], [1, 1, 3, 3], [4, 4, 1, 1]])
+    object.__setattr__(source, "windows", windows)
+    part = pickle.loads(pickle.dumps(source.subset(np.array([3, 1]))))
+    for index, row in enumerate((3, 1)):
+        expected = np.asarray(source.picture(row).resize((4, 4), 2))
+        np.testing.assert_array_equal(ImageReader(part, 4)(index), expected)
+        np.testing.assert_array_equal(cached_reader(part, 4, tmp_path, "same")(index), expected)
+    whole = open_dataset("cub", manual_dir=manual).train
+    cached = cached_reader(whole, 4, tmp_path, "same")
+    np.testing.assert_array_equal(cached(3), ImageReader(whole, 4)(3))
+
+
+@pytest.mark.parametrize("name", ["birds", "folder"])
+def test_data_set_without_boxes(name, tmp_path):
+    with pytest.raises(InputError, match=rf"'{name}' has no boxes .*crop_to_box=False"):
+        open_dataset(name, tmp_path, crop_to_box=True)
+
+
+def test_boxes_that_are_needed_and_not_there(manual):
+    (manual / "CUB_200_2011/bounding_boxes.txt").unlink()
+    assert len(open_dataset("cub", manual_dir=manual).train) == 4
+    with pytest.raises(InputError, match=r"CUB_200_2011 has no boxes to crop to\. Download CUB"):
+        open_dataset("cub", manual_dir=manual, crop_to_box=True)
+
+
+def add_members(manual, *members):
+    """Packs the folder and puts members behind it, each a `TarInfo` and its bytes."""
+    packed = manual / "CUB_200_2011.tar"
+    pack(packed, manual / "CUB_200_2011")
+    with tarfile.open(packed, "a") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    packed.rename(manual / "plain")
+    with (
+        tarfile.open(manual / "plain") as tar,
+        tarfile.open(manual / "CUB_200_2011.tgz", "w:gz") as tgz,
+    ):
+        for member in tar:
+            tgz.addfile(member, tar.extractfile(member) if member.isreg() else None)
+    (manual / "plain").unlink()
+
+
+def test_members_that_point_elsewhere_are_not_written(manual, tmp_path):
+    names = ("../../evil.txt", str(tmp_path / "evil.txt"), "CUB_200_2011/../../../evil.txt")
+    add_members(manual, *((tarfile.TarInfo(name), b"evil") for name in names))
+    assert len(open_dataset("cub", manual_dir=manual).train) == 4
+    assert list(tmp_path.parent.rglob("evil.txt")) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_are_no_files(manual, tmp_path, kind):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    link = tarfile.TarInfo(f"CUB_200_2011/images/{cub_path(5, 3)}")
+    link.type, link.linkname = kind, str(tmp_path / "secret.jpg")
+    (manual / link.name).unlink()
+    add_members(manual, (link, b""))
+    with pytest.raises(InputError, match=rf"missing in .*tgz:(.|\n)*{cub_path(5, 3)}"):
+        open_dataset("cub", manual_dir=manual)
+
+
+@pytest.mark.parametrize("name", ["../../secret.jpg", "{}/secret.jpg"])
+def test_list_that_points_out_of_the_folder(manual, tmp_path, name):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    name = name.format(tmp_path)
+    edit(manual / "CUB_200_2011/images.txt", cub_path(5, 3), name)
+    with pytest.raises(InputError, match=rf"1 image.*missing(.|\n)*{name}"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_archive_that_never_ends(manual, monkeypatch):
+    monkeypatch.setattr(archives, "_GROWS_FREELY", 20_000)
+    put_files(manual / "CUB_200_2011", {"zeros": bytes(1_000_000)})
+    pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
+    with pytest.raises(InputError, match=r"unpacks to more than .* which no official archive does"):
+        open_dataset("cub", manual_dir=manual)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_file_beyond_all_bounds(manual, monkeypatch, packed):
+    monkeypatch.setattr(archives, "_MAX_FILE", 5_000)
+    put_files(manual / "CUB_200_2011", {f"images/{cub_path(5, 3)}": bytes(5_001)})
+    if packed:
+        pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
+    with pytest.raises(InputError, match=r"_555\.jpg.* has 5,001 bytes, more than any official"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_matlab_file_that_never_ends(tmp_path):
+    header = b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\0\1IM"
+    body = zlib.compress(bytes(mat._MAX_UNPACKED + 1))
+    trap = header + (15).to_bytes(4, "little") + len(body).to_bytes(4, "little") + body
+    assert len(trap) < 100_000
+    files = archives.Files(tmp_path, "Again.", lambda _: True, lambda _: trap)
+    with pytest.raises(InputError, match=r"labels\.mat .* unpacks to more than 67,108,864 bytes"):
+        mat.read_mat(files, "labels.mat", "labels")
+
+
+def test_many_missing_images_are_counted(tmp_path):
+    files = archives.Files(tmp_path, "Again.", lambda _: False, lambda _: b"")
+    with pytest.raises(InputError) as caught:
+        archives.require(files, (f"{number}.jpg" for number in range(1030)), "list.txt")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("1,030 image(s) named in list.txt are missing")
+    assert lines[-2:] == ["  and 1,010 more", "Again."]
+
+
+def test_line_that_repeats_an_id(manual):
+    with (manual / "CUB_200_2011/images.txt").open("a") as lines:
+        lines.write(f"4 {cub_path(5, 3)}\n")
+    with pytest.raises(InputError, match=r"Line 8 of images\.txt in .* repeats id 4"):
+        open_dataset("cub", manual_dir=manual)
