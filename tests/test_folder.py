@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,13 @@ def test_encoded_bytes_are_untouched(photos):
 def test_tensorflow_is_never_imported(photos):
     open_dataset("folder", photos)
     assert "tensorflow" not in sys.modules
+
+
+def test_nothing_is_left_in_the_systems_temporary_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    open_dataset("folder", photos)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_fingerprint_by_hand(photos):

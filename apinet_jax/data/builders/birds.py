@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from apinet_jax.data.builders.bird_drawing import draw_bird
 from apinet_jax.data.builders.bird_species import GENERA, PART_NAMES, SPECIES, differing_parts
+from apinet_jax.data.builders.records import LocalInfo
 from apinet_jax.writer import tracked
 
 _SPLITS = ("train", "test")
@@ -114,7 +115,7 @@ class Birds(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         sightings = {split: self.builder_config.sightings(split) for split in _SPLITS}
         class_names = [species.name for species in SPECIES]
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description="Procedurally drawn fine-grained birds with visible part masks.",
             features=tfds.features.FeaturesDict(

@@ -31,6 +31,13 @@ from apinet_jax.writer import say, tracked
 _RECORDS_PER_FILE = 8192
 
 
+class LocalInfo(tfds.core.DatasetInfo):
+    """What TFDS knows of a data set that no server describes."""
+
+    def initialize_from_bucket(self) -> None:
+        """Looks nowhere: TFDS would leave an empty temporary folder behind each time it did."""
+
+
 class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder whose records are files as they were found: no pixel is ever re-encoded.
 
@@ -52,7 +59,7 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             "label": tfds.features.ClassLabel(),
             "file_name": tfds.features.Text(),
         }
-        return tfds.core.DatasetInfo(
+        return LocalInfo(
             builder=self,
             description=type(self).__doc__,
             features=tfds.features.FeaturesDict(features),
