@@ -1,73 +1,37 @@
 """The trunks compute what torchvision's do, in float32 and bfloat16."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from numeric import max_error, named_tensor
+from trunk_figures import (
+    assert_deep_golden,
+    assert_golden_state,
+    count,
+    cross_entropy,
+    golden_passes,
+    named_variables,
+)
 
 from apinet_jax.errors import InputError
-from apinet_jax.models import TRUNKS, make_trunk
+from apinet_jax.models import TRUNKS, make_trunk, variable_shapes
+from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import BatchNorm, Conv, he_normal_fan_out, he_uniform, normalise
-from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.pretrained import to_torch_tensors
 from apinet_jax.models.resnet import Bottleneck, ResNet
+from apinet_jax.models.vit import ViT
 
-LABELS = np.array([3, 7])
-
-
-def cross_entropy(logits):
-    return -jax.nn.log_softmax(logits)[np.arange(2), LABELS].mean()
+known_shapes = cache(variable_shapes)
 
 
-def golden_variables(trunk, images):
-    """Returns the trunk's variables with the weights that the golden figures assume."""
-    shapes = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), images)
-    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    tensors = {k: named_tensor(k, v.shape) for k, v in to_torch_tensors(blank).items()}
-    return load_torch_tensors(tensors, shapes, classifier_prefixes=())
-
-
-def count(params):
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def golden_passes(name, golden, dtype=jnp.float32, modes=(False, True)):
-    """Features, logits and state in each mode, in training the input gradient; then the size."""
-    images = jnp.asarray(golden["x"], dtype)
-    trunk = make_trunk(name, dtype)
-    variables = golden_variables(trunk, images)
-    kernel = named_tensor("fc.weight", (1000, TRUNKS[name].width)).T
-    bias = named_tensor("fc.bias", (1000,))
-
-    def classify(images, train):
-        feature_map, state = trunk.apply(variables, images, train, mutable=["batch_stats"])
-        features = feature_map.mean((1, 2))
-        logits = features @ kernel.astype(dtype) + bias[None].astype(dtype)
-        return cross_entropy(logits), (features, logits, state)
-
-    for train in modes:
-        function = partial(classify, train=train)
-        if train:
-            gradient, aux = jax.jit(jax.grad(function, has_aux=True))(images)
-            yield *aux, gradient
-        else:
-            yield jax.jit(function)(images)[1]
-    yield count(variables["params"]) + kernel.size + bias.size
-
-
-def assert_golden_state(trunk, state, golden):
-    last_block = f"layer4.{trunk.depths[-1] - 1}"
-    last_norm = max(k for k in state["batch_stats"][last_block] if k.startswith("bn"))
-    last_var = state["batch_stats"][last_block][last_norm]["var"]
-    assert max_error(last_var, golden["last_running_var"]) < 1e-5
-    total = sum(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(state))
-    assert max_error(total, golden["running_sum"]) < 1e-5
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_golden_resnet(name, goldens_dir):
+@pytest.mark.parametrize(
+    ("name", "last_norm"), [("resnet18", ("layer4.1", "bn2")), ("resnet50", ("layer4.2", "bn3"))]
+)
+def test_golden_resnet(name, last_norm, goldens_dir):
     golden = np.load(goldens_dir / f"{name}.npz")
     with jax.numpy_dtype_promotion("strict"):
         (features, logits, _), (train_features, train_logits, state, gradient), params = (
@@ -78,39 +42,20 @@ def test_golden_resnet(name, goldens_dir):
     assert max_error(train_features, golden["train_features"]) < 1e-5
     assert max_error(train_logits, golden["train_logits"]) < 1e-5
     assert max_error(gradient, golden["grad_x"]) < 1e-3
-    assert_golden_state(make_trunk(name), state, golden)
+    assert_golden_state(state, last_norm, golden)
     assert params == golden["params"]
 
 
 def test_golden_resnet101(goldens_dir):
-    """In float32 for what rounding leaves alone, in float64 for what it does not.
-
-    In training mode a pre-activation that rounds to the other side of zero flips a ReLU, and a
-    hundred layers of BatchNorm over few cells amplify it. The reference, computed in float32, is
-    itself that far from the exact figures; ours are taken in float64, so that the distance that is
-    left is the reference's own.
-    """
     golden = np.load(goldens_dir / "resnet101.npz")
-    with jax.numpy_dtype_promotion("strict"):
-        (features, logits, _), params = golden_passes("resnet101", golden, modes=(False,))
-        assert max_error(features, golden["eval_features"]) < 1e-5
-        assert max_error(logits, golden["eval_logits"]) < 1e-5
-        assert params == golden["params"]
-        with jax.enable_x64(True):
-            (features, logits, state, gradient), _ = golden_passes(
-                "resnet101", golden, jnp.float64, modes=(True,)
-            )
-    assert max_error(features, golden["train_features"]) < 2e-5
-    assert max_error(logits, golden["train_logits"]) < 1e-5
-    assert max_error(gradient, golden["grad_x"]) < 2e-2
-    assert_golden_state(make_trunk("resnet101"), state, golden)
+    assert_deep_golden("resnet101", ("layer4.2", "bn3"), golden)
 
 
 def test_golden_squeezenet(goldens_dir):
     golden = np.load(goldens_dir / "squeezenet1_1.npz")
     images = jnp.asarray(golden["x"])
     trunk = make_trunk("squeezenet1_1")
-    variables = golden_variables(trunk, images)
+    variables = named_variables(trunk, images)
     kernel = named_tensor("classifier.1.weight", (1000, 512, 1, 1))[..., 0, 0].T
     bias = named_tensor("classifier.1.bias", (1000,))
 
@@ -134,23 +79,35 @@ def test_golden_squeezenet(goldens_dir):
 
 @pytest.mark.parametrize("name", TRUNKS)
 def test_parity_of_names_widths_and_sizes(name, goldens_dir):
-    images = jax.ShapeDtypeStruct((2, 70, 65, 3), jnp.float32)
+    spec = TRUNKS[name]
+    height, width = (70, 65) if spec.patch == 1 else (4 * spec.patch, 3 * spec.patch)
+    images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
     trunk = make_trunk(name, batch_norm_groups=2)
     feature_map, variables = jax.eval_shape(
         partial(trunk.init_with_output, train=True), jax.random.key(0), images
     )
-    cells = (4, 4) if name == "squeezenet1_1" else (3, 3)
-    assert feature_map.shape == (2, *cells, TRUNKS[name].width)
+    cells = {"squeezenet1_1": (4, 4), "densenet121": (2, 2), "densenet161": (2, 2)}
+    default = (3, 3) if spec.patch == 1 else (4, 3)
+    assert feature_map.shape == (2, *cells.get(name, default), spec.width)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, variables)
+    assert jax.tree.map(lambda leaf: leaf.shape, known_shapes(name)) == shapes
     golden = goldens_dir / f"{name}.npz"
     if golden.exists():
         blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
         keys = {
             key
             for key in np.load(golden)["keys"].tolist()
-            if not key.startswith(TRUNKS[name].classifier_prefixes)
+            if not key.startswith(spec.classifier_prefixes)
             and not key.endswith("num_batches_tracked")
         }
         assert set(to_torch_tensors(blank)) == keys
+
+
+def test_no_two_trunks_have_the_same_tensors():
+    """The trunk is recognised by its weights."""
+    shapes = [flatten_dict(known_shapes(name)) for name in TRUNKS]
+    tensors = {frozenset((path, leaf.shape) for path, leaf in one.items()) for one in shapes}
+    assert len(tensors) == len(TRUNKS)
 
 
 def test_unknown_trunk_lists_the_known_ones():
@@ -164,12 +121,19 @@ def test_unknown_trunk_lists_the_known_ones():
         (make_trunk("resnet10_w16", jnp.bfloat16, batch_norm_groups=2), 33),
         (ResNet(Bottleneck, (1, 1), 8, jnp.bfloat16), 32),
         (make_trunk("squeezenet1_1", jnp.bfloat16), 32),
+        (DenseNet((2, 2), 8, 16, jnp.bfloat16), 33),
+        (
+            ViT(
+                8, 2, registers=2, layer_scale=True, width=32, depth=2, heads=2, dtype=jnp.bfloat16
+            ),
+            24,
+        ),
     ],
-    ids=["basic", "bottleneck", "squeezenet"],
+    ids=["basic", "bottleneck", "squeezenet", "densenet", "vit"],
 )
 def test_bfloat16_compute_keeps_float32_parameters_that_all_learn(trunk, size):
     images = jax.random.normal(jax.random.key(0), (4, size, size, 3))
-    variables = golden_variables(trunk, images)
+    variables = named_variables(trunk, images)
     params = variables.pop("params")
     weights = jax.random.normal(jax.random.key(2), (1, 1, 1, 512))
 

@@ -3,17 +3,22 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
 from apinet_jax.errors import InputError
+from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
+from apinet_jax.models.vit import ViT
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,10 @@ class TrunkSpec:
         build: Makes the module from `dtype` and `batch_norm_groups`.
         width: Channels of its feature map, `D`.
         classifier_prefixes: How the names of the tensors begin that belong to the classifier of
-            the torchvision model and not to the trunk.
+            the torchvision or timm model and not to the trunk.
         mean: Mean of each channel of its training images, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        patch: What the sides of its images must be multiples of.
     """
 
     build: Callable[..., nn.Module]
@@ -34,6 +40,7 @@ class TrunkSpec:
     classifier_prefixes: tuple[str, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    patch: int = 1
 
 
 def _resnet(block: type[Block], depths: Sequence[int], width: int = 64) -> TrunkSpec:
@@ -44,6 +51,20 @@ def _resnet(block: type[Block], depths: Sequence[int], width: int = 64) -> Trunk
     )
 
 
+def _densenet(depths: Sequence[int], growth: int, width: int) -> TrunkSpec:
+    features = width
+    for block, depth in enumerate(depths):
+        features = features // (2 if block else 1) + depth * growth
+    build = partial(DenseNet, tuple(depths), growth, width)
+    return TrunkSpec(build, features, classifier_prefixes=("classifier.",))
+
+
+def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) -> TrunkSpec:
+    """ViT-B of timm, with position embeddings for images of `side` pixels."""
+    build = partial(ViT, patch, side // patch, **options)
+    return TrunkSpec(build, 768, ("head.",), *statistics, patch=patch)
+
+
 TRUNKS: dict[str, TrunkSpec] = {
     "resnet10_w16": _resnet(BasicBlock, (1, 1, 1, 1), width=16),  # for laptops and tests
     "resnet18": _resnet(BasicBlock, (2, 2, 2, 2)),
@@ -51,7 +72,14 @@ TRUNKS: dict[str, TrunkSpec] = {
     "resnet50": _resnet(Bottleneck, (3, 4, 6, 3)),
     "resnet101": _resnet(Bottleneck, (3, 4, 23, 3)),
     "resnet152": _resnet(Bottleneck, (3, 8, 36, 3)),
+    "densenet121": _densenet((6, 12, 24, 16), growth=32, width=64),
+    "densenet161": _densenet((6, 12, 36, 24), growth=48, width=96),
     "squeezenet1_1": TrunkSpec(SqueezeNet, width=512, classifier_prefixes=("classifier.",)),
+    "vit_base_patch16_224": _vit_base(16, 224, statistics=(HALF, HALF)),
+    "vit_base_patch14_dinov2": _vit_base(14, 518, layer_scale=True),
+    "vit_base_patch14_reg4_dinov2": _vit_base(
+        14, 518, layer_scale=True, registers=4, embed_prefix=False
+    ),
 }
 
 
@@ -87,3 +115,18 @@ def make_trunk(name: str, dtype: DTypeLike = jnp.float32, batch_norm_groups: int
         InputError: No trunk has that name.
     """
     return trunk_spec(name).build(dtype=dtype, batch_norm_groups=batch_norm_groups)
+
+
+def variable_shapes(name: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
+    """Shapes and dtypes of a trunk's variables, without the work of initialising them.
+
+    Args:
+        name: A key of `TRUNKS`.
+        dtype: Compute dtype.
+
+    Raises:
+        InputError: No trunk has that name.
+    """
+    trunk, side = make_trunk(name, dtype), 32 * trunk_spec(name).patch
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.dtype(dtype))
+    return jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), image)

@@ -19,8 +19,14 @@ from apinet_jax.models.operations import conv
 he_normal_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
 """torch's `kaiming_normal_(mode="fan_out", nonlinearity="relu")`, not truncated."""
 
+he_normal_fan_in = initializers.variance_scaling(2.0, "fan_in", "normal")
+"""torch's `kaiming_normal_()`, not truncated."""
+
 he_uniform = initializers.he_uniform()
 """torch's `kaiming_uniform_(nonlinearity="relu")`."""
+
+torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""How torch's layers start by themselves: `kaiming_uniform_(a=sqrt(5))`, +-1/sqrt(fan_in)."""
 
 
 class Conv(nn.Module):

@@ -1,4 +1,4 @@
-"""Convolution and max-pool as pure functions: torch's arithmetic, and fast on every platform.
+"""Convolution and pooling as pure functions: torch's arithmetic, and fast on every platform.
 
 Padding is explicit, symmetric and integer: `SAME` would shift a strided window by a pixel. XLA's
 CPU backend is slow at the gradients of some plain operations, so those have a second formulation
@@ -72,6 +72,17 @@ def pointwise_conv(
     return (cells @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+def patch_conv(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "p p I O"]
+) -> Float[Array, "B h w O"]:
+    """Convolves patches that neither overlap nor leave a gap as one matrix product over them."""
+    batch, height, width, _ = x.shape
+    p, _, _, features = kernel.shape
+    h, w = height // p, width // p
+    x = x.reshape(batch, h, p, w, p, -1).swapaxes(2, 3)  # [B h w p p I]
+    return (x.reshape(batch * h * w, -1) @ kernel.reshape(-1, features)).reshape(batch, h, w, -1)
+
+
 def conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
 ) -> Float[Array, "B h w O"]:
@@ -79,6 +90,11 @@ def conv(
     plain = partial(plain_conv, stride=stride, padding=padding)
     if kernel.shape[:2] == (1, 1) and padding == 0:
         return by_platform(cpu=partial(pointwise_conv, stride=stride), default=plain)(x, kernel)
+    if (
+        kernel.shape[:2] == (stride, stride)
+        and padding == x.shape[1] % stride == x.shape[2] % stride == 0
+    ):
+        return by_platform(cpu=patch_conv, default=plain)(x, kernel)
     return plain(x, kernel)
 
 
@@ -139,3 +155,11 @@ def max_pool(
     return by_platform(
         cpu=partial(chained_max_pool, **geometry), default=partial(plain_max_pool, **geometry)
     )(x)
+
+
+def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]:
+    """Pools as torch's `avg_pool2d(window)`: disjoint windows, and what is left over is dropped."""
+    batch, height, width, features = x.shape
+    h, w = height // window, width // window
+    x = x[:, : h * window, : w * window]
+    return x.reshape(batch, h, window, w, window, features).mean((2, 4))

@@ -1,9 +1,11 @@
 """Weights of torchvision models: read from a file, and put into a trunk's variables, strictly.
 
 The trunks' modules are named as torch names them, so a tensor's name follows from the path of its
-leaf: `params / layer1.0 / conv1 / kernel` is `layer1.0.conv1.weight`.
+leaf: `params / layer1.0 / conv1 / kernel` is `layer1.0.conv1.weight`. A leaf that is no part of a
+layer, `cls_token` for one, has torch's name and torch's layout.
 """
 
+import re
 from collections.abc import Mapping
 from os import PathLike
 
@@ -23,6 +25,10 @@ TORCH_LEAF = {
     "mean": "running_mean",
     "var": "running_var",
 }
+# The axes of a kernel in torch's order: [kh kw I O] as [O I kh kw], [I O] as [O I].
+KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+# `denselayer1.norm.1` in torchvision's files, `denselayer1.norm1` in its module.
+OLD_DENSENET_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 LISTED_NAMES = 8
 
 
@@ -73,18 +79,21 @@ def load_torch_tensors(
         InputError: A leaf has no tensor, a tensor has no leaf, or a shape differs.
     """
     given = {
-        name: tensor
+        OLD_DENSENET_NAME.sub(r"\1\2", name): tensor
         for name, tensor in tensors.items()
         if not name.startswith(classifier_prefixes) and not name.endswith(".num_batches_tracked")
     }
     leaves = {_torch_name(path): (path, leaf) for path, leaf in flatten_dict(variables).items()}
     missing = [name for name in leaves if name not in given]
     unexpected = [name for name in given if name not in leaves]
-    arrays = {name: _from_torch(given[name]) for name in leaves if name in given}
+    axes = {name: _torch_axes(path, leaf.ndim) for name, (path, leaf) in leaves.items()}
+    shapes = {
+        name: tuple(leaf.shape[axis] for axis in axes[name]) for name, (_, leaf) in leaves.items()
+    }
     misshapen = [
-        f"{name} {tuple(given[name].shape)} instead of {_torch_shape(leaves[name][1].shape)}"
-        for name, array in arrays.items()
-        if array.shape != leaves[name][1].shape
+        f"{name} {given[name].shape} instead of {shape}"
+        for name, shape in shapes.items()
+        if name in given and given[name].shape != shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
@@ -94,39 +103,29 @@ def load_torch_tensors(
             + ". Check that they belong to the trunk that the configuration names"
         )
     return unflatten_dict(
-        {path: jnp.asarray(arrays[name], leaf.dtype) for name, (path, leaf) in leaves.items()}
+        {
+            path: jnp.asarray(given[name].transpose(np.argsort(axes[name])), leaf.dtype)
+            for name, (path, leaf) in leaves.items()
+        }
     )
 
 
 def to_torch_tensors(variables: Mapping) -> dict[str, np.ndarray]:
     """Returns a trunk's variables as torch names and lays them out; undoes `load_torch_tensors`."""
     return {
-        _torch_name(path): _to_torch(np.asarray(leaf))
+        _torch_name(path): np.transpose(leaf, _torch_axes(path, leaf.ndim))
         for path, leaf in flatten_dict(jax.device_get(variables)).items()
     }
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
     _, *modules, leaf = path
-    return ".".join([*modules, TORCH_LEAF[leaf]])
+    return ".".join([*modules, TORCH_LEAF.get(leaf, leaf)])
 
 
-def _from_torch(tensor: np.ndarray) -> np.ndarray:
-    if tensor.ndim == 4:  # [O I kh kw] -> [kh kw I O]
-        return tensor.transpose(2, 3, 1, 0)
-    return tensor.T
-
-
-def _to_torch(leaf: np.ndarray) -> np.ndarray:
-    if leaf.ndim == 4:  # [kh kw I O] -> [O I kh kw]
-        return leaf.transpose(3, 2, 0, 1)
-    return leaf.T
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) == 4:
-        return tuple(shape[axis] for axis in (3, 2, 0, 1))
-    return shape[::-1]
+def _torch_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
+    """The axes of a leaf in the order of its tensor's."""
+    return KERNEL_AXES[ndim] if path[-1] == "kernel" else tuple(range(ndim))
 
 
 def _listed(names: list[str]) -> str:

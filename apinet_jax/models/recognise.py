@@ -1,15 +1,16 @@
 """Which trunk a file of weights belongs to."""
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from apinet_jax.errors import InputError
-from apinet_jax.models import TRUNKS, make_trunk, trunk_spec
+from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
 from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+
+_shapes = cache(variable_shapes)
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> str:
@@ -48,12 +49,6 @@ def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:
             another shape.
     """
     load_torch_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
-
-
-@cache
-def _shapes(trunk: str) -> dict:
-    image = jnp.zeros((1, 224, 224, 3))  # a multiple of every stride and patch
-    return jax.eval_shape(partial(make_trunk(trunk).init, train=False), jax.random.key(0), image)
 
 
 def _alike(tensors: Mapping[str, np.ndarray], trunk: str) -> int:

@@ -1,0 +1,132 @@
+"""Compares trunks with torchvision's or timm's on weights that follow from the tensors' names.
+
+    pip install -e ".[parity]"
+    python benchmarks/trunk_parity.py --trunk densenet121 --shapes 2x70x101
+    python benchmarks/trunk_parity.py --trunk vit_base_patch16_224 --shapes 1x224x224 2x64x96
+
+Prints max|ours - theirs| / max|theirs| of the feature map and of the gradient in the images of its
+product with noise; of trunks with BatchNorm in training mode too. `--float64` computes both sides
+in double precision: what is rounding vanishes, and what is not stays; a ReLU that rounding flips
+changes the gradient of a deep trunk by a percent. `--write tests/goldens` keeps the original's
+figures, of training mode where that differs, for tests that need no torch. These files come from
+
+    --trunk densenet121 --shapes 2x70x101 --float64
+    --trunk vit_base_patch16_224 --shapes 2x64x96 1x224x224
+    --trunk vit_base_patch14_dinov2 --shapes 1x56x42
+    --trunk vit_base_patch14_reg4_dinov2 --shapes 2x70x112
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timm
+import torch
+import torchvision
+from timm.layers import resample_abs_pos_embed
+from torch.nn.functional import relu
+
+from apinet_jax.models import TRUNKS
+from apinet_jax.models.vit import resample
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from numeric import max_error, named_noise, named_tensor, sample
+from trunk_figures import map_and_gradient
+
+
+def original(name: str) -> tuple[torch.nn.Module, Callable]:
+    """The model, and its function from images to feature map, both NCHW."""
+    if name.startswith("vit"):
+        model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
+            h, w = (side // TRUNKS[name].patch for side in images.shape[2:])
+            return tokens.mT.reshape(len(images), -1, h, w)
+
+    else:
+        model = torchvision.models.get_model(name)
+        if name.startswith("resnet"):
+            features = torch.nn.Sequential(*list(model.children())[:-2])  # no pool, no classifier
+        elif name.startswith("densenet"):
+
+            def features(images: torch.Tensor) -> torch.Tensor:
+                return relu(model.features(images))
+
+        else:
+            features = model.features
+    return model, features
+
+
+def original_figures(
+    model: torch.nn.Module, features: Callable, shape: tuple[int, ...], train: bool
+) -> dict[str, np.ndarray]:
+    """What `map_and_gradient` is to return; the model computes in the dtype of its parameters."""
+    with torch.no_grad():  # for every pass anew, as training moves the running statistics
+        for key, tensor in model.state_dict().items():
+            if not key.endswith("num_batches_tracked"):
+                tensor.copy_(torch.from_numpy(named_tensor(key, tuple(tensor.shape))))
+    dtype = next(model.parameters()).dtype
+    images = torch.tensor(named_noise("images", (*shape, 3)), dtype=dtype, requires_grad=True)
+    model.train(train)
+    feature_map = features(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    weights = torch.tensor(named_noise("cotangent", tuple(feature_map.shape)), dtype=dtype)
+    (gradient,) = torch.autograd.grad((feature_map * weights).sum(), images)
+    return {"feature_map": feature_map.detach().numpy(), "gradient": gradient.numpy()}
+
+
+def resampled_positions(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """A grid of noise, as timm stretches it over fewer and more cells than the weights have."""
+    side, _ = model.patch_embed.grid_size
+    grid = named_noise("grid", (side, side, 2)).astype(np.float32)
+    flat = torch.from_numpy(grid).reshape(1, -1, 2)
+    golden = {}
+    for h, w in ((side - 1, side // 4), (side + 1, 2 * side)):
+        theirs = resample_abs_pos_embed(flat, [h, w], num_prefix_tokens=0).reshape(h, w, 2).numpy()
+        error = max_error(resample(jnp.asarray(grid), (h, w)), theirs)
+        print(f"position embeddings from {side}x{side} to {h}x{w}: {error:.1e}")
+        golden[f"positions/{h}x{w}"] = theirs
+    return golden
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trunk", required=True, choices=sorted(set(TRUNKS) - {"resnet10_w16"}))
+    parser.add_argument("--shapes", nargs="+", required=True, help="images x height x width")
+    parser.add_argument("--float64", action="store_true", help="both sides in double precision")
+    parser.add_argument("--write", type=Path, help="folder for the original's figures")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", arguments.float64)
+    dtype = jnp.float64 if arguments.float64 else jnp.float32
+
+    model, features = original(arguments.trunk)
+    if arguments.float64:
+        model.double()
+    names = list(model.state_dict())
+    has_statistics = any(name.endswith("running_var") for name in names)
+    golden = {"keys": np.array(names), "params": sum(p.numel() for p in model.parameters())}
+    shapes = [tuple(int(number) for number in text.split("x")) for text in arguments.shapes]
+    for train in (False, True) if has_statistics else (False,):
+        passes = map_and_gradient(arguments.trunk, shapes, dtype, train)
+        for text, shape, ours in zip(arguments.shapes, shapes, passes, strict=True):
+            case = f"{text}/{'training' if train else 'evaluation'}"
+            theirs = original_figures(model, features, shape, train)
+            errors = (f"{figure} {max_error(ours[figure], theirs[figure]):.1e}" for figure in ours)
+            print(f"{arguments.trunk} {dtype.__name__} {case}:", ", ".join(errors), flush=True)
+            for figure, values in theirs.items() if train == has_statistics else ():
+                kept = np.float16 if figure == "gradient" else np.float32
+                golden[f"{case}/{figure}"] = sample(values).astype(kept)
+    if TRUNKS[arguments.trunk].patch > 1:
+        golden |= resampled_positions(model)
+    if arguments.write:
+        np.savez_compressed(arguments.write / f"{arguments.trunk}.npz", **golden)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Vision transformers compute what timm's do, on images of any size that divides into patches."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numeric import max_error, named_noise, sample
+from trunk_figures import map_and_gradient, named_variables
+
+from apinet_jax.errors import InputError
+from apinet_jax.models import make_trunk
+from apinet_jax.models.operations import conv, plain_conv
+from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.vit import ViT, attention, resample
+
+NAMES = ["vit_base_patch16_224", "vit_base_patch14_dinov2", "vit_base_patch14_reg4_dinov2"]
+
+
+def tiny(**options):
+    return ViT(8, 3, width=16, depth=1, heads=2, **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_vit(name, goldens_dir):
+    golden = np.load(goldens_dir / f"{name}.npz")
+    cases = sorted({key.rpartition("/")[0] for key in golden if "evaluation" in key})
+    shapes = [tuple(int(number) for number in case.split("/")[0].split("x")) for case in cases]
+    with jax.numpy_dtype_promotion("strict"):
+        passes = list(map_and_gradient(name, shapes))
+    for case, figures in zip(cases, passes, strict=True):
+        feature_map, gradient = (sample(figures[key]) for key in ("feature_map", "gradient"))
+        assert max_error(feature_map, golden[f"{case}/feature_map"]) < 1e-5
+        assert max_error(gradient, golden[f"{case}/gradient"]) < 1e-3
+    assert cases
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_positions(name, goldens_dir):
+    """Smaller and larger grids than the weights have, against torch's antialiased bicubic."""
+    golden = np.load(goldens_dir / f"{name}.npz")
+    side = make_trunk(name).grid
+    grid = jnp.asarray(named_noise("grid", (side, side, 2)), jnp.float32)
+    stretched = {key: golden[key] for key in golden if key.startswith("positions/")}
+    assert len(stretched) == 2
+    for expected in stretched.values():
+        assert max_error(resample(grid, expected.shape[:2]), expected) < 1e-5
+
+
+def test_positions_of_the_weights_own_grid_are_untouched():
+    grid = jnp.asarray(named_noise("grid", (5, 5, 3)), jnp.float32)
+    np.testing.assert_array_equal(resample(grid, (5, 5)), grid)
+
+
+def test_convolution_of_patches_equals_the_plain_one():
+    x = jnp.asarray(named_noise("x", (2, 6, 9, 2)), jnp.float32)
+    kernel = jnp.asarray(named_noise("kernel", (3, 3, 2, 4)), jnp.float32)
+    cotangent = jnp.asarray(named_noise("cotangent", (2, 2, 3, 4)), jnp.float32)
+    expected, ours = (
+        (y, *pull_back(cotangent))
+        for y, pull_back in (
+            jax.vjp(partial(convolve, stride=3, padding=0), x, kernel)
+            for convolve in (plain_conv, conv)
+        )
+    )
+    for a, b in zip(ours, expected, strict=True):
+        assert max_error(a, b) < 1e-6
+
+
+def test_attention_by_hand():
+    """Equal keys share the attention; a key far along the query's direction takes all of it."""
+    query = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1)
+    key = jnp.array([0.0, 100.0]).reshape(1, 2, 1, 1)
+    value = jnp.array([2.0, 6.0]).reshape(1, 2, 1, 1)
+    np.testing.assert_allclose(attention(query, key, value).ravel(), [4.0, 6.0], rtol=1e-6)
+
+
+def test_attention_of_bfloat16_sums_in_float32():
+    """The weights of 512 equal keys are each 1/512; summed in bfloat16 they would not reach 1."""
+    ones = jnp.ones((1, 512, 1, 4), jnp.bfloat16)
+    y = attention(ones, ones, ones)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(jnp.float32), 1.0, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("size", "crop"), [((20, 24), 16), ((24, 31), 24), ((4, 4), 8)])
+def test_images_that_do_not_divide_are_refused_with_a_size_that_does(size, crop):
+    images = jnp.zeros((1, *size, 3))
+    with pytest.raises(InputError, match=rf"patches of 8; .*--config\.data\.crop={crop}\b"):
+        jax.eval_shape(lambda x: tiny().init(jax.random.key(0), x, train=False), images)
+
+
+def test_training_changes_nothing():
+    images = jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
+    trunk = tiny(layer_scale=True)
+    variables = named_variables(trunk, images)
+    assert variables.keys() == {"params"}
+    evaluated, trained = (trunk.apply(variables, images, train) for train in (False, True))
+    np.testing.assert_array_equal(trained, evaluated)
+
+
+def test_tokens_keep_torchs_layout():
+    images = jnp.zeros((1, 24, 24, 3))
+    variables = named_variables(tiny(registers=2, layer_scale=True), images)
+    tensors = to_torch_tensors(variables)
+    params = variables["params"]
+    assert tensors["pos_embed"].shape == (1, 3 + 9, 16)
+    assert tensors["reg_token"].shape == (1, 2, 16)
+    np.testing.assert_array_equal(tensors["pos_embed"], params["pos_embed"])
+    np.testing.assert_array_equal(tensors["blocks.0.ls1.gamma"], params["blocks.0"]["ls1.gamma"])
+    kernel = params["blocks.0"]["attn.qkv"]["kernel"]
+    assert tensors["blocks.0.attn.qkv.weight"].shape == (48, 16)
+    np.testing.assert_array_equal(tensors["blocks.0.attn.qkv.weight"], kernel.T)
+    restored = load_torch_tensors(tensors, variables, ("head.",))
+    jax.tree.map(np.testing.assert_array_equal, restored, variables)
+
+
+def test_positions_of_another_grid_do_not_load():
+    images = jnp.zeros((1, 24, 24, 3))
+    variables = named_variables(tiny(), images)
+    tensors = {**to_torch_tensors(variables), "pos_embed": np.zeros((1, 17, 16), np.float32)}
+    with pytest.raises(InputError, match=r"pos_embed \(1, 17, 16\) instead of \(1, 10, 16\)"):
+        load_torch_tensors(tensors, variables, ("head.",))
