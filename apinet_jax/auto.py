@@ -14,6 +14,7 @@ from jaxtyping import Int
 from apinet_jax.config import flatten
 from apinet_jax.errors import InputError
 from apinet_jax.memory import human
+from apinet_jax.models import trunk_spec
 from apinet_jax.models.hub import Pretrained, find_pretrained
 from apinet_jax.models.pretrained import read_safetensors
 from apinet_jax.models.recognise import recognise
@@ -134,20 +135,22 @@ def _fill_sizes(
     """Chooses crop, resize, K and S together: they share the device's memory and the devices.
 
     Where the paper's crop needs too much, the size that the weights were trained at is tried next.
+    The trunk's patches fill every crop.
     """
     data, batch, trunk = config.data, config.batch, config.model.trunk
     median = int(np.median(counts))
     shapes = batch_shapes(len(counts), median, num_devices, batch.classes, batch.images)
     if not shapes:  # K and S are both given and do not suit the devices: refused by the caller
         shapes = [(batch.classes, batch.images)]
+    patch = trunk_spec(trunk).patch
     if data.crop is not None:
         crops = [data.crop]
     elif data.resize is not None:
-        crops = [round(data.resize * 7 / 8)]
+        crops = [max(round(data.resize * 7 / 8) // patch, 1) * patch]
     else:
         best = 128 if trunk == "resnet10_w16" else 224 if on_cpu else 448
         sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
-        crops = sorted((crop for crop in sizes if crop <= best), reverse=True)
+        crops = sorted({crop // patch * patch for crop in sizes if crop <= best}, reverse=True)
     chosen = largest(trunk, config.model.dtype, crops, shapes, num_devices, budget)
     fits = f"a step then needs about {human(chosen.step_bytes)} of {human(budget)} a device"
     shared = f"so that {num_devices} devices share the batch equally"

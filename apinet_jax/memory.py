@@ -10,6 +10,7 @@ import jax
 import ml_collections
 
 from apinet_jax.errors import RunError
+from apinet_jax.models import trunk_spec
 
 _MIB = 2**20
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -84,8 +85,10 @@ def smaller(config: ml_collections.ConfigDict, num_devices: int) -> list[dict[st
     for fewer in dict.fromkeys(classes // share for share in (2, 3, 4, 8)):
         if fewer >= 2 and fewer * images % num_devices == 0:
             options.append({"batch.classes": fewer})
+    patch = trunk_spec(config.model.trunk).patch
+    unit = max(patch, 32 // patch * patch)
     for part in (3, 2):
-        smaller_crop = crop * part // 4 // 32 * 32
+        smaller_crop = crop * part // 4 // unit * unit
         if smaller_crop >= 64:
             resize = round(config.data.resize * smaller_crop / crop)
             options.append({"data.resize": resize, "data.crop": smaller_crop})

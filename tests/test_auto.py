@@ -12,6 +12,7 @@ from apinet_jax import memory
 from apinet_jax.assemble import compile_train_step, make_program
 from apinet_jax.auto import choose
 from apinet_jax.config import check_config, flatten
+from apinet_jax.errors import InputError
 from apinet_jax.mesh import make_mesh
 from apinet_jax.models import make_trunk
 from apinet_jax.models.pretrained import to_torch_tensors
@@ -91,7 +92,13 @@ def test_a_heavy_trunk_on_a_laptop():
 
 @pytest.mark.parametrize(
     ("trunk", "crop", "batch"),
-    [("resnet18", 96, 8), ("resnet50", 96, 8), ("squeezenet1_1", 96, 16)],
+    [
+        ("resnet18", 96, 8),
+        ("resnet50", 96, 8),
+        ("squeezenet1_1", 96, 16),
+        ("densenet121", 96, 8),
+        ("vit_base_patch16_224", 96, 8),
+    ],
 )
 def test_estimate_against_the_compilers_figure(trunk, crop, batch):
     config, _ = completed(open_config(model__trunk=trunk, data__crop=crop))
@@ -152,6 +159,29 @@ def test_crop_and_resize_go_together():
     assert config.data.crop == 350
     config, _ = completed(open_config(data__crop=448))
     assert config.data.resize == 512
+
+
+@pytest.mark.parametrize(
+    ("fields", "platform", "gib", "crop"),
+    [
+        ({}, "cpu", 8, 224),
+        ({}, "gpu", 60, 448),
+        ({}, "gpu", 0.1, 126),  # nothing fits
+        ({"data__resize": 400}, "cpu", 8, 350),
+        ({"data__resize": 300}, "cpu", 8, 252),
+    ],
+)
+def test_patches_fill_the_crop(fields, platform, gib, crop):
+    fields["model__trunk"] = "vit_base_patch14_dinov2"
+    config, _ = completed(open_config(**fields), platform=platform, gib=gib)
+    assert config.data.crop == crop
+    check_config(config)
+
+
+def test_a_given_crop_that_patches_do_not_fill():
+    config = open_config(model__trunk="vit_base_patch14_dinov2", data__crop=230)
+    with pytest.raises(InputError, match=r"230x230 .* patches of 14; .*data\.crop=224"):
+        completed(config)
 
 
 def test_a_large_set_is_not_cached():

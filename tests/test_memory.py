@@ -38,6 +38,17 @@ def test_smaller_settings_end_with_all_of_them_at_once():
     assert not any("model.trunk" in option for option in memory.smaller(config, 8))
 
 
+@pytest.mark.parametrize(
+    ("trunk", "crops"),
+    [("vit_base_patch14_dinov2", [336, 224]), ("vit_base_patch16_224", [320, 224])],
+)
+def test_smaller_crops_are_whole_patches(trunk, crops):
+    config = default_config()
+    config.model.trunk = trunk
+    (*options, _) = memory.smaller(config, num_devices=1)
+    assert [option["data.crop"] for option in options if "data.crop" in option] == crops
+
+
 def test_a_program_that_no_single_setting_saves():
     sides = {"batch.classes": 512, "data.crop": 512}
 
