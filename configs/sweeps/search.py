@@ -15,7 +15,7 @@ from apinet_jax.commands.sweep import Sweep
 RECIPES = 8
 RANGES = {
     "optim.epochs": (8.0, 12.0),
-    "optim.lr": (0.001, 0.002, 0.004, 0.008),
+    "optim.lr": (0.0005, 0.001, 0.002, 0.004),
     "optim.head_lr_factor": (1.0, 4.0),
     "optim.weight_decay": (5e-4, 2e-3),
     "model.dropout": (0.2, 0.5),
@@ -33,9 +33,13 @@ PAIRED = {
 
 
 def recipes(ranges: dict, seed: int) -> list[dict]:
-    drawn = random.Random(seed)
+    """Draws settings so that every value of a field comes up equally often, or nearly so."""
+    drawn, columns = random.Random(seed), {}
+    for field, values in ranges.items():
+        columns[field] = [values[number % len(values)] for number in range(RECIPES)]
+        drawn.shuffle(columns[field])
     return [
-        {field: drawn.choice(values) for field, values in ranges.items()} for _ in range(RECIPES)
+        {field: column[number] for field, column in columns.items()} for number in range(RECIPES)
     ]
 
 
