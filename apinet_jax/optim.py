@@ -35,6 +35,11 @@ def group_labels(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def kernels(params: dict[str, Any]) -> dict[str, Any]:
+    """Tells which leaves are kernels: no biases, scales of norms, tokens, position embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
 def make_optimizer(
     schedule: optax.Schedule,
     *,
@@ -55,7 +60,8 @@ def make_optimizer(
         schedule: Learning rate of each step, for both groups.
         momentum: Share of the summed updates that the next step keeps; AdamW's first beta.
         weight_decay: L2 penalty, added to the gradient; with AdamW decoupled from it.
-        decay_bn_bias: Whether the decay includes BatchNorm parameters and biases (the authors do).
+        decay_bn_bias: Whether the decay includes all parameters (the authors' does), and not the
+            kernels alone.
         frozen_steps: Steps before the backbone starts to move.
         rule: `sgd` with momentum (the authors) or `adamw`.
         nesterov: Whether momentum looks ahead.
@@ -66,8 +72,7 @@ def make_optimizer(
     """
 
     def group(factor: float = 1.0) -> optax.GradientTransformation:
-        decayed = None if decay_bn_bias else lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)
-        decay = optax.add_decayed_weights(weight_decay, mask=decayed)
+        decay = optax.add_decayed_weights(weight_decay, mask=None if decay_bn_bias else kernels)
         if rule == "adamw":
             parts = [optax.scale_by_adam(b1=momentum, nesterov=nesterov), decay]
         else:

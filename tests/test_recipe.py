@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from apinet_jax.calibration import calibration_error, fit_temperature
 from apinet_jax.data.transforms import random_resized_crop_flip
+from apinet_jax.models.apinet import APINet
+from apinet_jax.models.vit import ViT
 from apinet_jax.optim import cosine_schedule, make_optimizer
 
 PARAMS = {"trunk": {"w": jnp.array([1.0, -2.0])}, "fc": {"w": jnp.array([3.0, 0.5])}}
@@ -64,6 +67,23 @@ def test_adamw_with_a_frozen_trunk_starts_it_anew():
     updates, _ = one.update(GRADS[1], one.init(PARAMS), PARAMS)
     expected = optax.apply_updates(PARAMS, updates)["trunk"]["w"]
     np.testing.assert_allclose(ours["trunk"]["w"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_which_parameters_decay(everything):
+    trunk = ViT(8, 2, registers=1, layer_scale=True, width=8, depth=1, heads=2)
+    network = APINet(trunk, 8, 3, hidden=4)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = jax.tree.map(jnp.ones_like, params)
+    recipe = {**AUTHORS, "decay_bn_bias": everything}
+    optimizer = make_optimizer(lambda _: 0.1, **recipe)
+    no_gradient = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(no_gradient, optimizer.init(params), params)
+    decayed = {path for path, update in flatten_dict(updates).items() if update.any()}
+    every = set(flatten_dict(params))
+    leaves = {path[-1] for path in every}
+    assert {"kernel", "bias", "scale", "ls1.gamma", "cls_token", "pos_embed"} <= leaves
+    assert decayed == (every if everything else {path for path in every if path[-1] == "kernel"})
 
 
 def test_warm_up_by_hand():
