@@ -9,11 +9,16 @@ import pytest
 from numeric import max_error, named_noise, sample
 from trunk_figures import map_and_gradient, named_variables
 
+from apinet_jax.array_types import Batch
 from apinet_jax.errors import InputError
+from apinet_jax.mesh import make_mesh, replicated, to_global
 from apinet_jax.models import make_trunk
+from apinet_jax.models.apinet import APINet
 from apinet_jax.models.operations import conv, plain_conv
 from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
 from apinet_jax.models.vit import ViT, attention, resample
+from apinet_jax.optim import cosine_schedule, make_optimizer
+from apinet_jax.steps import Objective, Preprocess, init_state, make_train_step
 
 NAMES = ["vit_base_patch16_224", "vit_base_patch14_dinov2", "vit_base_patch14_reg4_dinov2"]
 
@@ -98,6 +103,38 @@ def test_training_changes_nothing():
     assert variables.keys() == {"params"}
     evaluated, trained = (trunk.apply(variables, images, train) for train in (False, True))
     np.testing.assert_array_equal(trained, evaluated)
+
+
+def test_eight_devices_compute_what_one_does():
+    network = APINet(tiny(registers=1), 16, 4, hidden=8)
+    options = {"momentum": 0.9, "weight_decay": 0.0, "decay_bn_bias": True, "frozen_steps": 0}
+    optimizer = make_optimizer(cosine_schedule(0.05, 100), **options)
+    draw = partial(init_state, network, optimizer, crop=32)
+    first = jax.device_get(jax.jit(draw)(jax.random.key(0)))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    labels, ids = np.repeat(np.arange(4, dtype=np.int32), 4), np.arange(16, dtype=np.int32)
+    batch = Batch(pixels, labels, ids, np.ones(16, bool))
+
+    def after_a_step(devices):
+        mesh = make_mesh(jax.devices()[:devices])
+        step = make_train_step(
+            mesh,
+            model=network,
+            optimizer=optimizer,
+            objective=Objective(),
+            preprocess=Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+            seed=0,
+            stage="full",
+        )
+        state, metrics = step(jax.device_put(first, replicated(mesh)), to_global(batch, mesh))
+        return jax.device_get((state.params, metrics))
+
+    (one, metrics_1), (eight, metrics_8) = after_a_step(1), after_a_step(8)
+    assert metrics_8.pairs == metrics_1.pairs == 32
+    assert max_error(metrics_8.loss, metrics_1.loss) < 1e-5
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7), eight, one)
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), one, first.params)
+    assert jax.tree.all(moved), moved
 
 
 def test_tokens_keep_torchs_layout():
