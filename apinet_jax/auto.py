@@ -11,10 +11,10 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int
 
-from apinet_jax.config import flatten
+from apinet_jax.config import PRESETS, default_config, flatten
 from apinet_jax.errors import InputError
 from apinet_jax.memory import human
-from apinet_jax.models import trunk_spec
+from apinet_jax.models import trunk_spec, variable_shapes
 from apinet_jax.models.hub import Pretrained, find_pretrained
 from apinet_jax.models.pretrained import read_safetensors
 from apinet_jax.models.recognise import recognise
@@ -96,6 +96,8 @@ def choose(
             fill(f"model.{name}", value, "of the images that model.pretrained was trained on")
     size = weights and weights.size
     _fill_sizes(config, fill, np.bincount(labels), size, on_cpu, num_devices, budget)
+    if config.eval.flip is None:
+        config.eval.flip = bool(recorded.get("eval.flip"))
     batch_size = config.batch.classes * config.batch.images
     fill("eval.batch_size", batch_size, "as in training")
 
@@ -106,7 +108,7 @@ def choose(
     else:
         fill("data.cache", "off", f"{size_text}, more than {_CACHE_LIMIT / 1e9:.1f} GB")
 
-    fill("optim.lr", *_rate(config.model.trunk, pretrained))
+    fill("optim.lr", *_rate(config.model.trunk, pretrained, config.optim.rule))
     share = 0.08 * config.optim.epochs
     fill(
         "optim.frozen_epochs",
@@ -120,7 +122,7 @@ def choose(
                 f"WARNING: that noise stands still for {config.optim.frozen_epochs:g} epochs; "
                 "--config.optim.frozen_epochs=0 lets it learn from the start."
             )
-    return config, lines
+    return config, lines + _idle_settings(config)
 
 
 def _fill_sizes(
@@ -196,10 +198,64 @@ def _trunk(
     return "resnet50" if need <= budget else "resnet18", f"{fits} a device"
 
 
-def _rate(trunk: str, pretrained: str | None) -> tuple[float, str]:
+def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:
     """The learning rate."""
+    if rule == "adamw":
+        if pretrained:
+            return 1e-4, "AdamW moves every weight by about the rate, and these are good already"
+        return 1e-3, "the usual rate of AdamW"
+    if trunk_spec(trunk).patch > 1:  # the grid of its authors is 0.003 to 0.06
+        return 0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
     if trunk == "squeezenet1_1":
         return 0.002, "without BatchNorm this trunk does not bear the authors' 0.01"
     if pretrained:
         return 0.01, "the authors' rate"
     return 0.1, "a trunk without weights has further to go than the authors' 0.01 takes it"
+
+
+def _idle_settings(config: ml_collections.ConfigDict) -> list[str]:
+    """One line for each setting that was changed and, beside the others, changes nothing."""
+    flat = flatten(config)
+    presets = [flatten(default_config(preset)) for preset in PRESETS]
+    mlp = ("model.mutual_activation", "model.hidden")
+    ranking = ("loss.rank_weight", "loss.rank_margin")
+    pairs = ("pairs.distance", "pairs.choice", "pairs.kinds")
+    softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
+    groups: list[tuple[bool, tuple[str, ...], str]] = [
+        (
+            softmax,
+            ("model.mutual", "model.gates", "model.interaction", *mlp, *ranking, *pairs),
+            "softmax has no pairs",
+        ),
+        (not softmax and alone, ("model.mutual", *mlp), "these gates need no mutual vector"),
+        (
+            not softmax and not alone and flat["model.mutual"] != "mlp",
+            mlp,
+            "the mutual vector does not come from the MLP",
+        ),
+        (
+            not softmax and flat["model.interaction"] != "both",
+            ranking,
+            "the ranking compares the self features with the others, and one of them is left out",
+        ),
+        (
+            not softmax and flat["pairs.choice"] == "random",
+            ("pairs.distance",),
+            "random partners are not compared",
+        ),
+        (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
+        (
+            flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,
+            ("optim.nesterov",),
+            "there is no momentum",
+        ),
+    ]
+    if flat["model.batch_norm"] == "per_device":
+        none = "batch_stats" not in variable_shapes(flat["model.trunk"])
+        groups.append((none, ("model.batch_norm",), "the trunk has no BatchNorm"))
+    return [
+        f"{field} = {flat[field]} has no effect: {why}"
+        for holds, fields, why in groups
+        for field in fields
+        if holds and all(flat[field] != preset[field] for preset in presets)
+    ]

@@ -1,7 +1,10 @@
 """Comparisons over seeds: mean and spread of each cell, and its difference from a reference.
 
 Differences are paired by seed, which takes out what a seed does to both. An interval is Student's
-t at 95 %; where it holds zero, the difference is not resolved.
+t at 95 %; where it holds zero, the difference is not resolved. Two seeds resolve nothing: that
+their differences are nearly equal, and the interval is small, happens too often by chance. The
+intervals are not widened for the number of cells: of twenty that do not differ from the reference,
+one is expected to look as if it did.
 """
 
 import csv
@@ -16,6 +19,7 @@ Scores = Mapping[str, Mapping[int, float]]
 """Score of each seed, for each cell; in percent."""
 
 NOT_RUN, NOT_RESOLVED = "not run", "not resolved"
+LEAST_PAIRS = 3  # for a verdict
 
 
 class Difference(NamedTuple):
@@ -36,9 +40,9 @@ class Difference(NamedTuple):
     @property
     def verdict(self) -> str:
         """`better`, `worse` or `not resolved`."""
-        if self.low > 0:
-            return "better"
-        return "worse" if self.high < 0 else NOT_RESOLVED
+        if self.pairs < LEAST_PAIRS or self.low <= 0 <= self.high:
+            return NOT_RESOLVED
+        return "better" if self.low > 0 else "worse"
 
 
 def paired_difference(
@@ -84,7 +88,7 @@ def _rows(cells: Sequence[str], scores: Scores, reference: str) -> list[tuple[st
     for cell in cells:
         own = scores.get(cell, {})
         difference = paired_difference(own, scores.get(reference, {}))
-        text: tuple[str, str, str] = ("", "", "" if own else NOT_RUN)
+        text: tuple[str, str, str] = ("", "", "no reference" if own else NOT_RUN)
         if cell == reference:
             text = ("", "", "reference")
         elif difference is not None:

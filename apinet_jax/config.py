@@ -168,7 +168,10 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "ema": 0.0,  # share of the averaged parameters that a step keeps; 0: no average
             },
             "train": {"deterministic": True},
-            "eval": {"batch_size": _auto(int, 64), "flip": False},
+            "eval": {
+                "batch_size": _auto(int, 64),
+                "flip": config_dict.placeholder(bool),  # `None`: as when the run began, or off
+            },
             "checkpoint": {"every": 1.0, "keep": 2},  # epochs; checkpoints
         }
     )
@@ -234,6 +237,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         wrong.append(
             f"data.crop = {crop} is larger than data.resize = {resize}: an image is resized to "
             f"{resize}x{resize} first, then cropped; lower --config.data.crop"
+        )
+    warmup, epochs = values["optim.warmup_epochs"], values["optim.epochs"]
+    if warmup >= epochs > 0:
+        wrong.append(
+            f"optim.warmup_epochs = {warmup:g} leaves nothing of optim.epochs = {epochs:g}: the "
+            "rate would rise to the end; lower --config.optim.warmup_epochs"
         )
     if wrong:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))

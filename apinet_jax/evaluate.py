@@ -124,7 +124,7 @@ def report_workdir(
     step = weights.metadata["step"]
     with jax.set_mesh(mesh):
         summary, *_ = evaluate(
-            make_eval_step(mesh, model=model, preprocess=preprocess, flip=recorded.eval.flip),
+            make_eval_step(mesh, model=model, preprocess=preprocess, flip=bool(recorded.eval.flip)),
             weights.params,
             weights.batch_stats,
             loader,

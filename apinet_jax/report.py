@@ -3,7 +3,7 @@
 import json
 
 from apinet_jax.array_types import TrainState
-from apinet_jax.calibration import calibration_error, fit_temperature
+from apinet_jax.calibration import LEAST, MOST, calibration_error, fit_temperature
 from apinet_jax.checkpoint import BEST, LAST, load_weights
 from apinet_jax.curves import draw_curves
 from apinet_jax.evaluate import Evaluation, as_json, as_lines
@@ -35,8 +35,6 @@ def finish(run: Run, state: TrainState) -> None:
         best = load_weights(run.workdir, "best", replicated(run.mesh))
         states["best"] = state._replace(params=best.params, batch_stats=best.batch_stats, ema=None)
         steps["best"] = best.metadata["step"]
-    split = "validation" if run.dataset.test is None else "test"
-    there = getattr(run.dataset, split) is not None
     evaluations = {which: run.evaluate(one, split) for which, one in states.items() if there}
     names = run.dataset.class_names
     report = {
@@ -81,7 +79,9 @@ def _calibration(held_out: Evaluation, test: Evaluation) -> tuple[dict[str, floa
         "test_ece": json_number(test.summary.ece),
         "test_ece_scaled": json_number(scaled),
     }
+    how = "fitted on the held-out images"
+    if not LEAST < temperature < MOST:
+        how += ", which are too few or too easy to tell one"
     return figures, (
-        f"  at temperature {temperature:.2f}   calibration error {100 * scaled:.2f} % "
-        "(fitted on the held-out images)"
+        f"  at temperature {temperature:.2f}   calibration error {100 * scaled:.2f} % ({how})"
     )

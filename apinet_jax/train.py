@@ -32,6 +32,7 @@ from apinet_jax.errors import RunError
 from apinet_jax.evaluate import Evaluation, evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.mesh import check_divisible, make_mesh, replicated
+from apinet_jax.models import check_trunk
 from apinet_jax.models.hub import pinned
 from apinet_jax.report import finish
 from apinet_jax.run_record import (
@@ -62,6 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
         Interrupted: After SIGTERM or Ctrl-C, with the state saved.
     """
     check_config(config)
+    check_trunk(config.model.trunk, config.data.crop)
     if jax.process_count() > 1:
         raise RunError(
             f"This job has {jax.process_count()} processes; training uses the devices of one host. "
@@ -237,7 +239,7 @@ def _evaluator(
 ) -> Callable[[TrainState, str], Evaluation]:
     """Evaluates a state on a split by name; the step is compiled once for all of them."""
     eval_step = make_eval_step(
-        mesh, model=program.model, preprocess=program.preprocess, flip=config.eval.flip
+        mesh, model=program.model, preprocess=program.preprocess, flip=bool(config.eval.flip)
     )
 
     def evaluate_on(state: TrainState, split: str) -> Evaluation:

@@ -71,7 +71,7 @@ def main() -> None:
     for trunk, values in seconds.items():
         median = statistics.median(values)
         print(
-            f"  {trunk:14}  {median:.3f} s ({min(values):.3f} to {max(values):.3f}), "
+            f"  {trunk:28}  {median:.3f} s ({min(values):.3f} to {max(values):.3f}), "
             f"{count / median:.1f} images/s, {memory.human(need[trunk])} a device"
         )
 

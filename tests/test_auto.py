@@ -184,6 +184,45 @@ def test_a_given_crop_that_patches_do_not_fill():
         completed(config)
 
 
+@pytest.mark.parametrize(
+    ("fields", "rate"),
+    [
+        ({"model__trunk": "resnet18"}, 0.1),
+        ({"model__trunk": "resnet18", "optim__rule": "adamw"}, 1e-3),
+        ({"model__trunk": "vit_base_patch16_224"}, 0.003),
+    ],
+)
+def test_rate_suits_trunk_and_rule(fields, rate):
+    config, lines = completed(open_config(**fields))
+    assert config.optim.lr == rate
+    assert any(line.startswith("optim.lr = ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("fields", "idle"),
+    [
+        ({"method": "softmax", "pairs__kinds": "intra"}, ["pairs.kinds"]),
+        ({"method": "softmax", "loss__label_smoothing": 0.1}, []),
+        ({"model__gates": "alone", "model__hidden": 64}, ["model.hidden"]),
+        ({"model__mutual": "sum", "model__hidden": 64}, ["model.hidden"]),
+        ({"model__interaction": "self", "loss__rank_margin": 0.2}, ["loss.rank_margin"]),
+        ({"pairs__choice": "random", "pairs__distance": "euclidean"}, []),  # the paper's preset
+        ({"data__min_area": 0.5}, ["data.min_area"]),
+        ({"data__min_area": 0.5, "data__augmentation": "random_resized"}, []),
+        ({"optim__nesterov": True, "optim__momentum": 0.0}, ["optim.nesterov"]),
+        (
+            {"model__trunk": "squeezenet1_1", "model__batch_norm": "per_device"},
+            ["model.batch_norm"],
+        ),
+        ({"model__trunk": "resnet18", "model__batch_norm": "per_device"}, []),
+    ],
+)
+def test_settings_without_effect_are_told(fields, idle):
+    _, lines = completed(open_config(**fields))
+    told = [line.split(" = ")[0] for line in lines if "has no effect: " in line]
+    assert told == idle
+
+
 def test_a_large_set_is_not_cached():
     config, _ = completed(open_config(), images=10**6)
     assert config.data.cache == "off"

@@ -36,6 +36,8 @@ def test_verdicts():
     alone = paired_difference(SCORES["one seed"], SCORES["API-Net"])
     assert (alone.mean, alone.low, alone.pairs) == (3.0, -math.inf, 1)
     assert alone.verdict == "not resolved"
+    two = paired_difference({0: 80.0, 1: 82.0}, SCORES["API-Net"])
+    assert (two.low, two.high, two.verdict) == (10.0, 10.0, "not resolved")
     assert paired_difference({5: 1.0}, SCORES["API-Net"]) is None
 
 
@@ -51,6 +53,9 @@ def test_tables_say_what_was_not_run():
     assert lines[3] == "| softmax | 70.00 ± 1.00 | 3 | -2.00 | -4.48 to +0.48 | not resolved |"
     assert lines[5] == "| one seed | 75.00 | 1 | +3.00 | one pair | not resolved |"
     assert lines[6] == "| never run | not run | 0 |  |  | not run |"
+    assert (
+        as_markdown(CELLS, SCORES, "never run").splitlines()[3].endswith("|  |  | no reference |")
+    )
     rows = list(csv.reader(io.StringIO(as_csv(CELLS, SCORES, "API-Net"))))
     assert [row[0] for row in rows] == ["cell", *CELLS]
     assert rows[2][4] == "-4.48 to +0.48"

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -123,6 +125,7 @@ def test_presets_differ_where_paper_and_code_do():
         ("optim.epochs", 0.0, "above 0"),
         ("batch.images", 0, "at least 1"),
         ("data.workers", -1, "at least 0"),
+        ("optim.warmup_epochs", 100.0, "leaves nothing of optim.epochs = 100"),
     ],
 )
 def test_values_that_cannot_work(field, value, message):
@@ -137,6 +140,76 @@ def test_all_wrong_values_are_listed_at_once():
     config.update_from_flattened_dict({"batch.tail": "wrap", "optim.lr": 0.0})
     with pytest.raises(InputError, match=r"(?s)batch\.tail.*optim\.lr|optim\.lr.*batch\.tail"):
         check_config(config)
+
+
+# What a field of the model, the pairs, the loss or the optimizer is changed to, beside what else.
+CHANGES = {
+    "model.trunk": ("resnet10_w16", {}),
+    "model.mean": ((0.1, 0.2, 0.3), {}),
+    "model.std": ((0.1, 0.2, 0.3), {}),
+    "model.dtype": ("bfloat16", {}),
+    "model.batch_norm": ("per_device", {}),
+    "model.hidden": (64, {}),
+    "model.dropout": (0.1, {}),
+    "model.mutual_activation": ("relu", {}),
+    "model.mutual": ("sum", {}),
+    "model.gates": ("alone", {}),
+    "model.interaction": ("self", {}),
+    "pairs.distance": ("euclidean", {}),
+    "pairs.choice": ("random", {}),
+    "pairs.kinds": ("intra", {}),
+    "loss.reduction": ("paper", {}),
+    "loss.rank_weight": (2.0, {}),
+    "loss.rank_margin": (0.5, {}),
+    "loss.label_smoothing": (0.1, {}),
+    "optim.rule": ("adamw", {}),
+    "optim.lr": (0.5, {}),
+    "optim.head_lr_factor": (3.0, {}),
+    "optim.momentum": (0.5, {}),
+    "optim.nesterov": (True, {}),
+    "optim.weight_decay": (0.1, {}),
+    "optim.decay_bn_bias": (False, {"optim.weight_decay": 0.1}),
+    "optim.epochs": (7.0, {}),
+    "optim.warmup_epochs": (1.0, {}),
+    "optim.frozen_epochs": (0.0, {}),
+}
+ELSEWHERE = {
+    "model.pretrained",  # tests/test_outputs.py
+    "optim.ema",  # tests/test_resume.py
+}
+
+
+def behaviour(**fields):
+    """Network, preprocessing and objective of a program, and what its optimizer does."""
+    config = default_config()
+    config.update_from_flattened_dict({"optim.epochs": 4.0, "optim.frozen_epochs": 1.0, **fields})
+    check_config(config)
+    program = make_program(config, 30, 240, make_mesh())  # two steps an epoch
+    layer = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
+    params = {"trunk": layer, "fc": layer}
+    state, updates = program.optimizer.init(params), []
+    for step in range(4):
+        gradient = jax.tree.map(lambda x, step=step: x * step + 0.5, params)
+        update, state = program.optimizer.update(gradient, state, params)
+        updates.append(jax.tree.leaves(jax.tree.map(lambda x: x.tolist(), update)))
+    return [program.model, program.preprocess, program.objective, program.plan, updates]
+
+
+@cache
+def unchanged(fields):
+    return behaviour(**dict(fields))
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_switch_reaches_the_program(field):
+    value, beside = CHANGES[field]
+    assert behaviour(**beside, **{field: value}) != unchanged(tuple(beside.items()))
+
+
+def test_no_switch_is_forgotten():
+    groups = ("model.", "pairs.", "loss.", "optim.")
+    fields = {field for field in flatten(default_config()) if field.startswith(groups)}
+    assert fields == CHANGES.keys() | ELSEWHERE
 
 
 def test_plan():

@@ -93,6 +93,7 @@ def run(photos, weights_file, tmp_path_factory, watched):
         model__pretrained=str(weights_file),
         optim__epochs=2.0,
         eval__batch_size=6,
+        eval__flip=True,
     )
     train(config, workdir)
     return workdir, config
@@ -189,6 +190,17 @@ def test_evaluation_agrees_whatever_its_batch(run, batch_size):
         assert summary.images == 20
         assert summary.top1 == results["test"][which]["top1"]
         assert summary.nll == pytest.approx(results["test"][which]["nll"], rel=1e-5)
+
+
+def test_mirror_images_are_averaged_as_the_run_did_unless_told_otherwise(run):
+    workdir, config = run
+    expected = json.loads((workdir / "results.json").read_text())["test"]["last"]["nll"]
+    config = config.copy_and_resolve_references()
+    for flip in (None, True):
+        config.eval.flip = flip
+        assert report_workdir(workdir, "last", config).nll == pytest.approx(expected, rel=1e-6)
+    config.eval.flip = False
+    assert report_workdir(workdir, "last", config).nll != pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):

@@ -1,13 +1,28 @@
 """Sweeps: what is run, what is skipped, what the table says, and what is wrong with a file."""
 
+import argparse
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from tiny_runs import REPOSITORY, SETTINGS, draw_photos, run_command
+from tiny_runs import (
+    REPOSITORY,
+    SETTINGS,
+    draw_photos,
+    rows_of,
+    run_command,
+    sessions,
+    started,
+    trained,
+    wait_until,
+)
 
-from apinet_jax.commands.sweep import read_sweep
+from apinet_jax.checkpoint import steps_of
+from apinet_jax.commands.sweep import add_arguments, run
 from apinet_jax.errors import InputError
+from apinet_jax.sweep_file import read_sweep
 
 SWEEPS = sorted((REPOSITORY / "configs/sweeps").glob("*.py"))
 TINY = {
@@ -31,8 +46,7 @@ def sweep_file(folder, cells, **fields):
     }
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     path.write_text(
-        "from apinet_jax.commands.sweep import Sweep\n"
-        f"def get_sweep():\n    return Sweep({given})\n"
+        f"from apinet_jax.sweep_file import Sweep\ndef get_sweep():\n    return Sweep({given})\n"
     )
     return path
 
@@ -53,7 +67,8 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
     assert table in output
     runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     assert [(run["cell"], run["seed"]) for run in runs] == [("default", 0), ("softmax", 0)]
-    results = json.loads((folder / "softmax/seed0/results.json").read_text())
+    (workdir,) = folder.glob("softmax-*/seed0")
+    results = json.loads((workdir / "results.json").read_text())
     assert runs[1]["test"] == pytest.approx(100 * results["test"]["last"]["top1"], abs=1e-3)
     assert "data.dir" not in runs[0]["settings"]
     assert (folder / "plot.png").stat().st_size > 5000
@@ -66,11 +81,114 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
     assert "| too many | not run | 0 |" in output
     assert "Run 1" not in output
 
-    path = sweep_file(tmp_path, cells)
-    code, output = sweep(path, folder, photos, "--only=too many")
+    code, output = sweep(path, folder, photos, "--only=default")
+    assert code == 0, output  # it begins anew, beside the run under other settings
+    assert "Run 1 of 1: default, seed 0" in output
+    workdirs = [path.parts[-3] for path in folder.glob("*/seed0/results.json")]
+    assert [name.rpartition("-")[0] for name in sorted(workdirs)] == [
+        "default",
+        "default",
+        "softmax",
+    ]
+
+
+def test_a_signal_to_the_whole_group_saves_the_run_under_way(tmp_path):
+    photos, folder = draw_photos(tmp_path / "photos", train=8, test=2), tmp_path / "sweep"
+    path = sweep_file(tmp_path, {"default": {"optim.epochs": 20.0}})
+    arguments = ["sweep", str(path), f"--folder={folder}", f"--set=data.dir={photos}"]
+    with started(arguments, program=("-m", "apinet_jax")) as process:
+        wait_until(process, lambda _: list(folder.glob("*/seed0/metrics.jsonl")), folder)
+        (workdir,) = folder.glob("*/seed0")
+        wait_until(process, trained(3), workdir)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "The run under way has saved its state. The same command goes on." in output
+    stopped = max(steps_of(workdir, "checkpoints"))
+    assert stopped == rows_of(workdir)[-1]["step"] < 80
+    assert sessions(workdir) == 1
+    code, output = sweep(path, folder, photos)
     assert code == 0, output
-    assert "Run 1 of 1: too many, seed 0" in output
-    assert "not run" not in output
+    assert sessions(workdir) == 2
+    assert json.loads((workdir / "run.json").read_text())["sessions"][1]["step"] == stopped
+
+
+ROW = {"cell": "default", "seed": 0, "test": 50.0, "settings": {}, "data": "a" * 16}
+
+
+def table_of(tmp_path, monkeypatch, *lines):
+    """Makes the table from these lines of `runs.jsonl`; returns it."""
+    monkeypatch.chdir(REPOSITORY)
+    path = sweep_file(tmp_path, {"default": {}, "other": {"loss.rank_margin": 0.1}}, seeds=(0, 1))
+    rows = []
+    for line in lines:
+        if isinstance(line, dict):
+            settings = read_sweep(path).identity(line["cell"])
+            rows.append(json.dumps({**ROW, "settings": settings, **line}))
+        else:
+            rows.append(line)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "runs.jsonl").write_text("\n".join(rows))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(path), f"--folder={folder}", "--table"]))
+    return (folder / "table.md").read_text()
+
+
+def test_table_from_kept_runs(tmp_path, monkeypatch):
+    table = table_of(
+        tmp_path,
+        monkeypatch,
+        {"cell": "default"},
+        {"cell": "default", "seed": 1, "test": 52.0},
+        {"cell": "other", "test": 40.0},
+        {"cell": "other", "seed": 1, "settings": {"optim.lr": 1.0}},
+    )
+    assert "| default | 51.00 ± 1.41 | 2 |  |  | reference |" in table
+    assert "| other | 40.00 | 1 | -10.00 | one pair | not resolved |" in table
+
+
+@pytest.mark.parametrize("line", ['{"cell": "defau', "[1, 2]", '{"seed": 1}', "", '"text"'])
+def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, monkeypatch, line):
+    with pytest.raises(
+        InputError, match=r"runs\.jsonl, line 2 is no run. Restore the file, or rem"
+    ):
+        table_of(tmp_path, monkeypatch, {"cell": "default"}, line, {"cell": "other"})
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["runs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"data": "b" * 16}, "images"), ({"weights": "c" * 16}, "pretrained weights")],
+)
+def test_runs_on_different_images_are_not_compared(tmp_path, monkeypatch, change, what):
+    with pytest.raises(InputError, match=f"The {what} of 'default', seed 0 .* 'other', seed 0"):
+        table_of(
+            tmp_path, monkeypatch, {"cell": "default", "weights": "w"}, {"cell": "other", **change}
+        )
+
+
+def test_no_folder_to_make_a_table_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    path = sweep_file(tmp_path, {"default": {}})
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    with pytest.raises(InputError, match=r"There is no folder .*nowhere to make a table of"):
+        run(parser.parse_args([str(path), f"--folder={tmp_path / 'nowhere'}", "--table"]))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_changes_have_the_type_of_their_field(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    path = sweep_file(tmp_path, {"default": {}})
+    changes = ["optim.lr=0.002", "data.dir=7", "optim.nesterov=True", "seed=3"]
+    settings = read_sweep(path, changes[:3]).settings
+    assert settings["optim.lr"] == 0.002
+    assert settings["data.dir"] == "7"
+    assert settings["optim.nesterov"] is True
+    with pytest.raises(InputError, match="the seed is no setting"):
+        read_sweep(path, changes)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
@@ -106,6 +224,19 @@ def test_every_sweep_of_the_project_can_be_run(path, monkeypatch):
             "reference 'paper' of .* is none of its cells",
         ),
         ({"default": {}}, {}, ["data.dri=x"], "--set data.dri=x: there is no field 'data.dri'"),
+        ({"default": {}}, {}, ["pairs.choice=nearest"], "(?s)'nearest': valid are similar, dis"),
+        ({"default": {}}, {}, ["optim.lr=abc"], "'default' of .*"),
+        ({"default": {"model.trunk": "resnet11"}}, {}, [], "'default' of .*'resnet11'.*resnet101"),
+        (
+            {"default": {"model.trunk": "vit_base_patch16_224", "data.crop": 36}},
+            {},
+            [],
+            "'default' of .*36x36 do not divide into patches of 16",
+        ),
+        ({"default": {"data.crop": None}}, {}, [], "sets data.crop to None; leave out"),
+        ({"default": {}}, {"metric": "val"}, [], "metric 'val' of .*: valid are test, validation"),
+        ({"default": {}}, {"seeds": (0, 0)}, [], "cell 'default', seed 0 twice"),
+        ({"default": {}}, {"more_seeds": {"none": (2,)}}, [], "more_seeds 'none' of .* is none of"),
     ],
 )
 def test_what_is_wrong_with_a_sweep(tmp_path, monkeypatch, cells, fields, changes, message):
@@ -117,7 +248,12 @@ def test_what_is_wrong_with_a_sweep(tmp_path, monkeypatch, cells, fields, change
 def test_files_that_are_no_sweeps(tmp_path):
     with pytest.raises(InputError, match=r"no sweep file '.*none.py'"):
         read_sweep(str(tmp_path / "none.py"))
-    for text, message in (("x = 1", "defines no get_sweep"), ("1 / 0", "ZeroDivisionError")):
+    for text, message in (
+        ("x = 1", "defines no get_sweep"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("get_sweep = dict", "returns a dict, not a apinet_jax.sweep_file.Sweep"),
+        ("get_sweep = lambda: {}['cells']", "could not be run: KeyError: 'cells'"),
+    ):
         Path(tmp_path / "file.py").write_text(text)
         with pytest.raises(InputError, match=message):
             read_sweep(str(tmp_path / "file.py"))

@@ -12,49 +12,26 @@ so. A sweep file is Python, like a configuration: run only files that you trust.
 """
 
 import argparse
+import hashlib
 import json
-import runpy
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from apinet_jax.comparison import as_csv, as_markdown, draw
-from apinet_jax.config import check_config, flatten
 from apinet_jax.errors import InputError, Interrupted, RunError
+from apinet_jax.signals import stop_requests
+from apinet_jax.sweep_file import Metric, Sweep, read_sweep
 from apinet_jax.writer import read_rows, result, say, write_atomically
 
-Metric = Literal["test", "validation"]
+Runs = dict[tuple[str, int], dict[str, Any]]
+"""A row of `runs.jsonl` for each cell and seed that was run."""
 
-
-class Sweep(NamedTuple):
-    """What a sweep file describes.
-
-    Attributes:
-        base: Configuration file that every run starts from, with an optional preset.
-        settings: What all runs change in it, by dotted names.
-        cells: What each cell changes further, by the cell's name.
-        reference: The cell that the others are compared with.
-        seeds: Seeds of every cell.
-        more_seeds: Seeds of some cells beyond those.
-        metric: Accuracy of the last epoch on test images, or on held-out ones (for choosing).
-    """
-
-    base: str
-    settings: dict[str, Any]
-    cells: dict[str, dict[str, Any]]
-    reference: str
-    seeds: Sequence[int] = (0, 1)
-    more_seeds: dict[str, Sequence[int]] = {}  # noqa: RUF012 - never changed
-    metric: Metric = "test"
-
-    def runs(self) -> list[tuple[str, int]]:
-        """All runs, seed by seed, so that an early end leaves comparable cells."""
-        first = [(cell, seed) for seed in self.seeds for cell in self.cells]
-        return first + [(cell, seed) for cell, seeds in self.more_seeds.items() for seed in seeds]
+_ROW = {"cell": str, "seed": int, "settings": dict, "data": str}
+_POLL = 0.2  # seconds between two looks at a run and at the signals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: If the sweep file or a setting is wrong.
         RunError: If a run failed; the others were made.
-        Interrupted: After SIGTERM or Ctrl-C; the run under way has saved its state.
+        Interrupted: After SIGTERM or Ctrl-C; the run under way has been asked to save its state.
     """
     sweep = read_sweep(arguments.sweep, arguments.set)
     if unknown := sorted(set(arguments.only or ()) - set(sweep.cells)):
@@ -88,8 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
             f"{', '.join(sweep.cells)}."
         )
     results = arguments.results or arguments.folder
+    if arguments.table and not results.is_dir():
+        raise InputError(f"There is no folder {results} to make a table of.")
     results.mkdir(parents=True, exist_ok=True)
-    done = _finished(results, sweep)
+    done = _finished(results / "runs.jsonl", sweep)
     wanted = [
         one
         for one in sweep.runs()
@@ -97,75 +76,46 @@ def run(arguments: argparse.Namespace) -> None:
     ]
     failed = []
     began = time.monotonic()
-    for index, (cell, seed) in enumerate([] if arguments.table else wanted):
-        left = (time.monotonic() - began) / index * (len(wanted) - index) if index else None
-        eta = f", ETA {left / 60:.0f} min" if left else ""
-        say(f"Run {index + 1} of {len(wanted)}: {cell}, seed {seed}{eta}")
-        workdir = arguments.folder / _slug(cell) / f"seed{seed}"
-        if reason := _train(sweep, cell, seed, workdir):
-            failed.append(f"{cell}, seed {seed}: {reason} ({workdir / 'log.txt'})")
-            say(f"FAILED: {failed[-1]}")
-            continue
-        done[cell, seed] = _score(workdir, sweep.metric)
-        _keep(results, sweep, cell, seed, done[cell, seed], workdir)
-        _write_table(results, sweep, done)
+    with stop_requests() as check_signals:
+        for index, (cell, seed) in enumerate([] if arguments.table else wanted):
+            check_signals()
+            left = (time.monotonic() - began) / index * (len(wanted) - index) if index else None
+            eta = f", ETA {left / 60:.0f} min" if left else ""
+            say(f"Run {index + 1} of {len(wanted)}: {cell}, seed {seed}{eta}")
+            workdir = _workdir(arguments.folder, sweep, cell, seed)
+            try:
+                _train(sweep, cell, seed, workdir, check_signals)
+                row = _row(sweep, cell, seed, workdir)
+            except RunError as error:
+                failed.append(f"{cell}, seed {seed}: {error} ({workdir / 'log.txt'})")
+                say(f"FAILED: {failed[-1]}")
+                continue
+            _check_alike({**done, (cell, seed): row}, results)
+            done[cell, seed] = row
+            _keep(results / "runs.jsonl", row)
+            _write_table(results, sweep, done)
     _write_table(results, sweep, done)
     result([(results / "table.md").read_text().rstrip()])
     if failed:
         raise RunError(f"{len(failed)} run(s) failed:\n" + "\n".join(f"  {f}" for f in failed))
 
 
-def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
-    """Reads a sweep file and checks the settings of every cell.
+def _workdir(folder: Path, sweep: Sweep, cell: str, seed: int) -> Path:
+    """A folder for each cell under each settings; names that differ in signs alone stay apart."""
+    name = "".join(c if c.isalnum() else "_" for c in cell)
+    settings = json.dumps([cell, sweep.identity(cell)], sort_keys=True)
+    return folder / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}" / f"seed{seed}"
 
-    Args:
-        path: The file, which defines `get_sweep()`.
-        changes: `FIELD=VALUE` for all runs.
+
+def _train(
+    sweep: Sweep, cell: str, seed: int, workdir: Path, check_signals: Callable[[], None]
+) -> None:
+    """Trains, or goes on with, one run, in a process of its own.
 
     Raises:
-        InputError: If the file, a field or a value is wrong.
+        RunError: Why it failed.
+        Interrupted: After SIGTERM or Ctrl-C.
     """
-    if not Path(path).is_file():
-        raise InputError(
-            f"There is no sweep file '{path}'; see configs/sweeps for those there are."
-        )
-    try:
-        sweep = runpy.run_path(str(path))["get_sweep"]()
-    except KeyError as error:
-        raise InputError(f"{path} defines no get_sweep(); see configs/sweeps for one.") from error
-    except Exception as error:  # a sweep file is a program and may fail in any way
-        raise InputError(f"{path} could not be run: {type(error).__name__}: {error}") from error
-    base, _, preset = sweep.base.partition(":")
-    if not Path(base).is_file():
-        raise InputError(
-            f"{path} starts from {base}, which is not there. Run it in the project's folder."
-        )
-    config = runpy.run_path(base)["get_config"](*([preset] if preset else []))
-    known = flatten(config)
-    given = {}
-    for change in changes:
-        field, equals, value = change.partition("=")
-        if not equals or field not in known:
-            raise InputError(f"--set {change}: there is no field '{field}' to be set.")
-        given[field] = value
-    sweep = sweep._replace(settings={**sweep.settings, **given})
-    for cell, own in sweep.cells.items():
-        changed = {k: v for k, v in {**sweep.settings, **own}.items() if k not in given}
-        if wrong := [field for field in changed if field not in known]:
-            raise InputError(f"Cell '{cell}' of {path} sets {wrong[0]}, which is no field.")
-        trial = config.copy_and_resolve_references()
-        try:
-            trial.update_from_flattened_dict(changed)
-            check_config(trial)
-        except (InputError, TypeError, ValueError) as error:
-            raise InputError(f"Cell '{cell}' of {path}: {error}") from error
-    if sweep.reference not in sweep.cells:
-        raise InputError(f"The reference '{sweep.reference}' of {path} is none of its cells.")
-    return sweep
-
-
-def _train(sweep: Sweep, cell: str, seed: int, workdir: Path) -> str | None:
-    """Trains, or goes on with, one run; returns why it failed, if it did."""
     workdir.mkdir(parents=True, exist_ok=True)
     settings = {**sweep.settings, **sweep.cells[cell], "seed": seed}
     command = [
@@ -173,94 +123,134 @@ def _train(sweep: Sweep, cell: str, seed: int, workdir: Path) -> str | None:
         *(f"--config={sweep.base}", f"--workdir={workdir}"),
         *(f"--config.{field}={value}" for field, value in settings.items()),
     ]
+    stopped = None
     with open(workdir / "log.txt", "a") as log:
+        start = log.tell()
+        # In a group of its own: a signal to the whole group would reach it twice, and the second
+        # one does not wait for the state to be saved.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            process_group=0,
         )
-        asked = []
-
-        def stop(number: int, _frame: object) -> None:
-            asked.append(number)
-            process.terminate()  # it saves first
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            code = process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    if asked:
-        say("The run under way has saved its state. The same command goes on.")
-        raise Interrupted(asked[0])
+        while process.poll() is None:
+            time.sleep(_POLL)
+            try:
+                check_signals()
+            except Interrupted as request:
+                stopped = request
+                process.terminate()  # it saves first
+                process.wait()
+    code = process.returncode
     if code == 0:
-        return None
-    errors = [
-        line
-        for line in (workdir / "log.txt").read_text(errors="replace").splitlines()
-        if line.startswith("error: ")
-    ]
-    return errors[-1].removeprefix("error: ") if errors else f"exit code {code}"
+        return
+    if stopped:
+        saved = "has saved its state" if code > 0 else "had nothing to save yet"
+        say(f"The run under way {saved}. The same command goes on.")
+        raise stopped
+    raise RunError(_reason(workdir / "log.txt", start, code))
 
 
-def _score(workdir: Path, metric: Metric) -> float:
+def _reason(log: Path, start: int, code: int) -> str:
+    """The message that a failed run ended with; `start` is where its part of the log begins."""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    _, error, message = f"\n{text}".rpartition("\nerror: ")
+    if error:
+        return message.strip()
+    if code < 0:
+        return f"killed by signal {-code}" + (", for want of memory perhaps" if code == -9 else "")
+    return f"exit code {code}"
+
+
+def _row(sweep: Sweep, cell: str, seed: int, workdir: Path) -> dict[str, Any]:
+    """What is kept of a finished run."""
+    record = json.loads((workdir / "run.json").read_text())
+    rows = read_rows(workdir / "metrics.jsonl")
+    return {
+        "cell": cell,
+        "seed": seed,
+        sweep.metric: round(_score(workdir, rows, sweep.metric), 4),
+        "settings": sweep.identity(cell),
+        "steps": sum(row["kind"] == "train" for row in rows),
+        "data": record["data_fingerprint"][:16],
+        "weights": record["pretrained"] and record["pretrained"]["sha256"][:16],
+        "commit": record["sessions"][-1]["commit"],
+    }
+
+
+def _score(workdir: Path, rows: list[dict[str, Any]], metric: Metric) -> float:
     """Accuracy of the last epoch, in percent."""
     if metric == "test":
         report = json.loads((workdir / "results.json").read_text())
+        if "test" not in report:
+            raise RunError("the data have no test images")
         return 100 * report["test"]["last"]["top1"]
-    rows = read_rows(workdir / "metrics.jsonl")
-    return 100 * [row["top1"] for row in rows if row["kind"] == "validation"][-1]
+    validation = [row["top1"] for row in rows if row["kind"] == "validation"]
+    if not validation:
+        raise RunError("no images are held out: set data.val_fraction")
+    return 100 * validation[-1]
 
 
-def _keep(results: Path, sweep: Sweep, cell: str, seed: int, score: float, workdir: Path) -> None:
+def _keep(path: Path, row: dict[str, Any]) -> None:
     """Appends a finished run to what is known."""
-    record = json.loads((workdir / "run.json").read_text())
-    rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["kind"] == "train"]
-    row = {
-        "cell": cell,
-        "seed": seed,
-        sweep.metric: round(score, 4),
-        "settings": _identity(sweep, cell),
-        "steps": len(rows),
-        "data": record["data_fingerprint"][:16],
-        "commit": record["sessions"][-1]["commit"],
-    }
-    path = results / "runs.jsonl"
     before = path.read_text() if path.exists() else ""
+    if before and not before.endswith("\n"):
+        before += "\n"
     write_atomically(path, before + json.dumps(row) + "\n")
 
 
-def _finished(results: Path, sweep: Sweep) -> dict[tuple[str, int], float]:
-    """Scores of the runs that are done under the settings of today."""
-    done = {}
-    for row in read_rows(results / "runs.jsonl"):
-        known = row["cell"] in sweep.cells and sweep.metric in row
-        if known and row["settings"] == _identity(sweep, row["cell"]):
-            done[row["cell"], row["seed"]] = row[sweep.metric]
+def _finished(path: Path, sweep: Sweep) -> Runs:
+    """The runs that are done under the settings of today.
+
+    Raises:
+        InputError: If a line of the file is no run, or runs were made on different images.
+    """
+    done: Runs = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            if not all(isinstance(row[name], kind) for name, kind in _ROW.items()):
+                raise ValueError
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}, line {number} is no run. Restore the file, or remove the line: that run "
+                "is then made again."
+            ) from error
+        cell, seed = row["cell"], row["seed"]
+        known = cell in sweep.cells and sweep.metric in row
+        # JSON has neither tuples nor the difference of 1 and 1.0.
+        if known and row["settings"] == json.loads(json.dumps(sweep.identity(cell))):
+            done[cell, seed] = row
         else:
-            say(f"Not counted: {row['cell']}, seed {row['seed']}, run under other settings.")
+            say(f"Not counted: {cell}, seed {seed}, run under other settings.")
+    _check_alike(done, path.parent)
     return done
 
 
-def _identity(sweep: Sweep, cell: str) -> dict[str, Any]:
-    """What has to be equal for a finished run to count; where files lie is not part of it."""
-    settings = {"base": sweep.base, **sweep.settings, **sweep.cells[cell]}
-    places = ("data.dir", "data.manual_dir", "data.workers", "model.pretrained")
-    kept = {field: value for field, value in settings.items() if field not in places}
-    if pretrained := settings.get("model.pretrained"):
-        kept["model.pretrained"] = Path(pretrained).name
-    return json.loads(json.dumps(kept))
+def _check_alike(done: Runs, results: Path) -> None:
+    """Refuses to compare runs on different images, or from different weights."""
+    for what, name in (("images", "data"), ("pretrained weights", "weights")):
+        found: dict[str, tuple[str, int]] = {}
+        for run, row in done.items():
+            if row.get(name):
+                found.setdefault(row[name], run)
+        if len(found) > 1:
+            (cell, seed), (other, other_seed), *_ = found.values()
+            raise InputError(
+                f"The {what} of '{cell}', seed {seed} in {results / 'runs.jsonl'} are not those of "
+                f"'{other}', seed {other_seed}: the two cannot be compared. Give each its own "
+                "--folder."
+            )
 
 
-def _write_table(results: Path, sweep: Sweep, done: dict[tuple[str, int], float]) -> None:
+def _write_table(results: Path, sweep: Sweep, done: Runs) -> None:
     scores: dict[str, dict[int, float]] = {cell: {} for cell in sweep.cells}
-    for (cell, seed), score in done.items():
-        scores[cell][seed] = score
+    for (cell, seed), row in done.items():
+        scores[cell][seed] = row[sweep.metric]
     what = list(sweep.cells), scores, sweep.reference
     write_atomically(results / "table.md", as_markdown(*what))
     write_atomically(results / "table.csv", as_csv(*what))
     if done:
         draw(*what, results / "plot.png")
-
-
-def _slug(cell: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in cell)

@@ -14,7 +14,7 @@ from apinet_jax.errors import InputError
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
-from apinet_jax.models.vit import ViT
+from apinet_jax.models.vit import ViT, check_sides
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -98,6 +98,22 @@ def trunk_spec(name: str) -> TrunkSpec:
     if name not in TRUNKS:
         raise InputError(f"there is no trunk named {name!r}; choose one of {', '.join(TRUNKS)}")
     return TRUNKS[name]
+
+
+def check_trunk(name: str | None, crop: int | None) -> None:
+    """Refuses a trunk that is not there, and images that its patches do not fill.
+
+    Args:
+        name: Its name; `None` where it is not known yet.
+        crop: Side of the images; likewise.
+
+    Raises:
+        InputError: With the trunks that there are, or with a side that would do.
+    """
+    if name is not None and crop is not None:
+        check_sides(trunk_spec(name).patch, crop, crop)
+    elif name is not None:
+        trunk_spec(name)
 
 
 def make_trunk(name: str, dtype: DTypeLike = jnp.float32, batch_norm_groups: int = 1) -> nn.Module:

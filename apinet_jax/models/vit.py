@@ -51,6 +51,20 @@ def resample(grid: Float[Array, "h w D"], size: tuple[int, int]) -> Float[Array,
     return jax.image.resize(grid, (*size, grid.shape[-1]), "cubic", antialias=True)
 
 
+def check_sides(patch: int, height: int, width: int) -> None:
+    """Refuses images that patches do not fill.
+
+    Raises:
+        InputError: A side of the images is no multiple of the patch.
+    """
+    if height % patch or width % patch:
+        below = max(1, min(height, width) // patch) * patch
+        raise InputError(
+            f"images of {height}x{width} do not divide into patches of {patch}; choose a multiple,"
+            f" for instance --config.data.crop={below}"
+        )
+
+
 def layer_norm(x: Float[Array, "*B D"], name: str) -> Float[Array, "*B D"]:
     """Normalises the channels of each token, in float32 or wider, with parameters under `name`."""
     norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)  # the fast formula cancels
@@ -130,12 +144,7 @@ class ViT(nn.Module):
         """
         del train
         batch, height, width, _ = images.shape
-        if height % self.patch or width % self.patch:
-            below = max(1, min(height, width) // self.patch) * self.patch
-            raise InputError(
-                f"images of {height}x{width} do not divide into patches of {self.patch};"
-                f" choose a multiple, for instance --config.data.crop={below}"
-            )
+        check_sides(self.patch, height, width)
         cells = height // self.patch, width // self.patch
         x = Conv(
             self.width,

@@ -10,7 +10,7 @@ are not looked at. The best recipe of each then runs over new seeds, on the test
 
 import random
 
-from apinet_jax.commands.sweep import Sweep
+from apinet_jax.sweep_file import Sweep
 
 RECIPES = 8
 RANGES = {
@@ -32,6 +32,9 @@ PAIRED = {
 }
 
 
+DEFAULT = {"optim.epochs": 8.0, "optim.lr": 0.002}
+
+
 def recipes(ranges: dict, seed: int) -> list[dict]:
     """Draws settings so that every value of a field comes up equally often, or nearly so."""
     drawn, columns = random.Random(seed), {}
@@ -44,7 +47,7 @@ def recipes(ranges: dict, seed: int) -> list[dict]:
 
 
 def get_sweep() -> Sweep:
-    cells = {}
+    cells = {"API-Net default": DEFAULT, "softmax default": {**DEFAULT, "method": "softmax"}}
     common = recipes(RANGES, seed=0)
     for number, (recipe, paired) in enumerate(zip(common, recipes(PAIRED, seed=1), strict=True)):
         classes, images = paired.pop("batch")

@@ -1,0 +1,155 @@
+"""What a sweep file describes, read and checked before anything is trained."""
+
+import ast
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import ml_collections
+
+from apinet_jax.config import FREE_FIELDS, check_config, flatten
+from apinet_jax.errors import InputError
+from apinet_jax.models import check_trunk
+
+Metric = Literal["test", "validation"]
+
+
+class Sweep(NamedTuple):
+    """A grid of settings over seeds.
+
+    Attributes:
+        base: Configuration file that every run starts from, with an optional preset.
+        settings: What all runs change in it, by dotted names.
+        cells: What each cell changes further, by the cell's name.
+        reference: The cell that the others are compared with.
+        seeds: Seeds of every cell.
+        more_seeds: Seeds of some cells beyond those.
+        metric: Accuracy of the last epoch on test images, or on held-out ones (for choosing).
+    """
+
+    base: str
+    settings: dict[str, Any]
+    cells: dict[str, dict[str, Any]]
+    reference: str
+    seeds: Sequence[int] = (0, 1)
+    more_seeds: dict[str, Sequence[int]] = {}  # noqa: RUF012 - never changed
+    metric: Metric = "test"
+
+    def runs(self) -> list[tuple[str, int]]:
+        """All runs, seed by seed, so that an early end leaves comparable cells."""
+        first = [(cell, seed) for seed in self.seeds for cell in self.cells]
+        return first + [(cell, seed) for cell, seeds in self.more_seeds.items() for seed in seeds]
+
+    def identity(self, cell: str) -> dict[str, Any]:
+        """What has to be equal for a finished run of a cell to count.
+
+        Where files lie is not part of it, nor is what changes no result.
+        """
+        settings = {"base": self.base, **self.settings, **self.cells[cell]}
+        kept = {field: value for field, value in settings.items() if field not in FREE_FIELDS}
+        if pretrained := settings.get("model.pretrained"):
+            kept["model.pretrained"] = Path(pretrained).name
+        return kept
+
+
+def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
+    """Reads a sweep file and checks the settings of every cell.
+
+    Args:
+        path: The file, which defines `get_sweep()`.
+        changes: `FIELD=VALUE` for all runs.
+
+    Raises:
+        InputError: If the file, a field or a value is wrong.
+    """
+    sweep = _loaded(path)
+    config = _base_config(path, sweep.base)
+    given = dict(_parsed(change, config) for change in changes)
+    sweep = sweep._replace(settings={**sweep.settings, **given})
+    _check_runs(path, sweep)
+    for cell, own in sweep.cells.items():
+        try:
+            _check_settings(config, {**sweep.settings, **own})
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"Cell '{cell}' of {path}: {error}") from error
+    return sweep
+
+
+def _loaded(path: Path | str) -> Sweep:
+    if not Path(path).is_file():
+        raise InputError(
+            f"There is no sweep file '{path}'; see configs/sweeps for those there are."
+        )
+    try:
+        get_sweep = runpy.run_path(str(path)).get("get_sweep")
+        sweep = get_sweep() if get_sweep else None
+    except Exception as error:  # a sweep file is a program and may fail in any way
+        raise InputError(f"{path} could not be run: {type(error).__name__}: {error}") from error
+    if get_sweep is None:
+        raise InputError(f"{path} defines no get_sweep(); see configs/sweeps for one.")
+    if not isinstance(sweep, Sweep):
+        raise InputError(
+            f"get_sweep() of {path} returns a {type(sweep).__name__}, not a "
+            "apinet_jax.sweep_file.Sweep; see configs/sweeps for one."
+        )
+    return sweep
+
+
+def _base_config(path: Path | str, base: str) -> ml_collections.ConfigDict:
+    file, _, preset = base.partition(":")
+    if not Path(file).is_file():
+        raise InputError(
+            f"{path} starts from {file}, which is not there. Run it in the project's folder."
+        )
+    try:
+        return runpy.run_path(file)["get_config"](*([preset] if preset else []))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{file}, which {path} starts from, could not be run: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _parsed(change: str, config: ml_collections.ConfigDict) -> tuple[str, Any]:
+    """Field and value of `FIELD=VALUE`, the value in the field's type where it can be."""
+    field, equals, text = change.partition("=")
+    if not equals or field not in flatten(config):
+        raise InputError(f"--set {change}: there is no field '{field}' to be set.")
+    *group, name = field.split(".")
+    if (config[group[0]] if group else config).get_type(name) is str:
+        return field, text
+    try:
+        return field, ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return field, text  # the check of the cells says what is wrong with it
+
+
+def _check_runs(path: Path | str, sweep: Sweep) -> None:
+    """Refuses a reference, a metric and seeds that cannot be."""
+    for cell in (sweep.reference, *sweep.more_seeds):
+        if cell not in sweep.cells:
+            what = "reference" if cell == sweep.reference else "cell of more_seeds"
+            raise InputError(f"The {what} '{cell}' of {path} is none of its cells.")
+    if sweep.metric not in get_args(Metric):
+        valid = ", ".join(get_args(Metric))
+        raise InputError(f"The metric '{sweep.metric}' of {path}: valid are {valid}.")
+    runs = sweep.runs()
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise InputError(f"{path} asks for cell '{twice[0][0]}', seed {twice[0][1]} twice.")
+
+
+def _check_settings(config: ml_collections.ConfigDict, settings: dict[str, Any]) -> None:
+    """Refuses settings under which no run could start."""
+    if "seed" in settings:
+        raise InputError("the seed is no setting; a sweep has `seeds`")
+    for field, value in settings.items():
+        if field not in flatten(config):
+            raise InputError(f"it sets {field}, which is no field")
+        if value is None:
+            raise InputError(f"it sets {field} to None; leave out what the program shall choose")
+    trial = config.copy_and_resolve_references()
+    trial.update_from_flattened_dict(settings)
+    check_config(trial)
+    check_trunk(trial.model.trunk, trial.data.crop)
