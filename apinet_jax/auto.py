@@ -12,12 +12,10 @@ import numpy as np
 from jaxtyping import Int
 
 from apinet_jax.config import PRESETS, default_config, flatten
-from apinet_jax.errors import InputError
 from apinet_jax.memory import human
 from apinet_jax.models import trunk_spec, variable_shapes
 from apinet_jax.models.hub import Pretrained, find_pretrained
-from apinet_jax.models.pretrained import read_safetensors
-from apinet_jax.models.recognise import recognise
+from apinet_jax.models.recognise import check_weights
 from apinet_jax.sizing import (
     PAPER_CLASSES,
     PAPER_IMAGES,
@@ -181,11 +179,7 @@ def _trunk(
 ) -> tuple[str, str]:
     """The trunk that the weights are of; without weights, what the device can train."""
     if weights is not None:
-        tensors = read_safetensors(weights.path)
-        try:
-            trunk = recognise(tensors)
-        except InputError as error:
-            raise InputError(f"{weights.path}: {error}") from error
+        trunk = check_weights(weights.path, None)
         why = "its tensors are in model.pretrained"
         if weights.architecture not in (None, trunk):
             why += f", which calls itself {weights.architecture}"

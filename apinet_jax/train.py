@@ -33,7 +33,8 @@ from apinet_jax.evaluate import Evaluation, evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.mesh import check_divisible, make_mesh, replicated
 from apinet_jax.models import check_trunk
-from apinet_jax.models.hub import pinned
+from apinet_jax.models.hub import find_pretrained, pinned
+from apinet_jax.models.recognise import check_weights
 from apinet_jax.report import finish
 from apinet_jax.run_record import (
     begin_session,
@@ -72,6 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
     workdir = Path(workdir).expanduser()
     recorded = read_record(workdir)
     config = _with_lasting_names(config, recorded)
+    if recorded is None and config.model.pretrained:
+        check_weights(find_pretrained(config.model.pretrained).path, config.model.trunk)
     mesh = make_mesh()
     dataset = make_dataset(config)
     config = _completed(config, dataset, mesh, recorded)

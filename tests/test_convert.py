@@ -18,7 +18,7 @@ from apinet_jax.__main__ import run_command
 from apinet_jax.array_types import TrainState
 from apinet_jax.assemble import make_network
 from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
 from apinet_jax.models.hub import find_pretrained
 from apinet_jax.models.layers import normalise
@@ -149,6 +149,39 @@ def test_trunk_of_a_run_carries_what_its_images_were_normalised_by(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "beside"), [("model.safetensors", "config.json"), ("t.safetensors", "t.json")]
+)
+def test_statistics_lie_where_they_are_looked_for_and_replace_nothing(name, beside, tmp_path):
+    run = save_run(tmp_path / "run", model__mean=(0.5, 0.4, 0.3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / beside).write_text("precious")
+    with pytest.raises(InputError, match=f"{beside}, which would say .* is there already"):
+        convert(run, tmp_path / "out" / name, "--to=torchvision")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [beside]
+    assert (tmp_path / "out" / beside).read_text() == "precious"
+    convert(run, tmp_path / "new" / name, "--to=torchvision")
+    assert find_pretrained(str(tmp_path / "new" / name)).mean == (0.5, 0.4, 0.3)
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    tensors = {name: jnp.asarray(t, jnp.bfloat16) for name, t in trunk_tensors().items()}
+    save_file({name: np.asarray(t) for name, t in tensors.items()}, tmp_path / "w.safetensors")
+    convert(tmp_path / "w.safetensors", tmp_path / "wide.safetensors")
+    found = load_file(tmp_path / "wide.safetensors")
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(found[name], tensor.astype(np.float32), strict=True)
+
+
+def test_what_the_system_refuses_to_write(tmp_path):
+    """`/proc` takes no files, whoever asks."""
+    save_file(trunk_tensors(), tmp_path / "trunk.safetensors")
+    with pytest.raises(RunError, match=r"Could not write /proc/out\.safetensors: No such file"):
+        convert(tmp_path / "trunk.safetensors", "/proc/out.safetensors")
+    with pytest.raises(InputError, match=r"folder .*trunk\.safetensors cannot be made \(File ex"):
+        convert(tmp_path / "trunk.safetensors", tmp_path / "trunk.safetensors/out.safetensors")
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"method": "softmax"}, "There is no map1 in this network.*--to=torchvision"),
@@ -206,6 +239,10 @@ def test_arguments_that_cannot_be_meant(authors_file, tmp_path):
     with pytest.raises(InputError, match=r"should end in \.safetensors, \.pth"):
         convert(authors_file, tmp_path / "out", "--to=torchvision")
     save_file(trunk_tensors(), tmp_path / "trunk.safetensors")
+    for option in ("--class-names=n.txt", "--data=cub", "--checkpoint=best"):
+        with pytest.raises(InputError, match=rf"{option.partition('=')[0]} has no effect here"):
+            convert(tmp_path / "trunk.safetensors", tmp_path / "deep/out.safetensors", option)
+    assert not (tmp_path / "deep").exists()
     with pytest.raises(InputError, match=r"holds a trunk, so .*should end in \.safetensors"):
         convert(tmp_path / "trunk.safetensors", tmp_path / "out.pth")
 
@@ -242,6 +279,16 @@ class Tensor:
 
     def numpy(self):
         return self.array
+
+
+class Sparse(Tensor):
+    """One that NumPy cannot hold."""
+
+    def float(self):
+        return self
+
+    def numpy(self):
+        raise TypeError("can't convert Sparse layout tensor to numpy.\nUse to_dense()")
 
 
 @pytest.fixture
@@ -282,7 +329,9 @@ def test_torch_files_there_and_back(torch, tmp_path):
     ("content", "message"),
     [
         ([1], "holds no state dict but list"),
-        ({}, "holds no state dict but dict"),
+        ({}, "holds no state dict but an empty one"),
+        ({0: Tensor(np.zeros(1))}, "holds no state dict: 0 is not the name of a tensor"),
+        ({"a.weight": Sparse(np.zeros(1))}, r"the tensor a\.weight has no plain values \(can't"),
         ({"epoch": 3, "net": {}}, "holds no state dict: epoch is a int"),
     ],
 )
@@ -303,7 +352,8 @@ def test_torch_files_without_a_state_dict(content, message, torch, tmp_path):
             "it holds posix.system",
         ),
         (RuntimeError("unexpected EOF. The file might be corrupted."), "unexpected EOF"),
-        (EOFError(), "EOFError"),
+        (EOFError(), "it is no pickle"),
+        (KeyError(101), "it is no pickle"),
     ],
 )
 def test_torch_file_with_more_than_tensors_is_not_loaded(failure, reason, torch, tmp_path):

@@ -168,6 +168,11 @@ def test_configuration_beside_a_file(files, tmp_path):
         '{"mean": [NaN, 0, 0]}',
         '{"mean": ["grey", 0, 0]}',
         '{"input_size": []}',
+        '{"input_size": [3, 1e999, 1e999]}',
+        '{"input_size": [3, 0, 0]}',
+        '{"mean": [123.7, 116.3, 103.5]}',
+        '{"architecture": {}}',
+        "[" * 100_000,
     ],
 )
 def test_configuration_that_cannot_be_read_is_told(text, tmp_path):
@@ -180,6 +185,7 @@ def test_configuration_that_cannot_be_read_is_told(text, tmp_path):
 def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(InputError, match=r"has no model\.safetensors"):
         find_pretrained(str(tmp_path))
+    (tmp_path / "best.pth.tar").touch()
     with pytest.raises(InputError, match=r"pickle is not read.*convert .*best\.pth\.tar .*\.safet"):
         find_pretrained(str(tmp_path / "best.pth.tar"))
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from numeric import named_tensor
 from safetensors.numpy import save_file
+from tiny_runs import config_for
 
 from apinet_jax.errors import InputError
 from apinet_jax.models import TRUNKS, make_trunk
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors, to_torch_tensors
+from apinet_jax.train import train
 
 IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 CLASSIFIER = ("fc.",)
@@ -89,6 +91,17 @@ def test_long_lists_are_cut_short(variables):
     assert len(str(caught.value)) < 600
 
 
+@pytest.mark.parametrize("trunk", [None, "resnet10_w16", "resnet18"])
+def test_weights_are_looked_at_before_the_data(trunk, tmp_path):
+    config = config_for(tmp_path / "photos that are not there", model__trunk=trunk)
+    config.model.pretrained = str(tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"cannot read the weights .*w\.safetensors: No such file"):
+        train(config, tmp_path / "run")
+    save_file({"encoder.weight": np.zeros(3, np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"w\.safetensors: .*(encoder\.weight|none of the trunks)"):
+        train(config, tmp_path / "run")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"none\.safetensors.*check the path"):
         read_safetensors(tmp_path / "none.safetensors")
@@ -107,7 +120,7 @@ def test_corrupt_file(damage, tensors, tmp_path):
     path.write_bytes(
         {"truncated": content[:-100], "foreign": b"PK\x03\x04 a zip file" * 9, "empty": b""}[damage]
     )
-    with pytest.raises(InputError, match=r"not a whole safetensors file.*save_file"):
+    with pytest.raises(InputError, match=r"not a whole safetensors file.*apinet_jax convert"):
         read_safetensors(path)
 
 

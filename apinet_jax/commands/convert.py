@@ -38,10 +38,10 @@ from apinet_jax.data.source import NAMES
 from apinet_jax.errors import InputError
 from apinet_jax.models import trunk_spec
 from apinet_jax.models.authors import HEAD, TRUNK_PREFIX, from_authors, is_authors, to_authors
-from apinet_jax.models.hub import pixel_statistics
+from apinet_jax.models.hub import configuration_beside, pixel_statistics
 from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
 from apinet_jax.models.recognise import check_fit, recognise
-from apinet_jax.models.torch_files import SAFETENSORS, read_state, write_state
+from apinet_jax.models.torch_files import SAFETENSORS, check_suffix, read_state, write_state
 from apinet_jax.writer import result, write_atomically
 
 
@@ -78,9 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to write; ours by default where the source is a file",
     )
     parser.add_argument("--trunk", help="the trunk of the source; recognised by default")
-    parser.add_argument(
-        "--checkpoint", default="last", help="which of a run: last (default), best, or a step"
-    )
+    parser.add_argument("--checkpoint", help="which of a run: last (default), best, or a step")
     parser.add_argument(
         "--class-names",
         type=Path,
@@ -89,9 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data",
-        default="folder",
         choices=[name for name in NAMES if name != "birds"],
-        help="the data set that the classes are of",
+        help="the data set that the classes are of; folder by default",
     )
 
 
@@ -111,23 +108,49 @@ def run(arguments: argparse.Namespace) -> None:
     if target.exists():
         raise InputError(f"{target} is there already. Remove it, or choose another target.")
     if source.is_dir():
-        network = _read_ours(source, arguments.checkpoint)
+        network = _read_ours(source, arguments.checkpoint or "last")
     else:
         network = _read_file(source, arguments.trunk)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    writes_file = to in ("authors", "torchvision") or not _has_head(network.tensors)
+    _refuse_idle(arguments, writes_file)
+    if writes_file:
+        check_suffix(target)
+        _make_folder(target.parent)
     if to == "authors":
         write_state(target, to_authors(network.tensors), wrapper="state_dict")
         classes, hidden = (len(network.tensors[f"{layer}.bias"]) for layer in ("fc", "map1"))
         about = f"{classes} classes, {hidden} hidden units: as its models.py has to have them"
-    elif to == "torchvision" or not _has_head(network.tensors):
+    elif writes_file:
         if to != "torchvision" and target.suffix != SAFETENSORS:
             raise InputError(f"{source} holds a trunk, so {target} should end in {SAFETENSORS}.")
+        _write_statistics(network, target)
         write_state(target, network.trunk_tensors)
         about = "the trunk, under torchvision's names"
-        _write_statistics(network, target)
     else:
-        about = _write_ours(network, target, arguments.class_names, arguments.data)
+        about = _write_ours(network, target, arguments.class_names, arguments.data or "folder")
     result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])
+
+
+def _refuse_idle(arguments: argparse.Namespace, writes_file: bool) -> None:
+    """Refuses options that would change nothing."""
+    is_run = arguments.source.expanduser().is_dir()
+    for option, value, idle, why in (
+        ("--trunk", arguments.trunk, is_run, "a run knows its trunk"),
+        ("--checkpoint", arguments.checkpoint, not is_run, "the source is no run"),
+        ("--class-names", arguments.class_names, writes_file, "a file of weights holds no names"),
+        ("--data", arguments.data, writes_file, "a file of weights belongs to no data set"),
+    ):
+        if idle and value is not None:
+            raise InputError(f"{option} has no effect here: {why}. Leave it out.")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be made ({error.strerror}). Choose another target."
+        ) from error
 
 
 def _read_ours(folder: Path, which: str) -> Network:
@@ -172,7 +195,13 @@ def _write_statistics(network: Network, target: Path) -> None:
         return
     _, preprocess = make_network(config, 1)
     about = pixel_statistics(network.trunk, preprocess.mean, preprocess.std, config.data.crop)
-    write_atomically(target.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+    beside = configuration_beside(target)
+    if beside.exists():
+        raise InputError(
+            f"{beside}, which would say how images are normalised, is there already. Remove it, or "
+            "choose another target."
+        )
+    write_atomically(beside, json.dumps(about, indent=2) + "\n")
 
 
 def _write_ours(network: Network, workdir: Path, class_names: Path | None, data: str) -> str:
@@ -182,8 +211,9 @@ def _write_ours(network: Network, workdir: Path, class_names: Path | None, data:
             f"The source is a whole network, and {workdir} no name for a folder. Name one, or write"
             " its trunk alone with --to=torchvision."
         )
-    if missing := [name for name in ("map1.bias", "fc.bias") if name not in network.tensors]:
-        raise InputError(f"The source is not of the authors' program: it has no {missing[0]}.")
+    for name in ("map1.bias", "fc.bias"):
+        if name not in network.tensors:
+            raise InputError(f"The source is not of the authors' program: it has no {name}.")
     hidden, classes = (len(network.tensors[name]) for name in ("map1.bias", "fc.bias"))
     config = default_config()
     config.data.name = data
@@ -199,9 +229,15 @@ def _write_ours(network: Network, workdir: Path, class_names: Path | None, data:
     state = TrainState(jnp.zeros((), jnp.int32), loaded["params"], loaded["batch_stats"], ())
     with Checkpoints(workdir, keep=1) as checkpoints:
         checkpoints.save(state, {"config": config.to_dict(), "class_names": names})
+    if class_names is None:
+        return (
+            f"{classes} classes without names; to evaluate it, convert with --class-names=FILE, a "
+            "name a line in the order of the classifier's rows"
+        )
+    where = " --config.data.dir=PHOTOS" if data == "folder" else ""
     return (
         f"{classes} classes ({names[0]}, ...); for its accuracy: python -m apinet_jax.main "
-        f"--mode eval --workdir={workdir} --config configs/{data}.py"
+        f"--mode eval --workdir={workdir} --config configs/{data}.py{where}"
     )
 
 

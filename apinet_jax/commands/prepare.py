@@ -81,6 +81,10 @@ def run(arguments: argparse.Namespace) -> None:
     sheet = (arguments.sheet or Path(f"{name}-sheet.png")).expanduser()
     if not sheet.parent.is_dir():
         raise InputError(f"There is no folder {sheet.parent} for the contact sheet.")
+    if sheet.is_dir():
+        raise InputError(f"{sheet} is a folder. Name the file of the contact sheet: --sheet=x.png.")
+    if photos is not None and arguments.manual_dir is not None:
+        raise InputError("--manual-dir has no effect on a folder of photos. Leave it out.")
     dataset = open_dataset(
         name,
         photos or arguments.data_dir,
@@ -90,8 +94,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     found = survey(dataset)
     title = photos.expanduser().resolve().name if photos else name
+    result(table(dataset, found, title))  # first: it does not depend on the disk
     write_contact_sheet(dataset, sheet, title)
-    result([*table(dataset, found, title), f"contact sheet   {sheet.absolute()}"])
+    result([f"contact sheet   {sheet.absolute()}"])
 
 
 def table(dataset: Dataset, found: Survey, title: str) -> list[str]:

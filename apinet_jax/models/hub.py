@@ -5,7 +5,6 @@ were normalised by lies beside them, in timm's `config.json`.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ HUB = "timm:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OPTION = "--config.model.pretrained"
 _REPAIR = "Fetch it again, or take it away and set --config.model.mean and --config.model.std."
+_LARGEST = 10_000  # pixels a side of what anybody trains on
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar")
 
 Statistics = tuple[float, float, float]
@@ -68,13 +68,18 @@ def find_pretrained(name: str) -> Pretrained:
         if not (path / WEIGHTS).exists():
             raise InputError(f"The folder {path} has no {WEIGHTS}. Put it there, or name a file.")
         path /= WEIGHTS
-    if path.suffix in _PICKLES:
+    if path.suffix in _PICKLES and path.exists():
         raise InputError(
             f"{path} is no safetensors file, and a pickle is not read: it may run code. Make one of"
             f" it with: python -m apinet_jax convert {path} {path.with_suffix('.safetensors')}"
         )
-    beside = path.with_name(CONFIG) if path.name == WEIGHTS else path.with_suffix(".json")
+    beside = configuration_beside(path)
     return Pretrained(path, str(path), **(_read_config(beside) if beside.exists() else {}))
+
+
+def configuration_beside(path: Path) -> Path:
+    """Where the configuration of a file of weights lies, as the hub has it or under their name."""
+    return path.with_name(CONFIG) if path.name == WEIGHTS else path.with_suffix(".json")
 
 
 def pinned(name: str, recorded: str | None) -> str:
@@ -106,8 +111,9 @@ def pixel_statistics(
 
 
 def _from_hub(name: str) -> Pretrained:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, logging
 
+    logging.set_verbosity_error()  # of attempts that failed, the last one is told
     model, _, revision = name.removeprefix(HUB).partition("@")
     repository = f"timm/{model}"
     try:
@@ -169,11 +175,19 @@ def _read_config(path: Path) -> dict[str, Any]:
         size = about.get("input_size")
         size = None if size is None else int(size[-1])
         architecture = config.get("architecture")
+        if size is not None and not 1 <= size <= _LARGEST:
+            raise ValueError(f"images of {size} pixels")
+        if not isinstance(architecture, str | None):
+            raise ValueError("an architecture without a name")
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise InputError(f"{path} is not a configuration of timm's ({error}). {_REPAIR}") from error
+    except (OverflowError, RecursionError) as error:
+        raise InputError(f"{path} is not a configuration of timm's. {_REPAIR}") from error
     for name, values, least in ("mean", mean, 0.0), ("std", std, 1e-9):
         if values is None:
             continue
-        if len(values) != 3 or not all(math.isfinite(x) and x >= least for x in values):
-            raise InputError(f"{path} has {name} = {values}, not three of colours. {_REPAIR}")
+        if len(values) != 3 or not all(least <= x <= 1 for x in values):
+            raise InputError(
+                f"{path} has {name} = {values}, not three of colours between 0 and 1. {_REPAIR}"
+            )
     return {"mean": mean, "std": std, "size": size, "architecture": architecture}

@@ -45,6 +45,8 @@ def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
         InputError: The file cannot be read or is not a whole safetensors file.
     """
     try:
+        with open(path, "rb"):  # the library takes a refusal for a file that is not there
+            pass
         return load_file(path)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -53,8 +55,8 @@ def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
         ) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}); download it again, or convert a"
-            " torch checkpoint with safetensors.torch.save_file(model.state_dict(), path)"
+            f"{path} is not a whole safetensors file ({error}); download it again, or make one of"
+            " a torch file with: python -m apinet_jax convert"
         ) from error
 
 

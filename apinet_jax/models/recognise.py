@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from apinet_jax.errors import InputError
 from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
-from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors, to_torch_tensors
 
 _shapes = cache(variable_shapes)
 
@@ -39,6 +40,29 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str:
     if not alike[nearest]:
         raise InputError(f"{known}: not one of their {len(tensors)} tensors is")
     raise InputError(f"{known}. For {nearest}, the nearest: {problems[nearest]}")
+
+
+def check_weights(path: Path, trunk: str | None) -> str:
+    """Reads weights that training is to start from, before anything else is done for it.
+
+    Args:
+        path: The safetensors file.
+        trunk: The trunk that they are for; `None`: whichever they are of.
+
+    Returns:
+        The trunk.
+
+    Raises:
+        InputError: If they cannot be read, or are not the trunk's.
+    """
+    tensors = read_safetensors(path)
+    try:
+        if trunk is None:
+            return recognise(tensors)
+        check_fit(tensors, trunk)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return trunk
 
 
 def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from apinet_jax.errors import InputError, failed_writes_explained
 from apinet_jax.models.pretrained import read_safetensors
@@ -40,9 +41,21 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return {
-        name: tensor.astype(np.float32, copy=False) if tensor.dtype.kind == "f" else tensor
+        name: tensor.astype(np.float32, copy=False)
+        if jnp.issubdtype(tensor.dtype, jnp.floating)  # NumPy does not take bfloat16 for one
+        else tensor
         for name, tensor in tensors.items()
     }
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a name that does not say which kind of file is wanted.
+
+    Raises:
+        InputError: With the names that do.
+    """
+    if path.suffix not in (SAFETENSORS, *TORCH):
+        raise InputError(f"{path} should end in {', '.join((SAFETENSORS, *TORCH))}.")
 
 
 def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | None = None) -> None:
@@ -57,6 +70,7 @@ def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | No
         InputError: If the name does not say which kind of file is wanted, or torch is missing.
         RunError: If the disk does not take it.
     """
+    check_suffix(path)
     counters = {
         name.replace("running_mean", "num_batches_tracked"): np.array(0, np.int64)
         for name in tensors
@@ -66,11 +80,9 @@ def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | No
     part = path.with_name(f"{path.name}.part")
     if path.suffix == SAFETENSORS:
         with failed_writes_explained(path):
-            save_file(state, part)
+            part.write_bytes(save(state))  # a refusal of the library's own writing has no type
             part.replace(path)
         return
-    if path.suffix not in TORCH:
-        raise InputError(f"{path} should end in {', '.join((SAFETENSORS, *TORCH))}.")
     torch = _torch(f"Writing {path}")
     content = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
     with failed_writes_explained(path):
@@ -87,6 +99,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # torch, pickle and zip each have their own
         found = _FOREIGN.search(str(error))
         reason = f"it holds {found[1]}" if found else str(error).partition(". ")[0].strip()
+        if isinstance(error, KeyError | IndexError | EOFError):  # where a pickle would have gone on
+            reason = "it is no pickle"
         raise InputError(
             f"{path} is not a file of tensors ({reason or type(error).__name__}). It is damaged, "
             "or holds other objects, which are not loaded because that may run code. Where you "
@@ -97,17 +111,29 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{path} holds no state dict but {type(content).__name__}.")
+        what = "an empty one" if isinstance(content, Mapping) else type(content).__name__
+        raise InputError(f"{path} holds no state dict but {what}.")
+    if unnamed := [name for name in content if not isinstance(name, str)]:
+        raise InputError(f"{path} holds no state dict: {unnamed[0]!r} is not the name of a tensor.")
     if others := [name for name, value in content.items() if not torch.is_tensor(value)]:
         raise InputError(
             f"{path} holds no state dict: {others[0]} is a {type(content[others[0]]).__name__}."
         )
-    return {name: _to_numpy(tensor) for name, tensor in content.items()}
+    return {name: _to_numpy(path, name, tensor) for name, tensor in content.items()}
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
+def _to_numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (
+        TypeError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # sparse, quantised, on no device
+        raise InputError(
+            f"{path}: the tensor {name} has no plain values ({str(error).splitlines()[0]})."
+        ) from error
 
 
 def _torch(what: str) -> ModuleType:
