@@ -14,8 +14,9 @@ Examples:
   the trunk of either, under torchvision's names:
   python -m apinet_jax convert runs/x trunk.safetensors --to=torchvision
 
-Tensors keep every bit. What ends in .safetensors takes no torch; .pth, .pt and .pth.tar take the
-extra of that name: pip install "apinet_jax[torch]".
+Float32 keeps every bit, and what is stored narrower or wider becomes float32. What ends in
+.safetensors takes no torch; .pth, .pt and .pth.tar take the extra of that name:
+pip install "apinet_jax[torch]".
 """
 
 import argparse
