@@ -1,5 +1,6 @@
 """From a configuration to the objects that it describes: network, optimizer, samplers, loaders."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Array, Int, Key
 
 from apinet_jax.array_types import Batch, TrainState
 from apinet_jax.data.cache import ImageReader, cached_reader
@@ -168,14 +169,20 @@ def make_program(
 
 def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
     """A freshly drawn state, replicated over the mesh."""
-    draw = partial(
+    draw = jax.jit(_first_draw(config, program), out_shardings=replicated(mesh))
+    return draw(jax.random.key(config.seed))
+
+
+def _first_draw(
+    config: ml_collections.ConfigDict, program: Program
+) -> Callable[[Key[Array, ""]], TrainState]:
+    return partial(
         init_state,
         program.model,
         program.optimizer,
         crop=config.data.crop,
         ema=config.optim.ema,
     )
-    return jax.jit(draw, out_shardings=replicated(mesh))(jax.random.key(config.seed))
 
 
 def compile_train_step(
@@ -193,10 +200,9 @@ def compile_train_step(
         ema=config.optim.ema,
     )
     crop, rows = config.data.crop, sharded_by_batch(mesh)
-    draw = partial(init_state, program.model, program.optimizer, crop=crop, ema=config.optim.ema)
     state = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(draw, jax.random.key(0)),
+        jax.eval_shape(_first_draw(config, program), jax.random.key(0)),
     )
     shapes = Batch(
         image=((crop, crop, 3), jnp.uint8),
