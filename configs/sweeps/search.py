@@ -66,7 +66,7 @@ def get_sweep() -> Sweep:
             "optim.frozen_epochs": 1.0,
         },
         cells=cells,
-        reference="softmax 0",
+        reference="softmax default",
         seeds=(100,),  # none of those that are reported
         metric="validation",
     )
