@@ -9,14 +9,16 @@ class FileServer(ThreadingHTTPServer):
     """Serves one file at any path.
 
     `cuts` holds after how many bytes the next answers break off, `statuses` what the next ones say
-    instead; `ranges` whether ranges are known, `lengths` whether lengths are told; `asked` the
-    ranges that were asked for.
+    instead; `ranges` whether ranges are known, `lengths` whether lengths are told; `extra` what
+    else the answers say; `shift` by how much the parts begin elsewhere than where they were asked
+    for, `most` how many bytes they have at most; `asked` the ranges that were asked for.
     """
 
     def __init__(self, content):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content, self.ranges, self.lengths = content, True, True
-        self.cuts, self.statuses, self.asked = [], [], []
+        self.cuts, self.statuses, self.asked, self.extra = [], [], [], {}
+        self.shift, self.most = 0, len(content)
         self.url = f"http://127.0.0.1:{self.server_port}/file.tgz"
 
     def handle_error(self, *_):
@@ -31,10 +33,11 @@ class _Handler(BaseHTTPRequestHandler):
         server.asked.append(self.headers.get("Range"))
         if server.statuses:
             self.send_response(server.statuses.pop(0))
-            self.send_header("Content-Length", "0")
+            for name, value in ({"Content-Length": "0"} | server.extra).items():
+                self.send_header(name, value)
             self.end_headers()
             return
-        start = 0
+        start, status = 0, 200
         if server.ranges and (asked := self.headers.get("Range")):
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(server.content):
@@ -43,9 +46,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
         body = server.content[start:]
-        self.send_response(206 if start else 200)
-        if server.lengths:
-            self.send_header("Content-Length", str(len(body)))
+        said = {"Content-Length": str(len(body))} if server.lengths else {}
+        if start:
+            status = 206
+            start += server.shift
+            body = server.content[start : start + server.most]
+            last = start + len(body) - 1
+            said["Content-Length"] = str(len(body))
+            said["Content-Range"] = f"bytes {start}-{last}/{len(server.content)}"
+        self.send_response(status)
+        for name, value in (said | server.extra).items():
+            self.send_header(name, value)
         # As some servers label archives; the bytes are those of the file all the same.
         self.send_header("Content-Encoding", "x-gzip")
         self.end_headers()

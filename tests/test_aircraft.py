@@ -116,3 +116,9 @@ def test_another_archive_under_the_name(manual):
     pack(manual / "fgvc-aircraft-2013b.tar.gz", folder)
     with pytest.raises(InputError, match=r"data/variants\.txt is missing in .*2013b\.tar\.gz"):
         open_dataset("aircraft", manual_dir=manual)
+
+
+def test_image_in_both_lists(manual):
+    edit(manual / DATA / "images_variant_test.txt", "0894380", "0698580")
+    with pytest.raises(InputError, match=r"2013b lists 0698580\.jpg more than once"):
+        open_dataset("aircraft", manual_dir=manual)

@@ -1,10 +1,18 @@
 """A small Stanford Cars in each of the layouts in which it circulates."""
 
+import math
 import shutil
+import warnings
+import zlib
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
+from scipy.io.matlab import MatReadWarning
 from small_archives import jpeg, make_small, mat, pack, put_files
 
+from apinet_jax.data.builders import mat as matlab
+from apinet_jax.data.builders.archive import Files
 from apinet_jax.data.builders.cars import Cars
 from apinet_jax.data.source import open_dataset
 from apinet_jax.errors import InputError
@@ -124,6 +132,13 @@ def test_one_folder_and_its_archive(one_list, tmp_path):
     assert archive.fingerprint == folder.fingerprint
 
 
+def test_one_folder_and_its_list_in_the_devkit(one_list):
+    (one_list / "devkit").mkdir()
+    shutil.move(one_list / "cars_annos.mat", one_list / "devkit/cars_annos.mat")
+    check(open_dataset("cars", manual_dir=one_list))
+    assert open_dataset("cars", manual_dir=one_list, crop_to_box=True).train.windows is not None
+
+
 @pytest.mark.parametrize("above", ["", "car_data", "car_data/car_data"])
 def test_folder_of_a_class_each(tmp_path, above):
     # A name with a slash circulates with a dash in its place; classes are in their own order.
@@ -187,10 +202,49 @@ def test_label_out_of_range(manual, label):
         open_dataset("cars", manual_dir=manual)
 
 
-def test_label_that_is_no_number(manual):
-    put_files(manual, {TEST_LABELS: mat(annotations=annos((1, "two", 3)))})
-    with pytest.raises(InputError, match=r"A class in cars_test_annos_withlabels\.mat .*'two'"):
+@pytest.mark.parametrize("label", ["two", 1.7, math.nan, math.inf, np.array([1, 2])], ids=str)
+def test_label_that_is_no_whole_number(manual, label):
+    put_files(manual, {TEST_LABELS: mat(annotations=annos((1, label, 3)))})
+    with pytest.raises(InputError, match=r"A class in cars_test_annos_withlabels\.mat .* wrong: "):
         open_dataset("cars", manual_dir=manual)
+
+
+def test_box_without_an_end(manual):
+    records = annos(TEST)
+    records[1]["bbox_x2"] = math.inf
+    put_files(manual, {TEST_LABELS: mat(annotations=records)})
+    with pytest.raises(InputError, match=r"A bbox_x2 in .*withlabels\.mat .* wrong: .*infinity"):
+        open_dataset("cars", manual_dir=manual)
+
+
+def test_two_classes_of_one_name(manual):
+    put_files(manual / "devkit", {"cars_meta.mat": mat(class_names=[*NAMES[:2], NAMES[0]])})
+    with pytest.raises(InputError, match=r"manual has more than one class 'AM General Hummer"):
+        open_dataset("cars", manual_dir=manual)
+
+
+@pytest.mark.parametrize(
+    ("warning", "damaged"),
+    [
+        (DeprecationWarning("a name in scipy will change"), False),
+        (Warning('Unreadable variable "labels"'), True),
+        (MatReadWarning('Duplicate variable name "labels"'), True),
+    ],
+)
+def test_only_what_scipy_cannot_read_is_damage(tmp_path, monkeypatch, warning, damaged):
+    def with_warning(*args, **options):
+        warnings.warn(warning, stacklevel=1)
+        return loadmat(*args, **options)
+
+    loadmat = matlab.loadmat
+    monkeypatch.setattr(matlab, "loadmat", with_warning)
+    files = Files(tmp_path, "Again.", lambda _: True, lambda _: mat(labels=[1, 2]))
+    told = (
+        pytest.raises(InputError, match=f"cannot be read .{warning}") if damaged else nullcontext()
+    )
+    with warnings.catch_warnings(), told:
+        warnings.simplefilter("ignore")  # tests run with each as an error
+        assert matlab.read_mat(files, "labels.mat", "labels")[0].tolist() == [1, 2]
 
 
 def test_list_without_a_field(manual):
@@ -213,3 +267,13 @@ def test_list_that_is_damaged(manual, content, message):
     put_files(manual, {TEST_LABELS: content})
     with pytest.raises(InputError, match=rf"withlabels\.mat in .*manual .*{message}"):
         open_dataset("cars", manual_dir=manual)
+
+
+def test_matlab_file_that_never_ends(tmp_path):
+    header = b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\0\1IM"
+    body = zlib.compress(bytes(matlab._MAX_UNPACKED + 1))
+    trap = header + (15).to_bytes(4, "little") + len(body).to_bytes(4, "little") + body
+    assert len(trap) < 100_000
+    files = Files(tmp_path, "Again.", lambda _: True, lambda _: trap)
+    with pytest.raises(InputError, match=r"labels\.mat .* unpacks to more than 67,108,864 bytes"):
+        matlab.read_mat(files, "labels.mat", "labels")

@@ -1,12 +1,27 @@
 """A small CUB-200-2011: from the folder and the archive, what is kept, what is refused."""
 
+import errno
 import os
 import shutil
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
-from small_archives import CUB_CLASSES, CUB_COUNTS, cub_path, jpeg, make_small, pack, put_cub
+from small_archives import (
+    CUB_CLASSES,
+    CUB_COUNTS,
+    CUB_IMAGES,
+    cub_path,
+    edit,
+    jpeg,
+    make_small,
+    pack,
+    put_cub,
+)
 
+from apinet_jax.data.builders import archive as archives
+from apinet_jax.data.builders import official, records
 from apinet_jax.data.builders.cub import Cub
 from apinet_jax.data.source import open_dataset
 from apinet_jax.errors import InputError
@@ -37,8 +52,12 @@ def check(dataset):
         cub_path(5, 3),
         cub_path(6, 3),
     )
-    assert dataset.train.read_many(range(4)) == [jpeg(number) for number in (2, 3, 5, 6)]
-    assert dataset.test.read_many(range(3)) == [jpeg(number) for number in (1, 4, 7)]
+    assert [dataset.train.read(index) for index in range(4)] == [
+        jpeg(number) for number in (2, 3, 5, 6)
+    ]
+    assert [dataset.test.read(index) for index in range(3)] == [
+        jpeg(number) for number in (1, 4, 7)
+    ]
 
 
 def test_official_counts(monkeypatch):
@@ -91,6 +110,19 @@ def test_prepared_again_when_an_image_changes(manual):
     assert after.train.read(0) == jpeg(8)
 
 
+def test_prepared_again_when_a_list_changes_meanwhile(manual, monkeypatch):
+    path, check_images = manual / "CUB_200_2011/classes.txt", records.check_images
+
+    def then_edit(*args):
+        edit(path, "Albatross", "Alcatraz")
+        return check_images(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "check_images", then_edit)
+        assert open_dataset("cub", manual_dir=manual).class_names == CUB_CLASSES
+    assert open_dataset("cub", manual_dir=manual).class_names[0].endswith("Alcatraz")
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError) as caught:
         open_dataset("cub", manual_dir=tmp_path / "nowhere")
@@ -111,6 +143,12 @@ def test_missing_image_is_named_even_when_skipping(manual):
         open_dataset("cub", manual_dir=manual, skip_unreadable=True)
 
 
+def test_blank_lines_at_the_end_of_a_list(manual):
+    with (manual / "CUB_200_2011/images.txt").open("a") as lines:
+        lines.write("\n  \n")
+    check(open_dataset("cub", manual_dir=manual))
+
+
 def test_missing_list_is_named(manual):
     (manual / "CUB_200_2011/train_test_split.txt").unlink()
     with pytest.raises(InputError, match=r"train_test_split\.txt is missing in"):
@@ -124,10 +162,9 @@ def test_list_that_is_garbled(manual):
         open_dataset("cub", manual_dir=manual)
 
 
-@pytest.mark.parametrize("line", ["", "4 Laysan\n", "4 9\n"])
-def test_image_without_class(manual, line):
-    path = manual / "CUB_200_2011/image_class_labels.txt"
-    path.write_text(path.read_text().replace("4 2\n", line))
+@pytest.mark.parametrize("name", ["image_class_labels.txt", "train_test_split.txt"])
+def test_image_without_class_or_split(manual, name):
+    edit(manual / "CUB_200_2011" / name, "\n4 ", "\n14 ")
     with pytest.raises(InputError, match=r"Image 4 .* has no class or no split"):
         open_dataset("cub", manual_dir=manual)
 
@@ -158,3 +195,91 @@ def test_damaged_archive(manual, tmp_path):
     ):
         open_dataset("cub", manual_dir=manual)
     assert list((tmp_path / "root").iterdir()) == []
+
+
+def test_line_that_repeats_an_id(manual):
+    with (manual / "CUB_200_2011/images.txt").open("a") as lines:
+        lines.write(f"4 {cub_path(5, 3)}\n")
+    with pytest.raises(InputError, match=r"Line 8 of images\.txt in .* repeats id 4"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_image_left_out_for_its_box_is_there_without_boxes(manual):
+    edit(manual / "CUB_200_2011/bounding_boxes.txt", "5 1.0 2.0", "5 90.0 90.0")
+    opened = partial(open_dataset, "cub", manual_dir=manual)
+    cropped = opened(crop_to_box=True, skip_unreadable=True)
+    assert cropped.skipped == (cub_path(5, 3),)
+    assert len(opened().train) == 4
+    assert opened(skip_unreadable=True).skipped == ()
+    assert opened(crop_to_box=True, skip_unreadable=True).fingerprint == cropped.fingerprint
+
+
+@pytest.mark.parametrize(("image", "label"), [(5, 2), (4, 3), (1, 2)])
+def test_label_that_its_folder_contradicts(manual, image, label):
+    path = manual / "CUB_200_2011/image_class_labels.txt"
+    edit(path, f"{image} {CUB_IMAGES[image - 1][1]}\n", f"{image} {label}\n")
+    with pytest.raises(InputError, match=r"image_class_labels\.txt in .* puts .*\.jpg into the cl"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_class_that_is_not_in_the_list(manual):
+    edit(manual / "CUB_200_2011/image_class_labels.txt", "4 2\n", "4 999\n")
+    with pytest.raises(InputError, match=r"Image 4 .* is in class 999, .* not in classes\.txt of"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_image_of_two_numbers(manual):
+    lists = manual / "CUB_200_2011"
+    edit(lists / "images.txt", cub_path(7, 3), cub_path(6, 3))
+    with pytest.raises(InputError, match=rf"lists {cub_path(6, 3)} more than once"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def refuse(place):
+    raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+
+def test_list_that_may_not_be_read(manual, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"Cannot read classes\.txt in .*2011: Permission denied"):
+        open_dataset("cub", manual_dir=manual)
+
+
+@pytest.mark.parametrize("suffix", [".tgz", ".tar"])
+def test_archive_that_may_not_be_read(manual, tmp_path, monkeypatch, suffix):
+    path = pack(manual / f"CUB_200_2011{suffix}", manual / "CUB_200_2011")
+    monkeypatch.setattr(archives, "open", lambda place, _: refuse(place), raising=False)
+    with (
+        pytest.raises(InputError, match=rf"Cannot read {path}: Permission denied\. Check its perm"),
+        archives.open_files(Cub.LAYOUTS[0][0], path, tmp_path),
+    ):
+        pass
+
+
+def test_archive_whose_checksum_may_not_be_taken(manual, monkeypatch):
+    path = packed(manual)
+    monkeypatch.setattr(official, "differs", lambda _, place: refuse(place))
+    with pytest.raises(InputError, match=rf"Cannot read {path}: Permission denied"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_folder_that_may_not_be_listed(manual, monkeypatch):
+    monkeypatch.setattr(official, "_place", lambda _, folder: refuse(folder))
+    with pytest.raises(InputError, match=rf"Cannot read {manual}: Permission denied"):
+        open_dataset("cub", manual_dir=manual)
+
+
+def test_archive_in_place_of_its_folder(manual):
+    path = packed(manual)
+    with pytest.raises(InputError, match=rf"{path} is a file\. Name the folder .*, {manual}\."):
+        open_dataset("cub", manual_dir=path)
+
+
+def test_half_an_archive_beside_what_was_unpacked(manual):
+    path = packed(manual)
+    os.truncate(path, path.stat().st_size // 2)
+    put_cub(manual)
+    with pytest.raises(InputError, match=r"is damaged .* Or remove it: CUB_200_2011/ beside it"):
+        open_dataset("cub", manual_dir=manual)
+    path.unlink()
+    check(open_dataset("cub", manual_dir=manual))

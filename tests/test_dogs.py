@@ -5,6 +5,7 @@ import shutil
 import pytest
 from small_archives import jpeg, make_small, mat, pack, put_files
 
+from apinet_jax.data.builders import official
 from apinet_jax.data.builders.dogs import Dogs
 from apinet_jax.data.source import open_dataset
 from apinet_jax.errors import InputError
@@ -68,7 +69,9 @@ def check(dataset):
     assert dataset.train.labels.tolist() == [0, 1, 2, 2]
     assert dataset.test.labels.tolist() == [0, 1]
     assert dataset.test.file_names == (path_of(0, 10074), path_of(1, 26))
-    assert dataset.train.read_many(range(4)) == [jpeg(number) for number in (0, 2, 4, 5)]
+    assert [dataset.train.read(index) for index in range(4)] == [
+        jpeg(number) for number in (0, 2, 4, 5)
+    ]
 
 
 def test_official_counts(monkeypatch):
@@ -94,6 +97,21 @@ def test_lists_in_a_folder_of_their_own(manual):
     for name in ("train_list.mat", "test_list.mat"):
         shutil.move(manual / name, manual / "lists" / name)
     check(open_dataset("dogs", manual_dir=manual))
+
+
+def test_half_of_the_unpacked_lists_is_downloaded(manual, tmp_path, monkeypatch):
+    (manual / "test_list.mat").rename(tmp_path / "test_list.mat")
+    shutil.copy(manual / "train_list.mat", tmp_path)
+    fetched = pack(tmp_path / "lists.tar", tmp_path / "train_list.mat", tmp_path / "test_list.mat")
+    asked = []
+    monkeypatch.setattr(
+        official,
+        "download",
+        lambda archive, *_: asked.append(archive.name) or fetched,
+        raising=False,
+    )
+    check(open_dataset("dogs", manual_dir=manual))
+    assert asked == ["lists.tar"]
 
 
 def test_ids_are_those_of_imagenet(manual, tmp_path):
@@ -131,7 +149,20 @@ def test_annotation_without_a_box(manual):
         open_dataset("dogs", manual_dir=manual)
 
 
-@pytest.mark.parametrize("label", [0, 4, 1.5])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([1, 1.5], r"1\.5 is not a whole number"), ([[1, 2], [2, 2]], "2 numbers in place")],
+    ids=["fraction", "cells"],
+)
+def test_label_that_is_no_whole_number(manual, labels, message):
+    (manual / "test_list.mat").write_bytes(
+        mat(file_list=[path_of(0, 10074), path_of(1, 26)], labels=labels)
+    )
+    with pytest.raises(InputError, match=rf"A label in test_list\.mat of .* is wrong: {message}"):
+        open_dataset("dogs", manual_dir=manual)
+
+
+@pytest.mark.parametrize("label", [0, 4])
 def test_label_out_of_range(manual, label):
     (manual / "test_list.mat").write_bytes(
         mat(file_list=[path_of(0, 10074), path_of(1, 26)], labels=[1, label])

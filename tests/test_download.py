@@ -88,6 +88,55 @@ def test_server_that_tells_no_length(archive, server, tmp_path):
     assert server.asked == [None, "bytes=1200000-"]
 
 
+@pytest.mark.parametrize("shift", [-1, 1, -1_200_000])
+def test_part_that_begins_elsewhere_is_not_taken(archive, server, tmp_path, shift):
+    server.cuts, server.shift = [1_200_000], shift
+    assert download(archive, tmp_path, STEPS).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=1200000-", None]
+
+
+def test_what_is_there_outlives_a_part_that_begins_elsewhere(archive, server, tmp_path):
+    (tmp_path / "file.tgz.part").write_bytes(CONTENT[:1_200_000])
+    server.shift, server.cuts = 1, [0] * 9
+    with pytest.raises(RunError, match=r"Could not download .*What has come is kept"):
+        download(archive, tmp_path, STEPS)
+    assert server.asked == ["bytes=1200000-", *[None] * 4]
+    assert (tmp_path / "file.tgz.part").read_bytes() == CONTENT[:1_200_000]
+
+
+def test_parts_that_are_shorter_than_what_is_missing(archive, server, tmp_path):
+    server.cuts, server.most = [1_200_000], 900_000
+    assert download(archive, tmp_path, STEPS).read_bytes() == CONTENT
+    assert server.asked[1:] == ["bytes=1200000-", "bytes=2100000-", "bytes=3000000-"]
+
+
+def test_part_that_nobody_asked_for(archive, server, tmp_path):
+    server.statuses = [206]
+    with pytest.raises(RunError, match=r"serves another file: 0 bytes"):
+        download(archive, tmp_path, STEPS)
+
+
+def test_part_of_another_file(archive, server, tmp_path):
+    (tmp_path / "file.tgz.part").write_bytes(CONTENT[:900_000])
+    server.extra = {"Content-Range": "bytes 900000-3499999/3500001"}
+    with pytest.raises(RunError, match=r"serves another file: 3,500,001 bytes, where 3,500,000"):
+        download(archive, tmp_path, STEPS)
+    assert (tmp_path / "file.tgz.part").read_bytes() == CONTENT[:900_000]
+
+
+def test_length_that_is_none(archive, server, tmp_path):
+    server.extra = {"Content-Length": "abc"}
+    assert download(archive, tmp_path, STEPS).read_bytes() == CONTENT
+
+
+def test_redirect_to_what_is_no_address(archive, server, tmp_path):
+    server.statuses, server.extra = [302], {"Location": "http://[::bad/"}
+    with pytest.raises(RunError, match=r"Could not download .*Invalid IPv6 URL\. Or: fetch"):
+        download(archive, tmp_path, STEPS)
+    assert len(server.asked) == 1
+    assert list(tmp_path.iterdir()) == []  # nothing has come
+
+
 def test_more_than_was_published_is_not_taken(archive, server, tmp_path):
     server.lengths, server.content = False, CONTENT + bytes(9_000_000)
     with pytest.raises(RunError, match=r"serves another file: more than the 3,500,000 bytes"):
@@ -168,22 +217,22 @@ def test_folder_that_cannot_be_made(archive, tmp_path):
 
 
 @contextmanager
-def another_process(archive, folder, capsys):
+def another_process(archive, folder, monkeypatch):
     """Yields the part that another process holds while ours waits for it."""
-    part = folder / "file.tgz.part"
+    part, told = folder / "file.tgz.part", threading.Event()
+    monkeypatch.setattr(module, "say", lambda line: "waiting" in line and told.set())
     with open(part, "wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        waiting = threading.Thread(target=download, args=(archive, folder, STEPS))
+        waiting = threading.Thread(target=download, args=(archive, folder, STEPS), daemon=True)
         waiting.start()
-        told = ""
-        while "waiting" not in told:
-            told += capsys.readouterr().err
+        assert told.wait(30)
         yield part
-    waiting.join()
+    waiting.join(30)
+    assert not waiting.is_alive()
 
 
-def test_waits_for_another_process(archive, server, tmp_path, capsys):
-    with another_process(archive, tmp_path, capsys) as part:
+def test_waits_for_another_process(archive, server, tmp_path, monkeypatch):
+    with another_process(archive, tmp_path, monkeypatch) as part:
         part.write_bytes(b"whole")
         part.rename(tmp_path / "file.tgz")
     assert server.asked == []
@@ -191,8 +240,8 @@ def test_waits_for_another_process(archive, server, tmp_path, capsys):
     assert (tmp_path / "file.tgz").read_bytes() == b"whole"
 
 
-def test_takes_over_where_another_process_gave_up(archive, server, tmp_path, capsys):
-    with another_process(archive, tmp_path, capsys) as part:
+def test_takes_over_where_another_process_gave_up(archive, server, tmp_path, monkeypatch):
+    with another_process(archive, tmp_path, monkeypatch) as part:
         part.write_bytes(b"wrong")
         part.unlink()
     assert (tmp_path / "file.tgz").read_bytes() == CONTENT

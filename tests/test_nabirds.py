@@ -69,7 +69,7 @@ def check(dataset):
         "1010/0b9f4c.jpg",
         "0295/9f0012.jpg",
     )
-    assert dataset.train.read_many(range(3)) == [jpeg(1), jpeg(0), jpeg(2)]
+    assert [dataset.train.read(index) for index in range(3)] == [jpeg(1), jpeg(0), jpeg(2)]
     assert dataset.test.labels.tolist() == [2, 0, 1]
 
 
@@ -103,5 +103,13 @@ def test_nothing_there_says_where_to_ask(manual):
 
 def test_label_out_of_range(manual):
     edit(manual / "nabirds/image_class_labels.txt", "9f00-12 295", "9f00-12 296")
-    with pytest.raises(InputError, match=r"Image 9f00-12 \(0295/9f0012\.jpg\) has no class"):
+    with pytest.raises(InputError, match=r"Image 9f00-12 \(0295/9f0012\.jpg\) is in class 296"):
+        open_dataset("nabirds", manual_dir=manual)
+
+
+def test_label_that_its_folder_contradicts(manual):
+    edit(manual / "nabirds/image_class_labels.txt", "9f00-12 295", "9f00-12 817")
+    with pytest.raises(
+        InputError, match=r"puts 0295/9f0012\.jpg into the class of 0817\. Download"
+    ):
         open_dataset("nabirds", manual_dir=manual)

@@ -1,12 +1,15 @@
 """Splits, views and held-out images, on sources whose records are a plain list."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 from image_folder import put
+from small_archives import CUB_COUNTS, jpeg, make_small, put_cub
 
 from apinet_jax.data.builders.birds import Birds
+from apinet_jax.data.builders.cub import Cub
 from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
 from apinet_jax.data.stratify import draw_stratified
 from apinet_jax.errors import InputError, RunError
@@ -32,14 +35,14 @@ def test_reading():
     source = listed([0, 1, 1])
     assert len(source) == 3
     assert source.read(2) == b"2"
-    assert source.read_many([2, 0, 2]) == [b"2", b"0", b"2"]
+    assert [source.read(index) for index in [2, 0, 2]] == [b"2", b"0", b"2"]
 
 
 def test_subset_of_a_subset():
     part = listed([0, 1, 2, 3, 4]).subset(np.array([4, 2, 0])).subset(np.array([1, 0]))
     assert part.labels.tolist() == [2, 4]
     assert part.file_names == ("2.png", "4.png")
-    assert part.read_many([0, 1]) == [b"2", b"4"]
+    assert [part.read(index) for index in [0, 1]] == [b"2", b"4"]
 
 
 def test_hold_out_moves_a_part_of_every_class():
@@ -117,3 +120,48 @@ def test_birds_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(Birds, "download_and_prepare", full)
     with pytest.raises(RunError, match=r"No space left.*set TFDS_DATA_DIR to another folder"):
         open_dataset("birds", tmp_path)
+
+
+@pytest.fixture
+def cub(tmp_path, monkeypatch):
+    """What opens a small CUB, and the folder of its records."""
+    make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
+    manual = put_cub(tmp_path / "manual")
+    open_dataset("cub", manual_dir=manual)
+    return partial(open_dataset, "cub", manual_dir=manual), tmp_path / "root/cub/1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("metadata.json", 50),
+        ("metadata.json", None),
+        ("dataset_info.json", 50),
+        ("dataset_info.json", 0),
+        ("cub-test.array_record-00000", 0),
+        ("cub-test.array_record-00000", None),
+    ],
+)
+def test_damaged_records_are_prepared_again(cub, capsys, name, left):
+    opened, folder = cub
+    before = opened().fingerprint
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(content[:left])
+    capsys.readouterr()
+    dataset = opened()
+    assert dataset.fingerprint == before
+    assert dataset.test.read(0) == jpeg(1)
+    assert capsys.readouterr().err.count("they are prepared again") == 1
+
+
+def test_record_that_cannot_be_read_says_what_to_delete(cub):
+    opened, folder = cub
+    test = opened().test
+    (folder / "cub-test.array_record-00000").write_bytes(b"half")
+    with pytest.raises(
+        RunError, match=rf"Record 0 of test in {folder} cannot .*Delete that folder"
+    ):
+        test.read(0)

@@ -7,6 +7,7 @@ published checksum.
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ _TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
 # Attempts in a row that bring nothing new, and the seconds before another, doubled at each.
 _ATTEMPTS = 5
 _PAUSE = 1.0
+_PART = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 # Answers of the 400s that say "later", where the others say "no".
 _LATER = (408, 425, 429)
 
@@ -51,6 +53,14 @@ class Archive(NamedTuple):
     checksum: str | None = None
     marker: str = ""
     needed: Literal["always", "for boxes", "if there"] = "always"
+
+
+# A `ValueError` is an address that is none, to which the server sent us on.
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
+
+
+class _OtherPart(requests.ConnectionError):
+    """The server sends another part of the file than it was asked for."""
 
 
 class _OtherFile(Exception):  # noqa: N818 - a finding
@@ -87,10 +97,17 @@ def download(archive: Archive, folder: Path, otherwise: str) -> Path:
             if not _length(file):
                 part.unlink()
             raise RunError(f"{archive.url} serves another file: {other}. {otherwise}") from other
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except _FAILURES as error:
+            kept = (
+                f"What has come is kept in {part}; the same command goes on from there. "
+                if _length(file)
+                else ""
+            )
+            if not kept:
+                part.unlink()
             raise RunError(
-                f"Could not download {archive.name} from {archive.url}: {_reason(error)}. What "
-                f"has come is kept in {part}; the same command goes on from there. {otherwise}"
+                f"Could not download {archive.name} from {archive.url}: {_reason(error)}. "
+                f"{kept}{otherwise}"
             ) from error
         if difference := differs(archive, part):
             part.unlink()
@@ -171,7 +188,7 @@ def _fetch(archive: Archive, file: BinaryIO, folder: Path) -> None:
 
     Raises:
         requests.RequestException: The last of several attempts failed, or one for good; also as
-            `urllib3.exceptions.HTTPError`.
+            another of `_FAILURES`.
         _OtherFile: The address serves another file.
         RunError: The disk has no room.
     """
@@ -183,16 +200,18 @@ def _fetch(archive: Archive, file: BinaryIO, folder: Path) -> None:
             f"{folder} has {free / 1e9:.1f} GB free; {archive.name} needs "
             f"{(archive.size - have) / 1e9:.1f} GB more. Free some space, or name another folder."
         )
-    failures = 0
+    failures, resume = 0, True
     with (
         requests.Session() as session,
         megabytes(f"Downloading {archive.name}", archive.size, have) as move,
     ):
         while (have := _length(file)) < archive.size:
             try:
-                _receive(session, archive, file, move)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                _receive(session, archive, file, move, resume)
+                failures = 0
+            except _FAILURES as error:
                 failures = 0 if _length(file) > have else failures + 1
+                resume = resume and not isinstance(error, _OtherPart)
                 if failures == _ATTEMPTS or _is_final(error):
                     raise
                 say(f"Interrupted ({_reason(error)}); going on.")
@@ -200,31 +219,55 @@ def _fetch(archive: Archive, file: BinaryIO, folder: Path) -> None:
 
 
 def _receive(
-    session: requests.Session, archive: Archive, file: BinaryIO, move: Callable[[int], None]
+    session: requests.Session,
+    archive: Archive,
+    file: BinaryIO,
+    move: Callable[[int], None],
+    resume: bool,
 ) -> None:
-    """Receives what is missing over one connection."""
-    have = _length(file)
+    """Receives what is missing, or as much of it as is sent, over one connection."""
+    have = _length(file) if resume else 0
     # No encoding: what is hashed and resumed are the bytes of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with session.get(archive.url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             raise _OtherFile(f"a shorter one than the {archive.size:,} bytes that are published")
         response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
-            have = 0  # it knows no ranges and sends the whole
-        offered = have + int(response.headers.get("Content-Length", archive.size - have))
-        if offered != archive.size:
-            raise _OtherFile(f"{offered:,} bytes, where {archive.size:,} are published")
-        file.truncate(have)
-        for block in response.raw.stream(_MEGABYTE, decode_content=False):
+        start, end, total = _offered(response, archive, have)
+        if total != archive.size:
+            raise _OtherFile(f"{total:,} bytes, where {archive.size:,} are published")
+        for index, block in enumerate(response.raw.stream(_MEGABYTE, decode_content=False)):
+            if index == 0:  # not before there is something in place of what was there
+                file.truncate(start)
             if _length(file) + len(block) > archive.size:
                 raise _OtherFile(f"more than the {archive.size:,} bytes that are published")
             with failed_writes_explained(file.name):
                 file.write(block)
                 file.flush()
             move(_length(file))
-    if _length(file) != archive.size:
+    # An answer may end before the file does, but not before it has brought anything.
+    if _length(file) < max(end, start + 1):
         raise requests.ConnectionError("the connection ended early")
+
+
+def _offered(response: requests.Response, archive: Archive, have: int) -> tuple[int, int, int]:
+    """Returns where an answer starts and ends, and how many bytes the whole file has.
+
+    Raises:
+        _OtherPart: It starts elsewhere than behind what is there.
+    """
+    length = response.headers.get("Content-Length", "")
+    if not have or response.status_code != requests.codes.partial_content:  # it sends the whole
+        total = int(length) if length.isdecimal() else archive.size
+        return 0, total, total
+    part = _PART.fullmatch(response.headers.get("Content-Range", ""))
+    if part is None:
+        end = have + int(length) if length.isdecimal() else archive.size
+        return have, end, max(end, archive.size)
+    start, last, total = part.groups()
+    if int(start) != have:
+        raise _OtherPart(f"the server sends what begins at byte {start} when asked for {have}")
+    return have, int(last) + 1, archive.size if total == "*" else int(total)
 
 
 def _length(file: BinaryIO) -> int:
@@ -233,6 +276,8 @@ def _length(file: BinaryIO) -> int:
 
 def _is_final(error: Exception) -> bool:
     """Whether another attempt is in vain."""
+    if isinstance(error, ValueError):
+        return True
     response = getattr(error, "response", None)
     return (
         response is not None and response.status_code < 500 and response.status_code not in _LATER

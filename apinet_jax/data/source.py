@@ -7,7 +7,6 @@ and file names come from the builder's metadata, records are read only when aske
 import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from PIL import Image
 
 from apinet_jax.data.stratify import draw_stratified
 from apinet_jax.data.transforms import decode
-from apinet_jax.errors import InputError
+from apinet_jax.errors import InputError, RunError
 
 # Data sets of the literature, from their official archives.
 OFFICIAL = ("cub", "aircraft", "cars", "dogs", "nabirds")
@@ -54,8 +53,19 @@ class Source:
         return self.read_record(int(self.rows[index]))
 
     def read_record(self, row: int) -> bytes:
-        """Returns the encoded file of a record of the whole split."""
-        return self.records[row]["image"]
+        """Returns the encoded file of a record of the whole split.
+
+        Raises:
+            RunError: The records are damaged, or gone.
+        """
+        try:
+            return self.records[row]["image"]
+        except (OSError, RuntimeError) as error:  # array_record makes the one of the other
+            folder = self.records.dataset_info.data_dir
+            raise RunError(
+                f"Record {row} of {self.split} in {folder} cannot be read ({error}). Delete that "
+                "folder; the next command prepares it anew."
+            ) from error
 
     def picture(self, row: int) -> Image.Image:
         """Decodes a record of the whole split, as much of it as there is to look at.
@@ -68,10 +78,6 @@ class Source:
             return image
         x, y, width, height = self.windows[row].tolist()
         return image.crop((x, y, x + width, y + height))
-
-    def read_many(self, indices: Iterable[int]) -> list[bytes]:
-        """Returns the encoded files of several images, in the order asked for."""
-        return [self.read(index) for index in indices]
 
     def subset(self, indices: Int[np.ndarray, " M"]) -> "Source":
         """Returns a view of some images, in the order given."""

@@ -19,10 +19,23 @@ from apinet_jax.errors import InputError
 
 # No official file comes near these: a larger one was made to fill the memory or the disk.
 _MAX_FILE = 1 << 26
-_MAX_GROWTH = 20
+# Pictures are compressed already, and hardly shrink.
+_MAX_GROWTH = 3
 _GROWS_FREELY = 1 << 27
 
 _SHOWN = 20
+# What comes of headers that are damaged, or were made up: a chain of them ends the stack, and a
+# number in one the memory.
+_DAMAGE = (
+    EOFError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    ValueError,
+    gzip.BadGzipFile,
+    tarfile.TarError,
+    zlib.error,
+)
 
 
 class Files(NamedTuple):
@@ -54,16 +67,47 @@ def open_files(archive: Archive, place: Path, root: Path) -> Iterator[Files]:
         Its files, by their paths below the folder that the archive holds.
 
     Raises:
-        InputError: The archive is damaged.
+        InputError: The archive is damaged or cannot be read.
     """
     again = f"Download {archive.name or archive.holds} again ({archive.page})."
     if place.is_dir():
         yield Files(place, again, *_folder(place, again))
     elif place.name.endswith((".tar", ".tar.gz", ".tgz")):
+        if (place.parent / archive.holds).is_dir():
+            again += f" Or remove it: {archive.holds}/ beside it is taken then."
         with _plain(place, root, again) as plain:
             yield Files(place, again, *_members(plain, archive.holds, place, again))
     else:
         yield Files(place.parent, again, place.name.__eq__, lambda _: _read_file(place, again))
+
+
+@contextmanager
+def readable(what: object) -> Iterator[None]:
+    """Lets a file or folder that the system does not let us read end in one message.
+
+    Args:
+        what: What is read, for the message.
+
+    Raises:
+        InputError: Instead of the `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"Cannot read {what}: {reason}. Check its permissions.") from error
+
+
+def read_list(files: Files, name: str) -> bytes:
+    """Reads a file that describes images; that of an image may fail, and be left out.
+
+    Raises:
+        InputError: It is missing or cannot be read.
+    """
+    if not files.has(name):
+        raise InputError(f"{name} is missing in {files.place}. {files.again}")
+    with readable(f"{name} in {files.place}"):
+        return files.read(name)
 
 
 def require(files: Files, paths: Iterable[str], named_in: str) -> None:
@@ -91,7 +135,8 @@ def _folder(folder: Path, again: str) -> tuple[Callable[[str], bool], Callable[[
     def has(name: str) -> bool:
         path = PurePosixPath(name)
         outside = path.is_absolute() or ".." in path.parts
-        return not outside and (folder / path).is_file()
+        with readable(folder / path):
+            return not outside and (folder / path).is_file()
 
     return has, lambda name: _read_file(folder / name, again)
 
@@ -114,21 +159,18 @@ def _plain(archive: Path, root: Path, again: str) -> Iterator[BinaryIO]:
     holds goes into an unnamed temporary file.
     """
     if archive.suffix == ".tar":
-        with open(archive, "rb") as plain:
+        with readable(archive):
+            plain = open(archive, "rb")  # noqa: SIM115 - closed below
+        with plain:
             yield plain
         return
     size = archive.stat().st_size
     limit = max(_GROWS_FREELY, _MAX_GROWTH * size)
     with tempfile.TemporaryFile(dir=root) as plain:
-        with (
-            _damage_told(archive, again),
-            open(archive, "rb") as packed,
-            gzip.open(packed) as unpacked,
-            megabytes(f"Unpacking {archive.name}", size) as move,
-        ):
-            while block := unpacked.read(1 << 20):
+        with megabytes(f"Unpacking {archive.name}", size) as move:
+            for block, position in _unpacked(archive, again):
                 plain.write(block)
-                move(packed.tell())
+                move(position)
                 if plain.tell() > limit:
                     raise InputError(
                         f"{archive} unpacks to more than {limit:,} bytes, which no official "
@@ -137,16 +179,37 @@ def _plain(archive: Path, root: Path, again: str) -> Iterator[BinaryIO]:
         yield plain
 
 
+def _unpacked(archive: Path, again: str) -> Iterator[tuple[bytes, int]]:
+    """Yields what is in a gzip file, and how far it has been read; whoever writes fails alone."""
+    with (
+        readable(archive),
+        _damage_told(archive, again),
+        open(archive, "rb") as packed,
+        gzip.open(packed) as unpacked,
+    ):
+        while block := unpacked.read(1 << 20):
+            yield block, packed.tell()
+
+
 def _members(
     plain: BinaryIO, holds: str, archive: Path, again: str
 ) -> tuple[Callable[[str], bool], Callable[[str], bytes]]:
     plain.seek(0)
-    with _damage_told(archive, again), tarfile.open(fileobj=plain, mode="r:") as tar:
-        members = {
-            member.name.removeprefix("./").removeprefix(f"{holds}/"): member
-            for member in tar
-            if member.isreg() and not member.issparse()
-        }
+    with (
+        readable(archive),
+        _damage_told(archive, again),
+        tarfile.open(fileobj=plain, mode="r:") as tar,
+    ):
+        members, last, end = {}, -1, os.fstat(plain.fileno()).st_size
+        for member in tar:
+            # A size below zero leads back to a header that was read, and so on for ever.
+            if member.size < 0 or member.offset <= last:
+                raise tarfile.ReadError("its headers lead nowhere")
+            last = member.offset
+            if member.isreg() and not member.issparse():
+                if member.offset_data + member.size > end:
+                    raise tarfile.ReadError(f"{member.name} is cut off")
+                members[member.name.removeprefix("./").removeprefix(f"{holds}/")] = member
 
     def read(name: str) -> bytes:
         member = members[name]
@@ -160,5 +223,6 @@ def _members(
 def _damage_told(archive: Path, again: str) -> Iterator[None]:
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error) as error:
-        raise InputError(f"{archive} is damaged ({error}). {again}") from error
+    except _DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{archive} is damaged ({reason}). {again}") from error

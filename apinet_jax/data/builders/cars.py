@@ -7,7 +7,7 @@ import numpy as np
 
 from apinet_jax.data.builders.archive import Files, require
 from apinet_jax.data.builders.folder import find_images
-from apinet_jax.data.builders.mat import column, read_mat
+from apinet_jax.data.builders.mat import column, read_mat, whole
 from apinet_jax.data.builders.official import Official
 from apinet_jax.data.builders.scan import Box, Entry, Scan
 from apinet_jax.data.download import Archive
@@ -51,6 +51,7 @@ _TEST_LABELS = Archive(
 # Checksums of these two: IMCCretrieval/NASA, cars196.py. Their sizes are not published.
 _IMAGES = Archive("car_ims.tgz", "car_ims", _PAGE, checksum="md5:d5c8f0aa497503f355e17dc7886c3f14")
 _LABELS = Archive(_ANNOS, _ANNOS, _PAGE, checksum="md5:b407c6086d669747186bd1d764ff9dbc")
+_LABELS_IN_DEVKIT = _LABELS._replace(name=f"{_DEVKIT.holds}/{_ANNOS}")
 # A folder for each class, as on Kaggle: no published checksum.
 _BY_CLASS = Archive("", "car_data", _PAGE, marker="train")
 
@@ -62,14 +63,19 @@ class Cars(Official):
     CLASSES = 196
     TRAIN_IMAGES = 8_144
     TEST_IMAGES = 8_041
-    LAYOUTS = ((_TRAIN, _TEST, _DEVKIT, _TEST_LABELS), (_IMAGES, _LABELS), (_BY_CLASS,))
+    LAYOUTS = (
+        (_TRAIN, _TEST, _DEVKIT, _TEST_LABELS),
+        (_IMAGES, _LABELS),
+        (_IMAGES, _LABELS_IN_DEVKIT),
+        (_BY_CLASS,),
+    )
     STEPS = (
         "Its official address answers no more; comments under "
         "https://github.com/pytorch/vision/issues/7545 name copies. Put one of these into "
         "{folder}:\n"
         f"  cars_train.tgz, cars_test.tgz, car_devkit.tgz and {_TEST_ANNOS}, or cars_train/, "
         f"cars_test/ and devkit/ unpacked from them, with {_TEST_ANNOS} in devkit/ or beside it;\n"
-        f"  car_ims.tgz, or car_ims/ unpacked from it, and {_ANNOS};\n"
+        f"  car_ims.tgz, or car_ims/ unpacked from it, and {_ANNOS}, in devkit/ or beside it;\n"
         "  folders train/CLASS/ and test/CLASS/ (no boxes)."
     )
 
@@ -114,7 +120,7 @@ def _read_one_list(images: Files, lists: Files) -> Scan:
     found = _entries(images, _IMAGES.holds, paths, lists, _ANNOS, records, len(names))
     entries = [
         entry._replace(split="test" if is_test else "train")
-        for entry, is_test in zip(found, column(lists, _ANNOS, records, "test", int), strict=True)
+        for entry, is_test in zip(found, column(lists, _ANNOS, records, "test", whole), strict=True)
     ]
     # Records are written split by split, and entries lie in the order of their records.
     entries.sort(key=lambda entry: entry.split != "train")
@@ -122,7 +128,7 @@ def _read_one_list(images: Files, lists: Files) -> Scan:
 
 
 def _read_classes(files: Files) -> Scan:
-    scan, _ = find_images(files.place)
+    scan = find_images(files.place)
     entries = (entry._replace(image_id=_id(entry.file_name)) for entry in scan.entries)
     return scan._replace(entries=tuple(entries))
 
@@ -144,7 +150,7 @@ def _entries(
     """Returns the images of an annotation file, whose splits are not known yet."""
     require(images, paths, annos)
     fields = ("class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-    columns = (column(lists, annos, records, field, int) for field in fields)
+    columns = (column(lists, annos, records, field, whole) for field in fields)
     entries = []
     for path, number, left, top, right, bottom in zip(paths, *columns, strict=True):
         if not 1 <= number <= classes:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from functools import partial
 
-from apinet_jax.data.builders.archive import Files, require
-from apinet_jax.data.builders.mat import read_mat
+from apinet_jax.data.builders.archive import Files, read_list, require
+from apinet_jax.data.builders.lists import check_folder
+from apinet_jax.data.builders.mat import read_mat, values, whole
 from apinet_jax.data.builders.official import Official
 from apinet_jax.data.builders.scan import Box, Entry, Scan
 from apinet_jax.data.download import Archive
@@ -73,7 +74,7 @@ class Dogs(Official):
         for split, name in (("train", _TRAIN), ("test", _TEST)):
             lists = pieces.get(_LISTS.holds) or pieces[name]
             paths, labels = read_mat(lists, name, "file_list", "labels")
-            paths, labels = list(map(str, paths)), labels.tolist()
+            paths, labels = list(map(str, paths)), values(lists, name, labels, "label", whole)
             require(images, paths, name)
             if len(paths) != len(labels):
                 raise InputError(
@@ -87,15 +88,11 @@ class Dogs(Official):
                         f"{name} in {lists.place} puts {path} into class {number} of "
                         f"{Dogs.CLASSES}. {lists.again}"
                     )
-                if folders.setdefault(number, folder) != folder:
-                    raise InputError(
-                        f"{name} in {lists.place} puts {path} into the class of {folders[number]}. "
-                        f"{lists.again}"
-                    )
+                check_folder(lists, name, folders, number, path)
                 stem = file_name.removesuffix(".jpg")
                 box = _read_box(annotation, f"{folder}/{stem}") if annotation else None
                 read = partial(images.read, path)
-                entries.append(Entry(split, path, int(number) - 1, stem, read, box))
+                entries.append(Entry(split, path, number - 1, stem, read, box))
         # n02085620-Chihuahua: ImageNet's number of the breed, and its name.
         names = tuple(folders[number].partition("-")[2] for number in sorted(folders))
         return Scan(images.place, names, tuple(entries))
@@ -103,7 +100,7 @@ class Dogs(Official):
 
 def _read_box(files: Files, path: str) -> Box:
     """Returns the smallest box around all dogs of a picture, so that none is cut off."""
-    text = files.read(path) if files.has(path) else b""
+    text = read_list(files, path) if files.has(path) else b""
     boxes = [tuple(map(int, sides)) for sides in _BOX.findall(text)]
     if not boxes:
         raise InputError(f"{path} in {files.place} is missing or has no box. {files.again}")

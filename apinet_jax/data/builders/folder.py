@@ -64,24 +64,29 @@ def prepare(folder: Path, root: Path, skip_unreadable: bool) -> Folder:
     Returns:
         The builder, opened on the finished records.
     """
-    scan, listing = find_images(folder)
+    scan = find_images(folder)
     place = folder.resolve()
     path_hash = hashlib.sha256(os.fsencode(place)).hexdigest()[:12]
     stem = re.sub(r"[^A-Za-z0-9_]+", "_", place.name)
     config = tfds.core.BuilderConfig(name=f"{stem}-{path_hash}", version=Folder.VERSION)
     return ensure_prepared(
-        Folder, root, lambda: listing, lambda: nullcontext(scan), skip_unreadable, config=config
+        Folder,
+        root,
+        lambda: scan.listing,
+        lambda: nullcontext(scan),
+        skip_unreadable,
+        config=config,
     )
 
 
-def find_images(folder: Path) -> tuple[Scan, str]:
+def find_images(folder: Path) -> Scan:
     """Finds the images of a folder, reading none; warns of those in folders of no split.
 
     Args:
         folder: The user's folder.
 
     Returns:
-        The images, and a digest of the listing that tells whether the folder has changed.
+        The images.
 
     Raises:
         InputError: The folder is missing or not laid out as classes.
@@ -119,7 +124,7 @@ def find_images(folder: Path) -> tuple[Scan, str]:
         )
         for index, (split, image, label) in enumerate(zip(split_names, found, labels, strict=True))
     )
-    return Scan(folder, tuple(class_names), entries), listing_digest(files)
+    return Scan(folder, tuple(class_names), entries, listing=listing_digest(files))
 
 
 def _is_image(file_name: str) -> bool:

@@ -5,20 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from apinet_jax.data.builders.archive import Files, require
+from apinet_jax.data.builders.archive import Files, read_list, require
 from apinet_jax.data.builders.scan import Box, Entry, Scan
 from apinet_jax.errors import InputError
 
 
 def read_lines(files: Files, name: str) -> list[str]:
-    """Returns the lines of a list without the white space around them.
+    """Returns the lines of a list without the white space around them and at its end.
 
     Raises:
-        InputError: It is missing.
+        InputError: It is missing or cannot be read.
     """
-    if not files.has(name):
-        raise InputError(f"{name} is missing in {files.place}. {files.again}")
-    return [line.strip() for line in files.read(name).decode("utf-8", "replace").splitlines()]
+    text = read_list(files, name).decode("utf-8", "replace")
+    return [line.strip() for line in text.rstrip().splitlines()]
 
 
 def read_table(files: Files, name: str, key: Callable[[str], int | str] = str) -> dict:
@@ -84,7 +83,8 @@ def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
         The images, by split and id; labels follow the numbers of the classes.
 
     Raises:
-        InputError: A list or an image is missing, or an image has no class, split or box.
+        InputError: A list or an image is missing, or an image has no class, split or box, or lies
+            in the folder of another class.
     """
     names = read_table(files, "classes.txt", int)
     paths = read_table(files, "images.txt", key)
@@ -94,11 +94,18 @@ def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
     box_of = read_table(files, boxes, key) if files.has(boxes) else None
     require(files, (f"images/{path}" for path in paths.values()), "images.txt")
     numbers = {str(number): number for number in names}
+    folders: dict[str, str] = {}
     for image, path in paths.items():
-        if is_train.get(image) not in ("0", "1") or class_of.get(image) not in numbers:
+        if is_train.get(image) not in ("0", "1") or image not in class_of:
             raise InputError(
                 f"Image {image} ({path}) has no class or no split in {files.place}. {files.again}"
             )
+        if class_of[image] not in numbers:
+            raise InputError(
+                f"Image {image} ({path}) is in class {class_of[image]}, which is not in "
+                f"classes.txt of {files.place}. {files.again}"
+            )
+        check_folder(files, "image_class_labels.txt", folders, class_of[image], path)
     used = sorted({numbers[class_of[image]] for image in paths})
     label_of = {str(number): label for label, number in enumerate(used)}
     entries = []
@@ -113,6 +120,27 @@ def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
             entries.append(Entry(split, path, label_of[class_of[image]], image, read, box))
     class_names = distinct([names[number] for number in used], used)
     return Scan(files.place, class_names, tuple(entries))
+
+
+def check_folder(files: Files, name: str, folders: dict, number: int | str, path: str) -> None:
+    """Checks that an image lies where the images of its class do.
+
+    Args:
+        files: The files of the data set.
+        name: Path of the list that gives the class.
+        folders: The folder of each class whose images were seen before; this one's is added.
+        number: The class.
+        path: Path of the image, which begins with the folder of a class.
+
+    Raises:
+        InputError: It lies in the folder of another class.
+    """
+    folder = path.partition("/")[0]
+    if folders.setdefault(number, folder) != folder:
+        raise InputError(
+            f"{name} in {files.place} puts {path} into the class of {folders[number]}. "
+            f"{files.again}"
+        )
 
 
 def distinct(names: Sequence[str], numbers: Iterable[int]) -> tuple[str, ...]:

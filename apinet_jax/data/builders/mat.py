@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadWarning
 
-from apinet_jax.data.builders.archive import Files
+from apinet_jax.data.builders.archive import Files, read_list
 from apinet_jax.errors import InputError
 
 _HEADER = 128
@@ -34,13 +35,13 @@ def read_mat(files: Files, name: str, *variables: str) -> list[np.ndarray]:
         InputError: The file is missing or damaged, is no MATLAB file of version 5, or has no such
             variable.
     """
-    if not files.has(name):
-        raise InputError(f"{name} is missing in {files.place}. {files.again}")
-    data = files.read(name)
+    data = read_list(files, name)
     try:
         _check_unpacked_size(data)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # scipy warns of what it cannot read, and goes on
+            # scipy warns of what it cannot read, and goes on; the second is of no class of its own.
+            warnings.simplefilter("error", MatReadWarning)
+            warnings.filterwarnings("error", "Unreadable variable")
             found = loadmat(BytesIO(data), squeeze_me=True, variable_names=variables)
         return [np.atleast_1d(found[variable]) for variable in variables]
     except KeyError as error:
@@ -62,19 +63,53 @@ def column(
         name: Its path.
         records: What `read_mat` returned of a struct.
         field: Name of the field.
-        kind: `int` or `str`: what the values are.
+        kind: `whole` or `str`: what the values are.
 
     Raises:
         InputError: There is no such field, or a value is not of that kind.
     """
     if field not in (records.dtype.names or ()):
         raise InputError(f"The records of {name} in {files.place} have no {field}. {files.again}")
+    return values(files, name, records[field], field, kind)
+
+
+def values(
+    files: Files, name: str, found: np.ndarray, what: str, kind: Callable[..., Any]
+) -> list[Any]:
+    """Returns the values of a list.
+
+    Args:
+        files: Where the file lies, for messages.
+        name: Its path.
+        found: The list.
+        what: What one of them is called.
+        kind: `whole` or `str`: what they are.
+
+    Raises:
+        InputError: A value is not of that kind.
+    """
     try:
-        return [kind(value) for value in records[field]]
-    except (TypeError, ValueError) as error:
+        return [kind(value) for value in found]
+    except (OverflowError, TypeError, ValueError) as error:
         raise InputError(
-            f"A {field} in {name} of {files.place} is wrong: {error}. {files.again}"
+            f"A {what} in {name} of {files.place} is wrong: {error}. {files.again}"
         ) from error
+
+
+def whole(value: Any) -> int:
+    """Returns a number, which MATLAB may keep as a fraction, as an integer.
+
+    Raises:
+        OverflowError: It is infinite.
+        TypeError: It is not one number.
+        ValueError: It is no number, or not a whole one.
+    """
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"{value.size} numbers in place of one")
+    number = int(value)
+    if number != value:
+        raise ValueError(f"{value} is not a whole number")
+    return number
 
 
 def _check_unpacked_size(data: bytes) -> None:

@@ -1,12 +1,12 @@
 """What the data sets of the literature have in common: published archives and known counts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from apinet_jax.data.builders.archive import Files, open_files
+from apinet_jax.data.builders.archive import Files, open_files, readable
 from apinet_jax.data.builders.records import EncodedImages, ensure_prepared
 from apinet_jax.data.builders.scan import Scan, listing_digest, walk_files
 from apinet_jax.data.download import Archive, differs, download
@@ -92,9 +92,15 @@ def prepare(
 
     @contextmanager
     def scan() -> Iterator[Scan]:
+        if manual_dir is not None and manual_dir.is_file():
+            raise InputError(
+                f"{manual_dir} is a file. Name the folder that it lies in, {manual_dir.parent}."
+            )
         if manual_dir is not None and not manual_dir.is_dir():
             raise InputError(f"There is no folder {manual_dir}. {steps}")
         places = _completed(builder_class, folder, need_boxes, steps)
+        # Taken before anything is read: records of lists that are edited meanwhile are not current.
+        before = listing()
         with ExitStack() as stack:
             pieces = {
                 archive.holds: stack.enter_context(open_files(archive, place, root))
@@ -102,7 +108,7 @@ def prepare(
             }
             found = builder_class.read(pieces)
             _check(builder_class, found, need_boxes, steps)
-            yield found._replace(need_boxes=need_boxes)
+            yield found._replace(need_boxes=need_boxes, listing=before)
 
     def listing() -> str | None:
         places, missing = _find(builder_class, folder, need_boxes)
@@ -116,7 +122,7 @@ def prepare(
 def _find(
     builder_class: type[Official], folder: Path, need_boxes: bool
 ) -> tuple[dict[Archive, Path], list[Archive]]:
-    """Finds the layout that is complete, else the one of which most is there.
+    """Finds the layout that is complete, else can be completed, else of which most is there.
 
     Returns:
         The places of its archives, and the archives that are missing.
@@ -124,15 +130,21 @@ def _find(
     wanted = ("always", "for boxes") if need_boxes else ("always",)
     found = []
     for layout in builder_class.LAYOUTS:
-        places = {archive: _place(archive, folder) for archive in layout}
+        with readable(folder):
+            places = {archive: _place(archive, folder) for archive in layout}
         there = {archive: place for archive, place in places.items() if place is not None}
         absent = [archive for archive in layout if archive not in there]
         found.append((there, [archive for archive in absent if archive.needed in wanted]))
-    return min(found, key=lambda layout: (bool(layout[1]), -len(layout[0])))
+
+    def rank(layout: tuple[dict[Archive, Path], list[Archive]]) -> tuple[bool, bool, int]:
+        there, missing = layout
+        return bool(missing), any(archive.url is None for archive in missing), -len(there)
+
+    return min(found, key=rank)
 
 
 def _place(archive: Archive, folder: Path) -> Path | None:
-    """Returns the archive, which is always whole, before any unpacked folder."""
+    """Returns the archive before any unpacked folder, in which files may be missing."""
     if archive.name and (folder / archive.name).is_file():
         return folder / archive.name
     unpacked = folder / archive.holds
@@ -162,7 +174,9 @@ def _completed(
             else f"{builder_class.TITLE} is not in {folder}. {steps}"
         )
     for archive, place in places.items():
-        if place.is_file() and (difference := differs(archive, place)):
+        with readable(place):
+            difference = differs(archive, place) if place.is_file() else ""
+        if difference:
             say(
                 f"WARNING: {place} is not the published file: {difference}. What it holds is "
                 "checked all the same."
@@ -190,5 +204,15 @@ def _check(builder_class: type[Official], scan: Scan, need_boxes: bool, steps: s
             f"{expected[2]:,}. Use the official archive, or configs/folder.py for a part of it. "
             f"{steps}"
         )
+    if repeated := _repeated(scan.class_names):
+        raise InputError(f"{scan.place} has more than one class {repeated!r}. {steps}")
+    if repeated := _repeated(entry.file_name for entry in scan.entries):
+        raise InputError(f"{scan.place} lists {repeated} more than once. {steps}")
     if need_boxes and any(entry.box is None for entry in scan.entries):
         raise InputError(f"{scan.place} has no boxes to crop to. {steps}")
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """Returns the first name that occurs again."""
+    seen = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)

@@ -43,7 +43,7 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     `info.metadata` holds `class_names`, `labels`, `file_names`, `image_ids`, `boxes` and `windows`
     (lists for each split, in record order; the last two `null` where there are none),
-    `fingerprint`, `listing`, `skipped` and `place`.
+    `fingerprint`, `listing`, `skipped`, `need_boxes` and `place`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -93,6 +93,7 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             fingerprint=fingerprint(checked),
             listing=self._listing,
             skipped=checked.skipped,
+            need_boxes=checked.need_boxes,
             place=str(checked.place),
         )
         return {split: self._generate_examples(split, rows) for split, rows in splits.items()}
@@ -152,13 +153,13 @@ def ensure_prepared(
         The builder, opened on the finished records.
     """
     make = partial(_construct, builder_class, **options)
-    builder = make(data_dir=root)
-    if not _is_current(builder, listing(), need_boxes):
+    builder = _current(make, root, listing(), need_boxes)
+    if builder is None:
         with explained(root):
             root.mkdir(parents=True, exist_ok=True)
             with scan() as found:
                 checked = check_images(found, skip_unreadable)
-                _write(make, root, checked, listing(), need_boxes)
+                _write(make, root, checked, found.listing, need_boxes)
         builder = make(data_dir=root)
     skipped = builder.info.metadata["skipped"]
     if skipped and not skip_unreadable:
@@ -181,14 +182,34 @@ def _construct(builder_class: type[EncodedImages], **options: Any) -> EncodedIma
         logging.set_verbosity(verbosity)
 
 
-def _is_current(builder: EncodedImages, listing: str | None, need_boxes: bool) -> bool:
-    # TFDS warns when it is asked about a folder that is not there.
-    if not (builder.data_path.exists() and builder.is_prepared()):
-        return False
-    metadata = builder.info.metadata
+def _current(
+    make: Callable[..., EncodedImages],
+    root: Path,
+    listing: str | None,
+    need_boxes: bool,
+    tell: Callable[[str], None] = say,
+) -> EncodedImages | None:
+    """Opens the records that are there; `None` where they are damaged or out of date."""
+    try:
+        builder = make(data_dir=root)
+        # TFDS warns when it is asked about a folder that is not there.
+        if not (builder.data_path.exists() and builder.is_prepared()):
+            return None
+        metadata = builder.info.metadata
+        prepared_from = metadata["listing"]
+        shards = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
+    except Exception as error:  # TFDS fails in almost any way on a file that is damaged
+        tell(f"The records under {root} cannot be read ({error}); they are prepared again.")
+        return None
+    if not all(path.exists() and path.stat().st_size for path in shards):
+        tell(f"Records are missing in {builder.data_dir}; they are prepared again.")
+        return None
     if need_boxes and metadata.get("boxes") is None:
-        return False
-    return listing in (None, metadata["listing"])
+        return None
+    # Some may have been left out for the sake of their box alone.
+    if metadata.get("need_boxes") and metadata["skipped"] and not need_boxes:
+        return None
+    return builder if listing in (None, prepared_from) else None
 
 
 def _write(
@@ -208,7 +229,7 @@ def _write(
         try:
             finished.rename(final)
         except OSError:  # records are there: out of date, or another process was quicker
-            if not _is_current(make(data_dir=root), listing, need_boxes):
+            if _current(make, root, listing, need_boxes, tell=logging.debug) is None:
                 final.rename(Path(staging) / "replaced")
                 finished.rename(final)
 

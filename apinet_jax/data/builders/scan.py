@@ -68,6 +68,7 @@ class Scan(NamedTuple):
         entries: The images.
         banner: Rows at the bottom of every picture that are not to be looked at.
         need_boxes: Whether an image is of no use without a box inside of it.
+        listing: Digest of what lay on disk before any of it was read.
     """
 
     place: Path
@@ -75,6 +76,7 @@ class Scan(NamedTuple):
     entries: tuple[Entry, ...]
     banner: int = 0
     need_boxes: bool = False
+    listing: str | None = None
 
 
 class Checked(NamedTuple):
@@ -86,6 +88,7 @@ class Checked(NamedTuple):
         entries: The readable images.
         digests: SHA-256 of the bytes of each.
         skipped: File name and reason of those that were left out.
+        need_boxes: Whether images without a box inside of them were left out too.
     """
 
     place: Path
@@ -93,6 +96,7 @@ class Checked(NamedTuple):
     entries: tuple[Entry, ...]
     digests: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    need_boxes: bool
 
 
 def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
@@ -123,7 +127,7 @@ def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
             "files or remove the class."
         )
     entries, digests = zip(*kept, strict=True)
-    return Checked(scan.place, scan.class_names, entries, digests, skipped)
+    return Checked(scan.place, scan.class_names, entries, digests, skipped, scan.need_boxes)
 
 
 def unreadable_error(place: Path, skipped: Iterable[tuple[str, str]]) -> InputError:
