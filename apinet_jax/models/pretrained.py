@@ -86,8 +86,8 @@ def load_torch_tensors(
         if not name.startswith(classifier_prefixes) and not name.endswith(".num_batches_tracked")
     }
     leaves = {_torch_name(path): (path, leaf) for path, leaf in flatten_dict(variables).items()}
-    missing = [name for name in leaves if name not in given]
-    unexpected = [name for name in given if name not in leaves]
+    missing = sorted(name for name in leaves if name not in given)
+    unexpected = sorted(name for name in given if name not in leaves)
     axes = {name: _torch_axes(path, leaf.ndim) for name, (path, leaf) in leaves.items()}
     shapes = {
         name: tuple(leaf.shape[axis] for axis in axes[name]) for name, (_, leaf) in leaves.items()

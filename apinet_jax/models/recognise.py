@@ -56,12 +56,15 @@ def check_weights(path: Path, trunk: str | None) -> str:
         InputError: If they cannot be read, or are not the trunk's.
     """
     tensors = read_safetensors(path)
-    try:
-        if trunk is None:
+    if trunk is None:
+        try:
             return recognise(tensors)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    try:
         check_fit(tensors, trunk)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path} does not fit model.trunk = {trunk}: {error}") from error
     return trunk
 
 
