@@ -1,7 +1,5 @@
 """Foreign weights fill a trunk completely or not at all, and files that are none are refused."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +9,11 @@ from safetensors.numpy import save_file
 from tiny_runs import config_for
 
 from apinet_jax.errors import InputError
-from apinet_jax.models import TRUNKS, make_trunk
+from apinet_jax.models import TRUNKS, variable_shapes
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors, to_torch_tensors
 from apinet_jax.train import train
 
-IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
 CLASSIFIER = ("fc.",)
-
-
-def variable_shapes(name):
-    trunk = make_trunk(name)
-    return jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), IMAGES)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Splits, views and held-out images, on sources whose records are a plain list."""
 
 import pickle
+import shutil
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from image_folder import put
 from small_archives import CUB_COUNTS, jpeg, make_small, put_cub
 
-from apinet_jax.data.builders.birds import Birds
+from apinet_jax.data.builders.birds import Birds, BirdsConfig
 from apinet_jax.data.builders.cub import Cub
 from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
 from apinet_jax.data.stratify import draw_stratified
@@ -120,6 +121,31 @@ def test_birds_on_a_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(Birds, "download_and_prepare", full)
     with pytest.raises(RunError, match=r"No space left.*set TFDS_DATA_DIR to another folder"):
         open_dataset("birds", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("metadata.json", 50),
+        ("metadata.json", 0),
+        ("dataset_info.json", 50),
+        ("dataset_info.json", None),
+    ],
+)
+def test_damaged_birds_say_what_to_delete(tmp_path, monkeypatch, name, left):
+    few = BirdsConfig(train_per_species=1, test_per_species=1)
+    monkeypatch.setattr(Birds, "BUILDER_CONFIGS", (few,))
+    names = open_dataset("birds", tmp_path).class_names
+    (path,) = tmp_path.glob(f"birds/*/*/{name}")
+    content = path.read_bytes()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(content[:left])
+    folder = tmp_path / "birds"
+    with pytest.raises(RunError, match=rf"The drawn birds in {folder} cannot .*Delete that folder"):
+        open_dataset("birds", tmp_path)
+    shutil.rmtree(folder)
+    assert open_dataset("birds", tmp_path).class_names == names
 
 
 @pytest.fixture

@@ -203,16 +203,31 @@ def open_dataset(
         manual = Path(manual_dir).expanduser() if manual_dir else None
         builder = official.prepare(_official(name), manual, root, skip_unreadable, crop_to_box)
         return _open(name, builder, "boxes" if crop_to_box else "windows")
+    return _open_birds(root)
+
+
+def _open_birds(root: Path) -> Dataset:
+    """Opens the drawn birds, drawing them first unless they are there."""
     import tensorflow_datasets as tfds
 
     from apinet_jax.data.builders.birds import Birds
     from apinet_jax.data.builders.records import explained
 
     tfds.disable_progress_bar()  # the builder shows its own
-    with explained(root):
+    try:
         builder = Birds(data_dir=root, file_format="array_record")
-        builder.download_and_prepare()  # draws them, unless they are there
-    return _open(name, builder)
+        with explained(root):
+            builder.download_and_prepare()
+        if not builder.info.splits:  # TFDS takes a folder for finished as soon as it is there
+            raise ValueError("dataset_info.json is missing")
+        return _open("birds", builder)
+    except RunError:
+        raise
+    except Exception as error:  # TFDS fails in almost any way on a file that is damaged
+        raise RunError(
+            f"The drawn birds in {root / 'birds'} cannot be read ({error}). Delete that folder; "
+            "the next command draws them anew."
+        ) from error
 
 
 def _official(name: str) -> Any:

@@ -110,10 +110,9 @@ def check_trunk(name: str | None, crop: int | None) -> None:
     Raises:
         InputError: With the trunks that there are, or with a side that would do.
     """
-    if name is not None and crop is not None:
-        check_sides(trunk_spec(name).patch, crop, crop)
-    elif name is not None:
-        trunk_spec(name)
+    patch = 1 if name is None else trunk_spec(name).patch
+    if crop is not None:
+        check_sides(patch, crop, crop)
 
 
 def make_trunk(name: str, dtype: DTypeLike = jnp.float32, batch_norm_groups: int = 1) -> nn.Module:
