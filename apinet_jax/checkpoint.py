@@ -139,7 +139,7 @@ class Checkpoints:
             there = "There is no checkpoint yet."
             if step is not None:
                 there = f"The last good checkpoint is {self.path(step)}."
-            raise RunError(f"{error} {there}") from error
+            raise type(error)(f"{error} {there}") from error
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -17,7 +17,7 @@ _EXAMPLE = "--config configs/demo.py"
 
 
 def ending_in_one_message(run: Callable[[], None]) -> None:
-    """Runs a command; it ends with 2 for bad input, 1 for a failure, as `errors.py` says."""
+    """Runs a command; it ends with the exit codes of `errors.py`."""
     try:
         run()
     except (InputError, RunError) as error:

@@ -1,10 +1,8 @@
 """Comparisons over seeds: mean and spread of each cell, and its difference from a reference.
 
 Differences are paired by seed, which takes out what a seed does to both. An interval is Student's
-t at 95 %; where it holds zero, the difference is not resolved. Two seeds resolve nothing: that
-their differences are nearly equal, and the interval is small, happens too often by chance. The
-intervals are not widened for the number of cells: of twenty that do not differ from the reference,
-one is expected to look as if it did.
+t at 95 %; where it holds zero, the difference is not resolved. A verdict takes three pairs: with
+two, nothing tells whether the differences are spread normally, as the interval supposes.
 """
 
 import csv
@@ -16,10 +14,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 Scores = Mapping[str, Mapping[int, float]]
-"""Score of each seed, for each cell; in percent."""
+"""Score of each seed, for each cell; in percent, and NaN for a run that diverged."""
 
-NOT_RUN, NOT_RESOLVED = "not run", "not resolved"
+NOT_RUN, NOT_RESOLVED, DIVERGED = "not run", "not resolved", "diverged"
 LEAST_PAIRS = 3  # for a verdict
+_COLUMNS = (
+    *("cell", "mean", "sd", "n", "diverged"),
+    *("pairs", "difference", "low", "high", "verdict"),
+)
+_NOTE = """
+`n` seeds of each cell. Differences are means over the `pairs` of seeds that a cell shares with the
+reference, which may be fewer. Intervals tell the noise between seeds alone, not what other images
+would give, and are not widened for the number of cells: of twenty that do not differ from the
+reference, one is expected to look as if it did. A verdict takes three pairs.
+"""
 
 
 class Difference(NamedTuple):
@@ -43,6 +51,34 @@ class Difference(NamedTuple):
         if self.pairs < LEAST_PAIRS or self.low <= 0 <= self.high:
             return NOT_RESOLVED
         return "better" if self.low > 0 else "worse"
+
+
+class Line(NamedTuple):
+    """One cell of a comparison.
+
+    Attributes:
+        cell: Its name.
+        scores: Score of each seed whose run came to its end.
+        diverged: Runs that did not.
+        difference: From the reference; `None` where they share no seed.
+        verdict: In words.
+    """
+
+    cell: str
+    scores: dict[int, float]
+    diverged: int
+    difference: Difference | None
+    verdict: str
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the scores."""
+        return statistics.mean(self.scores.values()) if self.scores else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation of the scores, from two on."""
+        return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
 
 
 def paired_difference(
@@ -70,82 +106,108 @@ def paired_difference(
     return Difference(mean, mean - half, mean + half, len(seeds))
 
 
-def mean_and_sd(scores: Mapping[int, float]) -> str:
-    """The mean and, from two seeds on, the standard deviation, as text.
+def compare(cells: Sequence[str], scores: Scores, reference: str) -> list[Line]:
+    """Compares every cell with one of them.
 
-    >>> mean_and_sd({0: 70.0, 1: 72.0})
-    '71.00 ± 1.41'
-    """
-    if not scores:
-        return NOT_RUN
-    values = list(scores.values())
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
-
-
-def _rows(cells: Sequence[str], scores: Scores, reference: str) -> list[tuple[str, ...]]:
-    rows = [("cell", "top-1, mean ± sd", "n", "difference", "95 % interval", "verdict")]
-    for cell in cells:
-        own = scores.get(cell, {})
-        difference = paired_difference(own, scores.get(reference, {}))
-        text: tuple[str, str, str] = ("", "", "no reference" if own else NOT_RUN)
-        if cell == reference:
-            text = ("", "", "reference")
-        elif difference is not None:
-            interval = "one pair"
-            if difference.pairs > 1:
-                interval = f"{difference.low:+.2f} to {difference.high:+.2f}"
-            text = (f"{difference.mean:+.2f}", interval, difference.verdict)
-        rows.append((cell, mean_and_sd(own), str(len(own)), *text))
-    return rows
-
-
-def as_markdown(cells: Sequence[str], scores: Scores, reference: str) -> str:
-    """The table of a sweep as Markdown.
+    A cell of which a run diverged gets no other verdict: the seeds that are left are lucky ones.
 
     Args:
         cells: Names of all cells, run or not, in order.
         scores: What was measured.
         reference: The cell that the others are compared with.
     """
-    head, *rows = (" | ".join(row) for row in _rows(cells, scores, reference))
-    rule = " | ".join(["---"] * 6)
-    return "\n".join(f"| {line} |" for line in (head, rule, *rows)) + "\n"
+    ended = {
+        cell: {seed: score for seed, score in scores.get(cell, {}).items() if math.isfinite(score)}
+        for cell in cells
+    }
+    lines = []
+    for cell in cells:
+        diverged = len(scores.get(cell, {})) - len(ended[cell])
+        difference = None
+        if cell != reference:
+            difference = paired_difference(ended[cell], ended[reference])
+        if cell == reference:
+            verdict = "reference"
+        elif diverged:
+            verdict = DIVERGED
+        elif not ended[cell]:
+            verdict = NOT_RUN
+        else:
+            verdict = difference.verdict if difference else "no reference"
+        lines.append(Line(cell, ended[cell], diverged, difference, verdict))
+    return lines
 
 
-def as_csv(cells: Sequence[str], scores: Scores, reference: str) -> str:
-    """The same table as CSV."""
+def as_markdown(lines: Sequence[Line], metric: str) -> str:
+    """The table of a comparison as Markdown.
+
+    Args:
+        lines: The cells.
+        metric: What the scores are of.
+    """
+    head = (f"{metric}, mean ± sd", "n", "pairs", "difference", "95 % interval", "verdict")
+    rows = [("cell", *head), ("---",) * 7, *map(_texts, lines)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + _NOTE
+
+
+def _texts(line: Line) -> tuple[str, ...]:
+    score, count, pairs, mean, interval = NOT_RUN, str(len(line.scores)), "", "", ""
+    if line.diverged:
+        score = DIVERGED
+        count += f", {line.diverged} diverged"
+    if line.scores:
+        score = f"{line.mean:.2f}" + (f" ± {line.sd:.2f}" if line.sd is not None else "")
+    if difference := line.difference:
+        pairs, mean, interval = str(difference.pairs), f"{difference.mean:+.2f}", "one pair"
+        if difference.pairs > 1:
+            interval = f"{difference.low:+.2f} to {difference.high:+.2f}"
+    return (line.cell, score, count, pairs, mean, interval, line.verdict)
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """The same table as CSV, a number or nothing in each column between name and verdict."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(_rows(cells, scores, reference))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for line in lines:
+        found = line.difference or (None, None, None, None)
+        mean, low, high, pairs = (x if x is None or math.isfinite(x) else None for x in found)
+        count = len(line.scores), line.diverged
+        figures = (line.mean, line.sd, *count, pairs, mean, low, high)
+        rounded = (round(x, 4) if isinstance(x, float) else x for x in figures)
+        writer.writerow((line.cell, *rounded, line.verdict))
     return text.getvalue()
 
 
-def draw(cells: Sequence[str], scores: Scores, reference: str, path: Path) -> None:
-    """Draws every seed as a dot and every mean as a bar, the best on top.
+def draw(lines: Sequence[Line], metric: str, path: Path) -> None:
+    """Draws every seed with a sign of its own and every mean as a bar, the best on top.
 
     Args:
-        cells: Names of all cells; those without a score are left out.
-        scores: What was measured.
-        reference: The cell whose mean is drawn as a line through all.
+        lines: The cells; those without a score are left out.
+        metric: What the scores are of.
         path: The PNG.
     """
     from matplotlib.figure import Figure
 
-    shown = [cell for cell in cells if scores.get(cell)]
-    mean = {cell: statistics.mean(scores[cell].values()) for cell in shown}
-    shown.sort(key=mean.get)
-    figure = Figure(figsize=(7.5, 0.9 + 0.3 * len(shown)), layout="constrained")
+    shown = sorted((line for line in lines if line.scores), key=lambda line: line.mean)
+    seeds = sorted({seed for line in shown for seed in line.scores})
+    figure = Figure(figsize=(7.5, 1.1 + 0.3 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    for height, cell in enumerate(shown):
-        colour = "tab:orange" if cell == reference else "tab:blue"
-        values = list(scores[cell].values())
-        axes.plot(values, [height] * len(values), "o", color=colour, alpha=0.55, markersize=5)
-        axes.plot(mean[cell], height, "|", color=colour, markersize=16, markeredgewidth=2.5)
-    if reference in mean:
-        axes.axvline(mean[reference], color="tab:orange", linewidth=1, alpha=0.6)
-    axes.set_yticks(range(len(shown)), shown)
+    for height, line in enumerate(shown):
+        colour = "tab:orange" if line.verdict == "reference" else "tab:blue"
+        for seed, score in line.scores.items():
+            sign = "os^Dv"[seeds.index(seed) % 5]
+            axes.plot(score, height, sign, color=colour, alpha=0.55, markersize=5)
+        axes.plot(line.mean, height, "|", color=colour, markersize=16, markeredgewidth=2.5)
+        if line.verdict == "reference":
+            axes.axvline(line.mean, color=colour, linewidth=1, alpha=0.6)
+    for seed, sign in zip(seeds, "os^Dv", strict=False):
+        axes.plot([], [], sign, color="grey", markersize=5, label=f"seed {seed}")
+    axes.plot([], [], "|", color="grey", markersize=12, markeredgewidth=2.5, label="mean")
+    figure.legend(loc="outside upper right", ncols=len(seeds) + 1, frameon=False, fontsize="small")
+    axes.set_yticks(range(len(shown)), [line.cell for line in shown])
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_xlabel("top-1, %  (dots: seeds, bars: means)")
+    axes.set_xlabel(f"{metric}, %")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)

@@ -22,6 +22,12 @@ class RunError(Exception):
     exit_code = 1
 
 
+class DivergedError(RunError):
+    """A number is no longer finite; the same command would end in the same way (exit 3)."""
+
+    exit_code = 3
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: the user or the cluster asked for it
     """A signal asked the run to stop; its state is saved (exit 128 + signal, as shells expect)."""
 

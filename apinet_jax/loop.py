@@ -23,7 +23,7 @@ from apinet_jax.assemble import Plan
 from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.data.pipeline import TrainLoader, stream
 from apinet_jax.data.source import Dataset
-from apinet_jax.errors import Interrupted, RunError, out_of_memory_explained
+from apinet_jax.errors import DivergedError, Interrupted, out_of_memory_explained
 from apinet_jax.evaluate import Evaluation
 from apinet_jax.mesh import to_global
 from apinet_jax.steps import Stage
@@ -155,8 +155,8 @@ def fit(
 
     Raises:
         Interrupted: If a signal asked to stop; the state is saved.
-        RunError: If a loss, a gradient or a state that is to be saved is not finite, if the device
-            runs out of memory, or if the disk does not take what is written.
+        DivergedError: If a loss, a gradient or a state that is to be saved is not finite.
+        RunError: If the device runs out of memory, or the disk does not take what is written.
     """
     plan, start = run.plan, int(state.step)
     with (
@@ -169,7 +169,7 @@ def fit(
         def save() -> None:
             log.drain()
             if not _all_finite(state):
-                raise RunError(
+                raise DivergedError(
                     f"After step {int(state.step)} the parameters are no longer finite. {_DIVERGED}"
                 )
             run.writer.sync()
@@ -233,7 +233,7 @@ def _check_finite(step: int, values: dict[str, float]) -> None:
     """Stops at the first step whose loss or gradient is not finite, before it can be saved."""
     wrong = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
     if wrong:
-        raise RunError(f"Step {step} is not finite: {', '.join(wrong)}. {_DIVERGED}")
+        raise DivergedError(f"Step {step} is not finite: {', '.join(wrong)}. {_DIVERGED}")
 
 
 @jax.jit

@@ -66,6 +66,12 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
     sweep = _loaded(path)
     config = _base_config(path, sweep.base)
     given = dict(_parsed(change, config) for change in changes)
+    for cell, own in sweep.cells.items():
+        if both := sorted(set(given) & set(own)):
+            raise InputError(
+                f"--set {both[0]}: cell '{cell}' of {path} sets it too, so it is no setting of all"
+                " runs. Change the file."
+            )
     sweep = sweep._replace(settings={**sweep.settings, **given})
     _check_runs(path, sweep)
     for cell, own in sweep.cells.items():
@@ -135,6 +141,10 @@ def _check_runs(path: Path | str, sweep: Sweep) -> None:
     if sweep.metric not in get_args(Metric):
         valid = ", ".join(get_args(Metric))
         raise InputError(f"The metric '{sweep.metric}' of {path}: valid are {valid}.")
+    for seeds in (sweep.seeds, *sweep.more_seeds.values()):
+        whole = isinstance(seeds, Sequence) and all(type(seed) is int for seed in seeds)
+        if not whole or min(seeds, default=0) < 0:
+            raise InputError(f"{path} has the seeds {seeds!r}: whole numbers from 0 on, as (0, 1).")
     runs = sweep.runs()
     if twice := [run for run in runs if runs.count(run) > 1]:
         raise InputError(f"{path} asks for cell '{twice[0][0]}', seed {twice[0][1]} twice.")

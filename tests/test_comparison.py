@@ -7,13 +7,14 @@ import math
 import pytest
 from PIL import Image
 
-from apinet_jax.comparison import as_csv, as_markdown, draw, mean_and_sd, paired_difference
+from apinet_jax.comparison import as_csv, as_markdown, compare, draw, paired_difference
 
 SCORES = {
     "API-Net": {0: 70.0, 1: 72.0, 2: 74.0},
     "softmax": {0: 69.0, 1: 70.0, 2: 71.0},
     "much better": {0: 80.0, 1: 82.1, 2: 84.0},
     "one seed": {1: 75.0},
+    "one diverged": {0: 71.0, 1: 73.0, 2: math.nan},
 }
 CELLS = [*SCORES, "never run"]
 
@@ -41,28 +42,39 @@ def test_verdicts():
     assert paired_difference({5: 1.0}, SCORES["API-Net"]) is None
 
 
-def test_mean_and_spread():
-    assert mean_and_sd(SCORES["API-Net"]) == "72.00 ± 2.00"
-    assert mean_and_sd(SCORES["one seed"]) == "75.00"
-    assert mean_and_sd({}) == "not run"
+def test_a_cell_by_hand():
+    apinet, _, _, alone, diverged, never = compare(CELLS, SCORES, "API-Net")
+    assert (apinet.mean, apinet.sd, apinet.diverged, apinet.verdict) == (72.0, 2.0, 0, "reference")
+    assert (alone.mean, alone.sd, alone.difference.mean) == (75.0, None, 3.0)
+    assert (diverged.mean, diverged.diverged, diverged.verdict) == (72.0, 1, "diverged")
+    assert (diverged.difference.mean, diverged.difference.pairs) == (1.0, 2)
+    assert (never.mean, never.difference, never.verdict) == (None, None, "not run")
+    assert compare(CELLS, SCORES, "never run")[0].verdict == "no reference"
 
 
 def test_tables_say_what_was_not_run():
-    lines = as_markdown(CELLS, SCORES, "API-Net").splitlines()
-    assert lines[2] == "| API-Net | 72.00 ± 2.00 | 3 |  |  | reference |"
-    assert lines[3] == "| softmax | 70.00 ± 1.00 | 3 | -2.00 | -4.48 to +0.48 | not resolved |"
-    assert lines[5] == "| one seed | 75.00 | 1 | +3.00 | one pair | not resolved |"
-    assert lines[6] == "| never run | not run | 0 |  |  | not run |"
-    assert (
-        as_markdown(CELLS, SCORES, "never run").splitlines()[3].endswith("|  |  | no reference |")
-    )
-    rows = list(csv.reader(io.StringIO(as_csv(CELLS, SCORES, "API-Net"))))
-    assert [row[0] for row in rows] == ["cell", *CELLS]
-    assert rows[2][4] == "-4.48 to +0.48"
+    table = compare(CELLS, SCORES, "API-Net")
+    lines = as_markdown(table, "test top-1").splitlines()
+    assert lines[0].startswith("| cell | test top-1, mean ± sd | n | pairs |")
+    assert lines[2] == "| API-Net | 72.00 ± 2.00 | 3 |  |  |  | reference |"
+    assert lines[3] == "| softmax | 70.00 ± 1.00 | 3 | 3 | -2.00 | -4.48 to +0.48 | not resolved |"
+    assert lines[5] == "| one seed | 75.00 | 1 | 1 | +3.00 | one pair | not resolved |"
+    assert lines[6].startswith("| one diverged | 72.00 ± 1.41 | 2, 1 diverged | 2 | +1.00 | +1.00")
+    assert lines[7] == "| never run | not run | 0 |  |  |  | not run |"
+    assert "noise between seeds alone" in " ".join(lines)
+
+
+def test_csv_has_numbers():
+    rows = list(csv.DictReader(io.StringIO(as_csv(compare(CELLS, SCORES, "API-Net")))))
+    assert [row["cell"] for row in rows] == CELLS
+    assert float(rows[1]["mean"]) == 70.0
+    assert float(rows[1]["low"]) == pytest.approx(-2 - 4.302653 / math.sqrt(3), abs=1e-4)
+    assert (rows[3]["sd"], rows[3]["low"], rows[3]["high"], rows[3]["pairs"]) == ("", "", "", "1")
+    assert (rows[4]["diverged"], rows[5]["mean"], rows[5]["n"]) == ("1", "", "0")
 
 
 def test_plot(tmp_path):
-    draw(CELLS, SCORES, "API-Net", tmp_path / "plot.png")
+    draw(compare(CELLS, SCORES, "API-Net"), "test top-1", tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as image:
         assert min(image.size) > 200
         assert len(image.convert("RGB").getcolors(100_000)) > 50

@@ -253,7 +253,7 @@ def test_loss_that_is_not_finite(photos, tmp_path):
     changes = {**SHORT, "optim__lr": 1e30, "optim__epochs": 2.0, "checkpoint__every": 0.5}
     workdir = tmp_path / "run"
     code, output = run_command(options(settings_for(photos, **changes), workdir))
-    assert code == 1, output
+    assert code == 3, output
     assert "Traceback" not in output
     found = re.search(r"error: Step (\d+) is not finite: (.*). The run was stopped. .*", output)
     step, terms = int(found[1]), found[2]

@@ -27,7 +27,7 @@ FLOORS = {
         "calibration",
     ),
     2: ("checkpoint",),
-    3: ("steps", "auto", "assemble", "run_record", "sweep_file"),
+    3: ("steps", "auto", "idle_settings", "assemble", "run_record", "sweep_file", "sweep_runs"),
     4: ("train", "evaluate", "loop", "report"),
     5: ("commands",),
     6: ("main", "__main__", "command_line"),

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import math
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -58,15 +60,24 @@ def sweep(path, folder, photos, *options):
 
 def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
     photos, folder = draw_photos(tmp_path / "photos", train=4, test=2), tmp_path / "sweep"
-    cells = {"default": {}, "softmax": {"method": "softmax"}, "too many": {"batch.classes": 6}}
+    cells = {
+        "default": {},
+        "softmax": {"method": "softmax"},
+        "too many": {"batch.classes": 6},
+        "too fast": {"optim.lr": 1e30, "optim.epochs": 2.0},
+    }
     path = sweep_file(tmp_path, cells)
     code, output = sweep(path, folder, photos)
     assert code == 1, output
     assert "FAILED: too many, seed 0: batch.classes = 6 asks for 6 classes" in output
+    assert re.search("DIVERGED: too fast, seed 0: .* (not|no longer) finite", output)
     table = (folder / "table.md").read_text()
-    assert table in output
+    assert table.rstrip() in output
+    assert "| too fast | diverged | 0, 1 diverged |  |  |  | diverged |" in table
     runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
-    assert [(run["cell"], run["seed"]) for run in runs] == [("default", 0), ("softmax", 0)]
+    assert [run["cell"] for run in runs] == ["default", "softmax", "too fast"]
+    assert [run["test"] is None for run in runs] == [False, False, True]
+    assert {run["dtype"] for run in runs} == {"float32"}
     (workdir,) = folder.glob("softmax-*/seed0")
     results = json.loads((workdir / "results.json").read_text())
     assert runs[1]["test"] == pytest.approx(100 * results["test"]["last"]["top1"], abs=1e-3)
@@ -79,9 +90,10 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
     assert code == 0, output
     assert "Not counted: default, seed 0, run under other settings." in output
     assert "| too many | not run | 0 |" in output
+    assert "| too fast | diverged |" in output
     assert "Run 1" not in output
 
-    code, output = sweep(path, folder, photos, "--only=default")
+    code, output = sweep(path, folder, photos, "--only=default", "--only=too fast")
     assert code == 0, output  # it begins anew, beside the run under other settings
     assert "Run 1 of 1: default, seed 0" in output
     workdirs = [path.parts[-3] for path in folder.glob("*/seed0/results.json")]
@@ -90,6 +102,10 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
         "default",
         "softmax",
     ]
+    code, output = sweep(path, folder, photos, "--only=too fast", "--retry")
+    assert code == 0, output
+    assert "Run 1 of 1: too fast, seed 0" in output
+    assert "DIVERGED" in output
 
 
 def test_a_signal_to_the_whole_group_saves_the_run_under_way(tmp_path):
@@ -113,13 +129,19 @@ def test_a_signal_to_the_whole_group_saves_the_run_under_way(tmp_path):
     assert json.loads((workdir / "run.json").read_text())["sessions"][1]["step"] == stopped
 
 
-ROW = {"cell": "default", "seed": 0, "test": 50.0, "settings": {}, "data": "a" * 16}
+ROW = {
+    **{"cell": "default", "seed": 0, "test": 50.0, "settings": {}, "data": "a" * 16},
+    **{"weights": "w", "dtype": "float32"},
+}
+
+
+CELLS = {"default": {}, "other": {"loss.rank_margin": 0.1}, "wide": {"data.crop_to_box": True}}
 
 
 def table_of(tmp_path, monkeypatch, *lines):
     """Makes the table from these lines of `runs.jsonl`; returns it."""
     monkeypatch.chdir(REPOSITORY)
-    path = sweep_file(tmp_path, {"default": {}, "other": {"loss.rank_margin": 0.1}}, seeds=(0, 1))
+    path = sweep_file(tmp_path, CELLS, seeds=(0, 1), base="configs/cub.py")
     rows = []
     for line in lines:
         if isinstance(line, dict):
@@ -145,11 +167,30 @@ def test_table_from_kept_runs(tmp_path, monkeypatch):
         {"cell": "other", "test": 40.0},
         {"cell": "other", "seed": 1, "settings": {"optim.lr": 1.0}},
     )
-    assert "| default | 51.00 ± 1.41 | 2 |  |  | reference |" in table
-    assert "| other | 40.00 | 1 | -10.00 | one pair | not resolved |" in table
+    assert "| default | 51.00 ± 1.41 | 2 |  |  |  | reference |" in table
+    assert "| other | 40.00 | 1 | 1 | -10.00 | one pair | not resolved |" in table
 
 
-@pytest.mark.parametrize("line", ['{"cell": "defau', "[1, 2]", '{"seed": 1}', "", '"text"'])
+def test_what_is_not_counted_says_why(tmp_path, monkeypatch, capsys):
+    row = {**ROW, "cell": "gone", "settings": {}}
+    table = table_of(tmp_path, monkeypatch, json.dumps(row), json.dumps(_without(ROW, "test")))
+    assert "| default | not run | 0 |" in table
+    output = capsys.readouterr().err
+    assert "Not counted: gone, seed 0, as there is no such cell any more." in output
+    assert "Not counted: default, seed 0, which has no test top-1." in output
+
+
+def _without(row, name):
+    return {key: value for key, value in row.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"cell": "defau', "[1, 2]", '{"seed": 1}', "", '"text"'),
+        *(json.dumps({**ROW, "test": score}) for score in ("50", math.nan, 101)),
+    ],
+)
 def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, monkeypatch, line):
     with pytest.raises(
         InputError, match=r"runs\.jsonl, line 2 is no run. Restore the file, or rem"
@@ -160,13 +201,36 @@ def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"data": "b" * 16}, "images"), ({"weights": "c" * 16}, "pretrained weights")],
+    [
+        ({"data": "b" * 16}, "images"),
+        ({"weights": "c" * 16}, "pretrained weights"),
+        ({"weights": None}, "pretrained weights"),
+        ({"dtype": "bfloat16"}, "compute type"),
+    ],
 )
-def test_runs_on_different_images_are_not_compared(tmp_path, monkeypatch, change, what):
+def test_runs_that_differ_in_more_than_their_cells_are_not_compared(
+    tmp_path, monkeypatch, change, what
+):
     with pytest.raises(InputError, match=f"The {what} of 'default', seed 0 .* 'other', seed 0"):
+        table_of(tmp_path, monkeypatch, {"cell": "default"}, {"cell": "other", **change})
+
+
+def test_seeds_for_which_the_program_chose_differently_are_not_averaged(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"The settings, .* of 'other', seed 0 .* 'other', seed 1"):
         table_of(
-            tmp_path, monkeypatch, {"cell": "default", "weights": "w"}, {"cell": "other", **change}
+            tmp_path,
+            monkeypatch,
+            {"cell": "default", "config": "1"},
+            {"cell": "other", "config": "2"},
+            {"cell": "other", "config": "3", "seed": 1},
         )
+
+
+def test_cells_may_differ_in_what_they_set(tmp_path, monkeypatch):
+    table = table_of(
+        tmp_path, monkeypatch, {"cell": "default"}, {"cell": "wide", "data": "b" * 16, "test": 60.0}
+    )
+    assert "| wide | 60.00 | 1 | 1 | +10.00 |" in table
 
 
 def test_no_folder_to_make_a_table_of(tmp_path, monkeypatch):
@@ -236,6 +300,15 @@ def test_every_sweep_of_the_project_can_be_run(path, monkeypatch):
         ({"default": {"data.crop": None}}, {}, [], "sets data.crop to None; leave out"),
         ({"default": {}}, {"metric": "val"}, [], "metric 'val' of .*: valid are test, validation"),
         ({"default": {}}, {"seeds": (0, 0)}, [], "cell 'default', seed 0 twice"),
+        ({"default": {}}, {"seeds": 3}, [], "has the seeds 3: whole numbers from 0 on"),
+        ({"default": {}}, {"seeds": (0, -1)}, [], "has the seeds .*-1.*: whole numbers"),
+        ({"default": {}}, {"more_seeds": {"default": ("1",)}}, [], "has the seeds .*'1'"),
+        (
+            {"default": {}, "fast": {"optim.lr": 0.1}},
+            {},
+            ["optim.lr=0.5"],
+            "--set optim.lr: cell 'fast' of .* sets it too",
+        ),
         ({"default": {}}, {"more_seeds": {"none": (2,)}}, [], "more_seeds 'none' of .* is none of"),
     ],
 )

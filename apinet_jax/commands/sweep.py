@@ -7,6 +7,7 @@ Examples:
 
 Every run is a `python -m apinet_jax.main` of its own, so the same command goes on where it was
 interrupted: finished runs are kept in FOLDER/runs.jsonl and skipped, an unfinished one continues.
+A run that diverged is kept as such, and its cell is not compared.
 The table (Markdown and CSV) and the plot are written anew after every run; what was not run says
 so. A sweep file is Python, like a configuration: run only files that you trust.
 """
@@ -19,18 +20,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from apinet_jax.comparison import as_csv, as_markdown, draw
-from apinet_jax.errors import InputError, Interrupted, RunError
+from apinet_jax.errors import DivergedError, InputError, Interrupted, RunError
 from apinet_jax.signals import stop_requests
-from apinet_jax.sweep_file import Metric, Sweep, read_sweep
-from apinet_jax.writer import read_rows, result, say, write_atomically
+from apinet_jax.sweep_file import Sweep, read_sweep
+from apinet_jax.sweep_runs import TABLE, check_alike, finished_row, keep, read_runs, write_table
+from apinet_jax.writer import result, say
 
-Runs = dict[tuple[str, int], dict[str, Any]]
-"""A row of `runs.jsonl` for each cell and seed that was run."""
-
-_ROW = {"cell": str, "seed": int, "settings": dict, "data": str}
 _POLL = 0.2  # seconds between two looks at a run and at the signals
 
 
@@ -47,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a setting of all runs, for instance data.dir=PHOTOS",
     )
     parser.add_argument("--only", action="append", metavar="CELL", help="run these cells alone")
+    parser.add_argument("--retry", action="store_true", help="run those again that diverged")
     parser.add_argument("--table", action="store_true", help="run nothing, write the table")
 
 
@@ -68,7 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.table and not results.is_dir():
         raise InputError(f"There is no folder {results} to make a table of.")
     results.mkdir(parents=True, exist_ok=True)
-    done = _finished(results / "runs.jsonl", sweep)
+    done = read_runs(results, sweep)
+    if arguments.retry:
+        done = {one: row for one, row in done.items() if "diverged" not in row}
     wanted = [
         one
         for one in sweep.runs()
@@ -84,18 +83,19 @@ def run(arguments: argparse.Namespace) -> None:
             say(f"Run {index + 1} of {len(wanted)}: {cell}, seed {seed}{eta}")
             workdir = _workdir(arguments.folder, sweep, cell, seed)
             try:
-                _train(sweep, cell, seed, workdir, check_signals)
-                row = _row(sweep, cell, seed, workdir)
+                if diverged := _train(sweep, cell, seed, workdir, check_signals):
+                    say(f"DIVERGED: {cell}, seed {seed}: {diverged} ({workdir / 'log.txt'})")
+                row = finished_row(sweep, cell, seed, workdir, diverged)
             except RunError as error:
                 failed.append(f"{cell}, seed {seed}: {error} ({workdir / 'log.txt'})")
                 say(f"FAILED: {failed[-1]}")
                 continue
-            _check_alike({**done, (cell, seed): row}, results)
             done[cell, seed] = row
-            _keep(results / "runs.jsonl", row)
-            _write_table(results, sweep, done)
-    _write_table(results, sweep, done)
-    result([(results / "table.md").read_text().rstrip()])
+            keep(results, row)
+            check_alike(done, sweep, results)
+            write_table(results, sweep, done)
+    write_table(results, sweep, done)
+    result([(results / TABLE).read_text().rstrip()])
     if failed:
         raise RunError(f"{len(failed)} run(s) failed:\n" + "\n".join(f"  {f}" for f in failed))
 
@@ -109,11 +109,14 @@ def _workdir(folder: Path, sweep: Sweep, cell: str, seed: int) -> Path:
 
 def _train(
     sweep: Sweep, cell: str, seed: int, workdir: Path, check_signals: Callable[[], None]
-) -> None:
+) -> str | None:
     """Trains, or goes on with, one run, in a process of its own.
 
+    Returns:
+        The message of a run that ended because a number was not finite any more.
+
     Raises:
-        RunError: Why it failed.
+        RunError: If it failed otherwise, with the reason.
         Interrupted: After SIGTERM or Ctrl-C.
     """
     workdir.mkdir(parents=True, exist_ok=True)
@@ -145,12 +148,15 @@ def _train(
                 process.wait()
     code = process.returncode
     if code == 0:
-        return
+        return None
     if stopped:
         saved = "has saved its state" if code > 0 else "had nothing to save yet"
         say(f"The run under way {saved}. The same command goes on.")
         raise stopped
-    raise RunError(_reason(workdir / "log.txt", start, code))
+    reason = _reason(workdir / "log.txt", start, code)
+    if code == DivergedError.exit_code:
+        return reason
+    raise RunError(reason)
 
 
 def _reason(log: Path, start: int, code: int) -> str:
@@ -162,95 +168,3 @@ def _reason(log: Path, start: int, code: int) -> str:
     if code < 0:
         return f"killed by signal {-code}" + (", for want of memory perhaps" if code == -9 else "")
     return f"exit code {code}"
-
-
-def _row(sweep: Sweep, cell: str, seed: int, workdir: Path) -> dict[str, Any]:
-    """What is kept of a finished run."""
-    record = json.loads((workdir / "run.json").read_text())
-    rows = read_rows(workdir / "metrics.jsonl")
-    return {
-        "cell": cell,
-        "seed": seed,
-        sweep.metric: round(_score(workdir, rows, sweep.metric), 4),
-        "settings": sweep.identity(cell),
-        "steps": sum(row["kind"] == "train" for row in rows),
-        "data": record["data_fingerprint"][:16],
-        "weights": record["pretrained"] and record["pretrained"]["sha256"][:16],
-        "commit": record["sessions"][-1]["commit"],
-    }
-
-
-def _score(workdir: Path, rows: list[dict[str, Any]], metric: Metric) -> float:
-    """Accuracy of the last epoch, in percent."""
-    if metric == "test":
-        report = json.loads((workdir / "results.json").read_text())
-        if "test" not in report:
-            raise RunError("the data have no test images")
-        return 100 * report["test"]["last"]["top1"]
-    validation = [row["top1"] for row in rows if row["kind"] == "validation"]
-    if not validation:
-        raise RunError("no images are held out: set data.val_fraction")
-    return 100 * validation[-1]
-
-
-def _keep(path: Path, row: dict[str, Any]) -> None:
-    """Appends a finished run to what is known."""
-    before = path.read_text() if path.exists() else ""
-    if before and not before.endswith("\n"):
-        before += "\n"
-    write_atomically(path, before + json.dumps(row) + "\n")
-
-
-def _finished(path: Path, sweep: Sweep) -> Runs:
-    """The runs that are done under the settings of today.
-
-    Raises:
-        InputError: If a line of the file is no run, or runs were made on different images.
-    """
-    done: Runs = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
-        try:
-            row = json.loads(line)
-            if not all(isinstance(row[name], kind) for name, kind in _ROW.items()):
-                raise ValueError
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}, line {number} is no run. Restore the file, or remove the line: that run "
-                "is then made again."
-            ) from error
-        cell, seed = row["cell"], row["seed"]
-        known = cell in sweep.cells and sweep.metric in row
-        # JSON has neither tuples nor the difference of 1 and 1.0.
-        if known and row["settings"] == json.loads(json.dumps(sweep.identity(cell))):
-            done[cell, seed] = row
-        else:
-            say(f"Not counted: {cell}, seed {seed}, run under other settings.")
-    _check_alike(done, path.parent)
-    return done
-
-
-def _check_alike(done: Runs, results: Path) -> None:
-    """Refuses to compare runs on different images, or from different weights."""
-    for what, name in (("images", "data"), ("pretrained weights", "weights")):
-        found: dict[str, tuple[str, int]] = {}
-        for run, row in done.items():
-            if row.get(name):
-                found.setdefault(row[name], run)
-        if len(found) > 1:
-            (cell, seed), (other, other_seed), *_ = found.values()
-            raise InputError(
-                f"The {what} of '{cell}', seed {seed} in {results / 'runs.jsonl'} are not those of "
-                f"'{other}', seed {other_seed}: the two cannot be compared. Give each its own "
-                "--folder."
-            )
-
-
-def _write_table(results: Path, sweep: Sweep, done: Runs) -> None:
-    scores: dict[str, dict[int, float]] = {cell: {} for cell in sweep.cells}
-    for (cell, seed), row in done.items():
-        scores[cell][seed] = row[sweep.metric]
-    what = list(sweep.cells), scores, sweep.reference
-    write_atomically(results / "table.md", as_markdown(*what))
-    write_atomically(results / "table.csv", as_csv(*what))
-    if done:
-        draw(*what, results / "plot.png")
