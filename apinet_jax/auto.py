@@ -11,9 +11,10 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int
 
-from apinet_jax.config import PRESETS, default_config, flatten
+from apinet_jax.config import flatten
+from apinet_jax.idle_settings import idle_settings
 from apinet_jax.memory import human
-from apinet_jax.models import trunk_spec, variable_shapes
+from apinet_jax.models import trunk_spec
 from apinet_jax.models.hub import Pretrained, find_pretrained
 from apinet_jax.models.recognise import check_weights
 from apinet_jax.sizing import (
@@ -59,7 +60,8 @@ def choose(
             whatever the device is now.
 
     Returns:
-        The completed configuration, and one line for each choice.
+        The completed configuration, and a line for each choice, each warning and each setting that
+        has no effect.
     """
     config = ml_collections.ConfigDict(config.to_dict(preserve_field_references=False))
     if config.model.pretrained:
@@ -113,14 +115,7 @@ def choose(
         float(round(share)) if pretrained else 0.0,
         "the paper's share of the epochs" if pretrained else "a trunk without weights must learn",
     )
-    if not pretrained and config.data.name != "birds":  # drawn to be learnt from scratch
-        lines.append(_WARNING)
-        if config.optim.frozen_epochs:
-            lines.append(
-                f"WARNING: that noise stands still for {config.optim.frozen_epochs:g} epochs; "
-                "--config.optim.frozen_epochs=0 lets it learn from the start."
-            )
-    return config, lines + _idle_settings(config)
+    return config, lines + _warnings(config) + idle_settings(config)
 
 
 def _fill_sizes(
@@ -207,49 +202,27 @@ def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:
     return 0.1, "a trunk without weights has further to go than the authors' 0.01 takes it"
 
 
-def _idle_settings(config: ml_collections.ConfigDict) -> list[str]:
-    """One line for each setting that was changed and, beside the others, changes nothing."""
-    flat = flatten(config)
-    presets = [flatten(default_config(preset)) for preset in PRESETS]
-    mlp = ("model.mutual_activation", "model.hidden")
-    ranking = ("loss.rank_weight", "loss.rank_margin")
-    pairs = ("pairs.distance", "pairs.choice", "pairs.kinds")
-    softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
-    groups: list[tuple[bool, tuple[str, ...], str]] = [
-        (
-            softmax,
-            ("model.mutual", "model.gates", "model.interaction", *mlp, *ranking, *pairs),
-            "softmax has no pairs",
-        ),
-        (not softmax and alone, ("model.mutual", *mlp), "these gates need no mutual vector"),
-        (
-            not softmax and not alone and flat["model.mutual"] != "mlp",
-            mlp,
-            "the mutual vector does not come from the MLP",
-        ),
-        (
-            not softmax and flat["model.interaction"] != "both",
-            ranking,
-            "the ranking compares the self features with the others, and one of them is left out",
-        ),
-        (
-            not softmax and flat["pairs.choice"] == "random",
-            ("pairs.distance",),
-            "random partners are not compared",
-        ),
-        (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
-        (
-            flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,
-            ("optim.nesterov",),
-            "there is no momentum",
-        ),
-    ]
-    if flat["model.batch_norm"] == "per_device":
-        none = "batch_stats" not in variable_shapes(flat["model.trunk"])
-        groups.append((none, ("model.batch_norm",), "the trunk has no BatchNorm"))
-    return [
-        f"{field} = {flat[field]} has no effect: {why}"
-        for holds, fields, why in groups
-        for field in fields
-        if holds and all(flat[field] != preset[field] for preset in presets)
-    ]
+def _warnings(config: ml_collections.ConfigDict) -> list[str]:
+    """One line for each setting that is allowed and seldom meant."""
+    pretrained, optim, lines = config.model.pretrained, config.optim, []
+    noise = not pretrained and config.data.name != "birds"  # drawn to be learnt from scratch
+    if noise:
+        lines.append(_WARNING)
+    if optim.frozen_epochs >= optim.epochs:
+        lines.append(
+            f"WARNING: optim.frozen_epochs = {optim.frozen_epochs:g} of optim.epochs = "
+            f"{optim.epochs:g}: the trunk stands still for the whole run, and only the head "
+            "learns; --config.optim.frozen_epochs=0 lets the trunk learn from the start."
+        )
+    elif noise and optim.frozen_epochs:
+        lines.append(
+            f"WARNING: that noise stands still for {optim.frozen_epochs:g} epochs; "
+            "--config.optim.frozen_epochs=0 lets it learn from the start."
+        )
+    rate, why = _rate(config.model.trunk, pretrained, optim.rule)
+    if optim.rule == "adamw" and optim.lr > 10 * rate:
+        lines.append(
+            f"WARNING: optim.lr = {optim.lr:g} is far above the {rate:g} that would be chosen with "
+            f"optim.rule = adamw: {why}; set --config.optim.lr={rate:g}."
+        )
+    return lines

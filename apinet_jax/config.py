@@ -78,6 +78,10 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ),
 )
 
+# What is asked of the mean and the standard deviation of pixels in [0, 1], for each colour: the
+# demand in words, the least value; the largest is 1.
+STATISTICS = {"mean": ("from 0 to 1", 0.0), "std": ("above 0 and at most 1", 1e-9)}
+
 # Fields that may differ between the runs that share a workdir: they change where things lie and
 # how fast they come, not what is computed. The data and the weights themselves are compared by
 # their hashes.
@@ -160,7 +164,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "head_lr_factor": 1.0,
                 "momentum": 0.9,
                 "nesterov": False,
-                "weight_decay": 5e-4,
+                "weight_decay": 5e-4,  # AdamW decouples it from the gradient: 0.05 is usual there
                 "decay_bn_bias": True,
                 "epochs": 100.0,
                 "warmup_epochs": 0.0,
@@ -225,12 +229,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         if values[name] is not None and not holds(values[name])
     ]
     wrong += [
-        f"{name} = {values[name]}: must be three numbers {demand}, as in (0.485, 0.456, 0.406)"
-        for name, demand, least in (
-            ("model.mean", "from 0 on", 0.0),
-            ("model.std", "above 0", 1e-9),
-        )
-        if values[name] is not None and not _three_numbers(values[name], least)
+        f"model.{name} = {given}: must be three numbers {demand}, of pixels divided by 255, as in "
+        "(0.485, 0.456, 0.406)"
+        for name, (demand, least) in STATISTICS.items()
+        if (given := values[f"model.{name}"]) is not None and not of_pixels(given, least)
     ]
     crop, resize = values["data.crop"], values["data.resize"]
     if crop is not None and resize is not None and crop > resize:
@@ -248,8 +250,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
 
 
-def _three_numbers(values: Sequence[Any], least: float) -> bool:
-    return len(values) == 3 and all(isinstance(x, int | float) and x >= least for x in values)
+def of_pixels(values: Sequence[Any], least: float) -> bool:
+    """Whether these are three numbers from `least` to 1, as statistics of pixels are."""
+    return len(values) == 3 and all(isinstance(x, int | float) and least <= x <= 1 for x in values)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:

@@ -1,7 +1,8 @@
 """NABirds, 23,929 training images of 555 classes: the recipe and hardware of configs/cub.py.
 
 python -m apinet_jax.main --config configs/nabirds.py --config.data.manual_dir=FOLDER \
-    --config.model.pretrained=timm:resnet101.tv_in1k --workdir=runs/nabirds
+    --config.model.trunk=densenet161 --config.model.pretrained=timm:densenet161.tv_in1k \
+    --workdir=runs/nabirds
 
 FOLDER holds nabirds.tar.gz, which is handed out at https://dl.allaboutbirds.org/nabirds, or the
 unpacked nabirds. Expected: the paper reports 88.1 % with DenseNet-161; not run by this project.

@@ -207,9 +207,18 @@ def test_rate_suits_trunk_and_rule(fields, rate):
         ({"model__mutual": "sum", "model__hidden": 64}, ["model.hidden"]),
         ({"model__interaction": "self", "loss__rank_margin": 0.2}, ["loss.rank_margin"]),
         ({"pairs__choice": "random", "pairs__distance": "euclidean"}, []),  # the paper's preset
+        ({"loss__rank_weight": 0.0, "loss__rank_margin": 0.2}, ["loss.rank_margin"]),
+        ({"loss__rank_weight": 0.5, "loss__rank_margin": 0.2}, []),
+        ({"method": "softmax", "batch__tail": "carry"}, ["batch.tail"]),
+        ({"batch__tail": "carry"}, []),
         ({"data__min_area": 0.5}, ["data.min_area"]),
         ({"data__min_area": 0.5, "data__augmentation": "random_resized"}, []),
         ({"optim__nesterov": True, "optim__momentum": 0.0}, ["optim.nesterov"]),
+        (
+            {"optim__decay_bn_bias": False, "optim__weight_decay": 0.0},
+            ["optim.decay_bn_bias"],
+        ),
+        ({"optim__decay_bn_bias": False}, []),
         (
             {"model__trunk": "squeezenet1_1", "model__batch_norm": "per_device"},
             ["model.batch_norm"],
@@ -221,6 +230,33 @@ def test_settings_without_effect_are_told(fields, idle):
     _, lines = completed(open_config(**fields))
     told = [line.split(" = ")[0] for line in lines if "has no effect: " in line]
     assert told == idle
+
+
+@pytest.mark.parametrize(
+    ("epochs", "frozen", "told"),
+    [
+        (5.0, 8.0, ["frozen_epochs = 8 of optim.epochs = 5", "only the head learns"]),
+        (8.0, 8.0, ["frozen_epochs = 8 of optim.epochs = 8", "only the head learns"]),
+        (9.0, 8.0, ["that noise stands still for 8 epochs"]),
+    ],
+)
+def test_a_trunk_that_stands_still_is_told(epochs, frozen, told):
+    _, lines = completed(open_config(optim__epochs=epochs, optim__frozen_epochs=frozen))
+    (line,) = [line for line in lines if "stands still" in line]
+    assert line.startswith("WARNING: ")
+    assert "--config.optim.frozen_epochs=0" in line
+    assert [part for part in told if part not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "lr", "told"),
+    [("adamw", 0.011, True), ("adamw", 0.009, False), ("sgd", 1.0, False), ("adamw", None, False)],
+)
+def test_a_rate_of_sgd_with_adamw_is_told(rule, lr, told):
+    _, lines = completed(open_config(optim__rule=rule, optim__lr=lr))
+    found = [line for line in lines if line.startswith("WARNING: optim.lr = ")]
+    assert len(found) == told
+    assert all(line.endswith("set --config.optim.lr=0.001.") for line in found)
 
 
 def test_a_large_set_is_not_cached():
@@ -251,3 +287,7 @@ def test_trunk_is_read_off_the_weights(tmp_path):
     config, _ = completed(open_config(model__pretrained=str(tmp_path / "w.safetensors")))
     assert config.model.trunk == "resnet18"
     assert (config.optim.lr, config.optim.frozen_epochs) == (0.01, 8)
+    config.optim.rule = "adamw"
+    _, lines = completed(config)
+    (line,) = [line for line in lines if line.startswith("WARNING")]
+    assert line.startswith("WARNING: optim.lr = 0.01 is far above the 0.0001 that would be chosen")

@@ -157,6 +157,13 @@ def test_folder_of_a_class_each(tmp_path, above):
         open_dataset("cars", manual_dir=tmp_path / "manual", crop_to_box=True)
 
 
+def test_folder_of_a_class_each_too_deep(tmp_path):
+    put_files(tmp_path / "manual", {f"train/train/{name}/1.jpg": jpeg(1) for name in ("a", "b")})
+    told = r"only one class, 'train', .*set --config\.data\.manual_dir to .* holds train/<class>/"
+    with pytest.raises(InputError, match=told):
+        open_dataset("cars", manual_dir=tmp_path / "manual")
+
+
 @pytest.mark.parametrize("layout", ["manual", "one_list"])
 def test_boxes(layout, request):
     folder = request.getfixturevalue(layout)

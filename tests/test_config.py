@@ -125,6 +125,10 @@ def test_presets_differ_where_paper_and_code_do():
         ("optim.epochs", 0.0, "above 0"),
         ("batch.images", 0, "at least 1"),
         ("data.workers", -1, "at least 0"),
+        ("model.mean", (123.0, 116.0, 103.0), "from 0 to 1, of pixels divided by 255"),
+        ("model.mean", (-0.1, 0.5, 0.5), "three numbers from 0 to 1"),
+        ("model.std", (58.0, 57.0, 57.0), "three numbers above 0 and at most 1"),
+        ("model.std", (0.0, 0.2, 0.2), "three numbers above 0 and at most 1"),
         ("optim.warmup_epochs", 100.0, "leaves nothing of optim.epochs = 100"),
     ],
 )

@@ -68,12 +68,12 @@ def run(arguments: argparse.Namespace) -> None:
         RunError: If a download or the disk fails.
     """
     name, photos = arguments.dataset, arguments.photos
-    if (name == "folder") != (photos is not None):
-        raise InputError(
-            "Name the folder of photos: prepare folder PHOTOS."
-            if photos is None
-            else f"{name} takes no folder of photos: name that of its archives with --manual-dir."
-        )
+    drawn = name == "birds"
+    if name == "folder" and photos is None:
+        raise InputError("Name the folder of photos: prepare folder PHOTOS.")
+    if name != "folder" and photos is not None:
+        instead = "leave it out" if drawn else "name that of its archives with --manual-dir"
+        raise InputError(f"{name} takes no folder of photos: {instead}.")
     if photos is not None and arguments.data_dir is not None:
         raise InputError(
             "The records of a folder go to TFDS_DATA_DIR: set that variable instead of --data-dir."
@@ -83,8 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"There is no folder {sheet.parent} for the contact sheet.")
     if sheet.is_dir():
         raise InputError(f"{sheet} is a folder. Name the file of the contact sheet: --sheet=x.png.")
-    if photos is not None and arguments.manual_dir is not None:
-        raise InputError("--manual-dir has no effect on a folder of photos. Leave it out.")
+    if (photos is not None or drawn) and arguments.manual_dir is not None:
+        what = "the drawn birds" if drawn else "a folder of photos"
+        raise InputError(f"--manual-dir has no effect on {what}. Leave it out.")
+    if drawn and arguments.skip_unreadable:
+        raise InputError("--skip-unreadable has no effect on the drawn birds. Leave it out.")
     dataset = open_dataset(
         name,
         photos or arguments.data_dir,

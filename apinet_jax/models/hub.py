@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apinet_jax.config import STATISTICS, of_pixels
 from apinet_jax.errors import InputError
 
 HUB = "timm:"
@@ -168,10 +169,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
         about = config.get("pretrained_cfg") or config  # older ones are flat
-        mean, std = (
-            None if about.get(name) is None else tuple(float(x) for x in about[name])
-            for name in ("mean", "std")
-        )
+        statistics = {
+            name: None if about.get(name) is None else tuple(float(x) for x in about[name])
+            for name in STATISTICS
+        }
         size = about.get("input_size")
         size = None if size is None else int(size[-1])
         architecture = config.get("architecture")
@@ -183,11 +184,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a configuration of timm's ({error}). {_REPAIR}") from error
     except (OverflowError, RecursionError) as error:
         raise InputError(f"{path} is not a configuration of timm's. {_REPAIR}") from error
-    for name, values, least in ("mean", mean, 0.0), ("std", std, 1e-9):
-        if values is None:
-            continue
-        if len(values) != 3 or not all(least <= x <= 1 for x in values):
-            raise InputError(
-                f"{path} has {name} = {values}, not three of colours between 0 and 1. {_REPAIR}"
-            )
-    return {"mean": mean, "std": std, "size": size, "architecture": architecture}
+    for name, (demand, least) in STATISTICS.items():
+        values = statistics[name]
+        if values is not None and not of_pixels(values, least):
+            raise InputError(f"{path} has {name} = {values}, not three numbers {demand}. {_REPAIR}")
+    return {**statistics, "size": size, "architecture": architecture}

@@ -79,11 +79,12 @@ def prepare(folder: Path, root: Path, skip_unreadable: bool) -> Folder:
     )
 
 
-def find_images(folder: Path) -> Scan:
+def find_images(folder: Path, option: str = "--config.data.dir") -> Scan:
     """Finds the images of a folder, reading none; warns of those in folders of no split.
 
     Args:
         folder: The user's folder.
+        option: What it was named with, for messages.
 
     Returns:
         The images.
@@ -93,7 +94,7 @@ def find_images(folder: Path) -> Scan:
     """
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
-        raise InputError(f"The image folder {folder} {state}. Check --config.data.dir.")
+        raise InputError(f"The image folder {folder} {state}. Check {option}.")
     files = [item for item in walk_files(folder) if _is_image(item[0])]
     splits = _split_folders(folder)
     found = [
@@ -103,7 +104,7 @@ def find_images(folder: Path) -> Scan:
         if file_name.startswith(below)
         and len(parts := file_name.removeprefix(below).split("/")) > 1
     ]
-    _check_classes(folder, splits, found)
+    _check_classes(folder, splits, found, option)
     _warn_of_unused(folder, splits, (file_name for file_name, _ in files))
     class_names = sorted({image.class_name for image in found if image.split == "train"})
     label_of = {name: label for label, name in enumerate(class_names)}
@@ -155,7 +156,7 @@ def _split_folders(folder: Path) -> dict[str, str]:
     return {"train": "train/"}
 
 
-def _check_classes(folder: Path, splits: dict[str, str], found: list[Found]) -> None:
+def _check_classes(folder: Path, splits: dict[str, str], found: list[Found], option: str) -> None:
     """Raises one clear error where a folder cannot be trained on."""
     train = folder / splits["train"]
     folders = sorted(
@@ -175,9 +176,10 @@ def _check_classes(folder: Path, splits: dict[str, str], found: list[Found]) -> 
             f"{quoted(empty)}. Add images or remove the folder."
         )
     if len(folders) == 1:
+        what = "train/<class>/" if splits["train"] else "them"
         raise InputError(
             f"There is only one class, {folders[0]!r}, in {train}; at least two are needed. If the "
-            "class folders lie deeper, set --config.data.dir to the folder that holds them."
+            f"class folders lie deeper, set {option} to the folder that holds {what}."
         )
     for split, below in splits.items():
         there = {image.class_name for image in found if image.split == split}

@@ -1,0 +1,67 @@
+"""Which settings change nothing beside the others: whoever sets one expects that it does."""
+
+import ml_collections
+
+from apinet_jax.config import PRESETS, default_config, flatten
+from apinet_jax.models import variable_shapes
+
+
+def idle_settings(config: ml_collections.ConfigDict) -> list[str]:
+    """Tells which settings have no effect on training.
+
+    Values of a preset are not told, as nobody need have set them. So fields whose values the
+    presets exhaust, as `pairs.distance`, are not listed here.
+
+    Args:
+        config: The completed configuration.
+
+    Returns:
+        A line, with the reason, for each of them.
+    """
+    flat = flatten(config)
+    presets = [flatten(default_config(preset)) for preset in PRESETS]
+    ranking = ("loss.rank_weight", "loss.rank_margin")
+    pairs = ("pairs.choice", "pairs.kinds")
+    model = ("model.mutual", "model.gates", "model.interaction", "model.hidden")
+    softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
+    both = flat["model.interaction"] == "both"
+    groups: list[tuple[bool, tuple[str, ...], str]] = [
+        (softmax, (*model, *ranking, *pairs), "softmax has no pairs"),
+        (softmax, ("batch.tail",), "softmax draws its batches from all images alike"),
+        (
+            not softmax and alone,
+            ("model.mutual", "model.hidden"),
+            "these gates need no mutual vector",
+        ),
+        (
+            not softmax and not alone and flat["model.mutual"] != "mlp",
+            ("model.hidden",),
+            "the mutual vector does not come from the MLP",
+        ),
+        (
+            not softmax and not both,
+            ranking,
+            "the ranking compares the self features with the others, and one of them is left out",
+        ),
+        (
+            not softmax and both and flat["loss.rank_weight"] == 0,
+            ("loss.rank_margin",),
+            "the ranking has no weight",
+        ),
+        (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
+        (
+            flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,
+            ("optim.nesterov",),
+            "there is no momentum",
+        ),
+        (flat["optim.weight_decay"] == 0, ("optim.decay_bn_bias",), "there is no decay"),
+    ]
+    if flat["model.batch_norm"] == "per_device":
+        none = "batch_stats" not in variable_shapes(flat["model.trunk"])
+        groups.append((none, ("model.batch_norm",), "the trunk has no BatchNorm"))
+    return [
+        f"{field} = {flat[field]} has no effect: {why}"
+        for holds, fields, why in groups
+        for field in fields
+        if holds and all(flat[field] != preset[field] for preset in presets)
+    ]
