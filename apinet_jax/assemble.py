@@ -24,7 +24,8 @@ from apinet_jax.mesh import host_rows, replicated, sharded_by_batch
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.apinet import APINet
 from apinet_jax.models.hub import find_pretrained
-from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
+from apinet_jax.models.pretrained import load_torch_tensors
+from apinet_jax.models.recognise import read_weights
 from apinet_jax.optim import TRUNK, cosine_schedule, make_optimizer
 from apinet_jax.steps import Objective, Preprocess, Stage, init_state, make_train_step
 
@@ -279,15 +280,11 @@ def with_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainSta
         InputError: If there are no such weights, or they are not of this trunk; the message lists
             what differs.
     """
-    path = find_pretrained(str(name)).path
-    tensors = read_safetensors(path)
+    tensors = read_weights(find_pretrained(str(name)).path, trunk)
     inside = {"params": state.params[TRUNK]}
     if TRUNK in state.batch_stats:
         inside["batch_stats"] = state.batch_stats[TRUNK]
-    try:
-        loaded = load_torch_tensors(tensors, inside, trunk_spec(trunk).classifier_prefixes)
-    except InputError as error:
-        raise InputError(f"{path} does not fit model.trunk = {trunk}: {error}") from error
+    loaded = load_torch_tensors(tensors, inside, trunk_spec(trunk).classifier_prefixes)
     params = {**state.params, TRUNK: loaded["params"]}
     batch_stats = dict(state.batch_stats)
     if "batch_stats" in loaded:

@@ -1,5 +1,6 @@
 """Weights cross between PyTorch's world and this one with every bit, and give the same logits."""
 
+import json
 import pickle
 import sys
 from functools import partial
@@ -20,11 +21,15 @@ from apinet_jax.assemble import make_network
 from apinet_jax.checkpoint import Checkpoints, load_weights
 from apinet_jax.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
+from apinet_jax.models import variable_shapes
 from apinet_jax.models.hub import find_pretrained
 from apinet_jax.models.layers import normalise
-from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.models.pretrained import torch_shapes
 
 CLASSES, HIDDEN, WIDTH = 4, 16, 128
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.125)
+IMAGES = {"mean": MEAN, "std": STD, "input_size": [3, 288, 288]}
+DESCRIPTION = json.dumps({"architecture": "resnet10t", "pretrained_cfg": IMAGES})
 CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
 
 
@@ -34,11 +39,8 @@ def convert(*words):
 
 def trunk_tensors(trunk="resnet10_w16"):
     """A state dict of torchvision's, without classifier and counters."""
-    config = config_for("", model__trunk=trunk, model__dtype="float32", method="softmax")
-    shapes = network_shapes(make_network(config, 1)[0])
-    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    inside = {kind: tree["trunk"] for kind, tree in blank.items() if "trunk" in tree}
-    return {name: named_tensor(name, t.shape) for name, t in to_torch_tensors(inside).items()}
+    shapes = torch_shapes(variable_shapes(trunk))
+    return {name: named_tensor(name, shape) for name, shape in shapes.items()}
 
 
 def network_shapes(model):
@@ -161,6 +163,58 @@ def test_statistics_lie_where_they_are_looked_for_and_replace_nothing(name, besi
     assert (tmp_path / "out" / beside).read_text() == "precious"
     convert(run, tmp_path / "new" / name, "--to=torchvision")
     assert find_pretrained(str(tmp_path / "new" / name)).mean == (0.5, 0.4, 0.3)
+
+
+def test_statistics_of_the_authors_program_are_told_where_a_run_has_others(tmp_path, capsys):
+    run = save_run(tmp_path / "imagenet")
+    convert(run, tmp_path / "imagenet.safetensors", "--to=authors")
+    assert "WARNING" not in capsys.readouterr().err
+    run = save_run(tmp_path / "run", model__mean=MEAN)
+    convert(run, tmp_path / "run.safetensors", "--to=authors")
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in told if "WARNING" in line] == told[-1:]
+    assert "by mean (0.5, 0.4, 0.3) and std (0.229, 0.224, 0.225)" in told[-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "beside"),
+    [
+        ("t.safetensors", "t.json"),
+        ("model.safetensors", "config.json"),
+        ("t.pth", "t.json"),
+        ("pytorch_model.bin", "config.json"),
+    ],
+)
+def test_configuration_beside_a_file_goes_along(source, beside, torch, tmp_path):
+    path = tmp_path / source
+    if path.suffix == ".safetensors":
+        save_file(trunk_tensors(), path)
+    else:
+        torch.save({name: Tensor(tensor) for name, tensor in trunk_tensors().items()}, path)
+    convert(path, tmp_path / "bare.safetensors")
+    assert not (tmp_path / "bare.json").exists()
+    (tmp_path / beside).write_text(DESCRIPTION)
+    convert(path, tmp_path / "new/birds.safetensors")
+    found = find_pretrained(str(tmp_path / "new/birds.safetensors"))
+    assert found[2:] == (MEAN, STD, 288, "resnet10t")
+    (tmp_path / beside).write_text("[]")
+    with pytest.raises(InputError, match=f"{beside} is not a configuration of timm's"):
+        convert(path, tmp_path / "refused.safetensors")
+
+
+def test_configuration_serves_a_file_and_what_is_made_of_it(torch, tmp_path):
+    torch.save({k: Tensor(t) for k, t in trunk_tensors().items()}, tmp_path / "t.pth")
+    (tmp_path / "t.json").write_text(DESCRIPTION)
+    convert(tmp_path / "t.pth", tmp_path / "t.safetensors")
+    assert find_pretrained(str(tmp_path / "t.safetensors")).mean == MEAN
+    assert (tmp_path / "t.json").read_text() == DESCRIPTION
+
+
+def test_statistics_beside_a_whole_network_are_those_of_its_run(authors_file, tmp_path):
+    authors_file.with_suffix(".json").write_text(DESCRIPTION)
+    convert(authors_file, tmp_path / "run")
+    model = load_weights(tmp_path / "run").metadata["config"]["model"]
+    assert (tuple(model["mean"]), tuple(model["std"])) == (MEAN, STD)
 
 
 def test_bfloat16_becomes_float32(tmp_path):

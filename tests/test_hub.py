@@ -4,9 +4,7 @@ import json
 import re
 import shutil
 import time
-from functools import partial
 
-import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
@@ -22,9 +20,9 @@ from apinet_jax.checkpoint import load_weights
 from apinet_jax.config import default_config
 from apinet_jax.errors import InputError
 from apinet_jax.evaluate import report_workdir
-from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, make_trunk
+from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, variable_shapes
 from apinet_jax.models.hub import find_pretrained, pinned
-from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.models.pretrained import torch_shapes
 from apinet_jax.models.recognise import recognise
 from apinet_jax.run_record import sha256_of
 from apinet_jax.train import train
@@ -40,10 +38,8 @@ FIELD = "--config.model.pretrained"
 
 
 def weights_of(trunk):
-    module, image = make_trunk(trunk), jax.numpy.zeros((1, 64, 64, 3))
-    shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), image)
-    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    return {name: named_tensor(name, t.shape) for name, t in to_torch_tensors(blank).items()}
+    shapes = torch_shapes(variable_shapes(trunk))
+    return {name: named_tensor(name, shape) for name, shape in shapes.items()}
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """Foreign weights fill a trunk completely or not at all, and files that are none are refused."""
 
+import json
+import struct
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,12 @@ from tiny_runs import config_for
 
 from apinet_jax.errors import InputError
 from apinet_jax.models import TRUNKS, variable_shapes
-from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors, to_torch_tensors
+from apinet_jax.models.pretrained import (
+    load_torch_tensors,
+    read_safetensors,
+    to_torch_tensors,
+    torch_shapes,
+)
 from apinet_jax.train import train
 
 CLASSIFIER = ("fc.",)
@@ -23,8 +31,29 @@ def variables():
 
 @pytest.fixture
 def tensors(variables):
-    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
-    return {name: named_tensor(name, t.shape) for name, t in to_torch_tensors(blank).items()}
+    return {name: named_tensor(name, shape) for name, shape in torch_shapes(variables).items()}
+
+
+def test_names_and_shapes_that_torch_has():
+    def leaf(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    params = {
+        "conv1": {"kernel": leaf(7, 5, 3, 16)},
+        "layer1.0": {"bn1": {"scale": leaf(16), "bias": leaf(16)}},
+        "head": {"kernel": leaf(8, 4)},
+        "pos_embed": leaf(1, 9, 8),
+    }
+    batch_stats = {"layer1.0": {"bn1": {"mean": leaf(16), "var": leaf(16)}}}
+    assert torch_shapes({"params": params, "batch_stats": batch_stats}) == {
+        "conv1.weight": (16, 3, 7, 5),
+        "layer1.0.bn1.weight": (16,),
+        "layer1.0.bn1.bias": (16,),
+        "head.weight": (4, 8),
+        "pos_embed": (1, 9, 8),
+        "layer1.0.bn1.running_mean": (16,),
+        "layer1.0.bn1.running_var": (16,),
+    }
 
 
 def test_round_trip_through_a_file(tensors, variables, tmp_path):
@@ -113,6 +142,15 @@ def test_corrupt_file(damage, tensors, tmp_path):
         {"truncated": content[:-100], "foreign": b"PK\x03\x04 a zip file" * 9, "empty": b""}[damage]
     )
     with pytest.raises(InputError, match=r"not a whole safetensors file.*apinet_jax convert"):
+        read_safetensors(path)
+
+
+def test_numbers_that_numpy_has_no_type_for(tmp_path):
+    about = {"conv1.weight": {"dtype": "F8_E4M3", "shape": [2, 3], "data_offsets": [0, 6]}}
+    header = json.dumps(about).encode()
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(6))
+    with pytest.raises(InputError, match=r"weights\.safetensors .*store them as float32"):
         read_safetensors(path)
 
 

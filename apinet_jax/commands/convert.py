@@ -11,12 +11,13 @@ Examples:
   a run, or one of its checkpoints, into a state dict of the authors' program:
   python -m apinet_jax convert runs/x model_best.pth.tar --to=authors --checkpoint=best
 
-  the trunk of either, under torchvision's names:
+  the trunk of either, under torchvision's names (a ViT's are timm's):
   python -m apinet_jax convert runs/x trunk.safetensors --to=torchvision
 
-Float32 keeps every bit, and what is stored narrower or wider becomes float32. What ends in
-.safetensors takes no torch; .pth, .pt and .pth.tar take the extra of that name:
-pip install "apinet_jax[torch]".
+Float32 keeps every bit, and what is stored narrower or wider becomes float32. What a run's images
+were normalised by goes along with its trunk, as does timm's configuration that lies beside a file
+(NAME.json or config.json). What ends in .safetensors takes no torch; .pth, .pt and .pth.tar take
+the extra of that name: pip install "apinet_jax[torch]".
 """
 
 import argparse
@@ -28,7 +29,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from apinet_jax.array_types import TrainState
@@ -37,13 +37,21 @@ from apinet_jax.checkpoint import Checkpoints, load_weights
 from apinet_jax.config import default_config, recorded_config
 from apinet_jax.data.source import NAMES
 from apinet_jax.errors import InputError
-from apinet_jax.models import trunk_spec
+from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, trunk_spec
 from apinet_jax.models.authors import HEAD, TRUNK_PREFIX, from_authors, is_authors, to_authors
-from apinet_jax.models.hub import configuration_beside, pixel_statistics
+from apinet_jax.models.hub import (
+    WEIGHTS,
+    Statistics,
+    configuration_beside,
+    find_pretrained,
+    pixel_statistics,
+)
 from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
 from apinet_jax.models.recognise import check_fit, recognise
 from apinet_jax.models.torch_files import SAFETENSORS, check_suffix, read_state, write_state
-from apinet_jax.writer import result, write_atomically
+from apinet_jax.writer import result, say, write_atomically
+
+_HUB_PICKLE = "pytorch_model.bin"  # as the hub once had it, beside the same configuration
 
 
 class Network(NamedTuple):
@@ -51,17 +59,21 @@ class Network(NamedTuple):
 
     Attributes:
         trunk: Name of the trunk.
-        tensors: Its tensors under `trunk.` and torchvision's names, and those of the head, if any.
-        config: Configuration of the run that it is from.
+        tensors: Its tensors under `trunk.` and torch's names, and those of the head, if any.
+        mean: Mean of each channel that images are normalised by; `None`: the trunk's own.
+        std: Standard deviation; likewise.
+        description: The text of timm's configuration of it, where there is one.
     """
 
     trunk: str
     tensors: dict[str, np.ndarray]
-    config: ml_collections.ConfigDict | None = None
+    mean: Statistics | None = None
+    std: Statistics | None = None
+    description: str | None = None
 
     @property
     def trunk_tensors(self) -> dict[str, np.ndarray]:
-        """The trunk's tensors, under torchvision's names."""
+        """The trunk's tensors, under torch's names."""
         return {
             name.removeprefix(TRUNK_PREFIX): tensor
             for name, tensor in self.tensors.items()
@@ -76,7 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         choices=["ours", "authors", "torchvision"],
-        help="what to write; ours by default where the source is a file",
+        help="what to write; ours by default where the source is a file; torchvision is the trunk "
+        "alone, a ViT as timm has it",
     )
     parser.add_argument("--trunk", help="the trunk of the source; recognised by default")
     parser.add_argument("--checkpoint", help="which of a run: last (default), best, or a step")
@@ -121,12 +134,14 @@ def run(arguments: argparse.Namespace) -> None:
         write_state(target, to_authors(network.tensors), wrapper="state_dict")
         classes, hidden = (len(network.tensors[f"{layer}.bias"]) for layer in ("fc", "map1"))
         about = f"{classes} classes, {hidden} hidden units: as its models.py has to have them"
+        _warn_of_statistics(network)
     elif writes_file:
         if to != "torchvision" and target.suffix != SAFETENSORS:
             raise InputError(f"{source} holds a trunk, so {target} should end in {SAFETENSORS}.")
         _write_statistics(network, target)
         write_state(target, network.trunk_tensors)
-        about = "the trunk, under torchvision's names"
+        library = "timm" if trunk_spec(network.trunk).patch > 1 else "torchvision"
+        about = f"the trunk, under {library}'s names"
     else:
         about = _write_ours(network, target, arguments.class_names, arguments.data or "folder")
     result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])
@@ -158,11 +173,15 @@ def _read_ours(folder: Path, which: str) -> Network:
     weights = load_weights(folder, which)
     config = recorded_config(weights.metadata["config"])
     variables = {"params": weights.params, "batch_stats": weights.batch_stats}
-    return Network(config.model.trunk, to_torch_tensors(variables), config)
+    trunk, (_, preprocess) = config.model.trunk, make_network(config, 1)
+    mean, std = preprocess.mean, preprocess.std
+    about = pixel_statistics(trunk, mean, std, config.data.crop)
+    description = json.dumps(about, indent=2) + "\n"
+    return Network(trunk, to_torch_tensors(variables), mean, std, description)
 
 
 def _read_file(path: Path, trunk: str | None) -> Network:
-    """Reads a state dict of the authors' or of torchvision's, and finds its trunk."""
+    """Reads a state dict of the authors', torchvision's or timm's, and finds its trunk."""
     tensors = read_state(path)
     if is_authors(tensors):
         tensors = from_authors(tensors)
@@ -182,7 +201,12 @@ def _read_file(path: Path, trunk: str | None) -> Network:
         for name, tensor in tensors.items()
         if not name.startswith(foreign) and not name.endswith(".num_batches_tracked")
     }
-    return Network(trunk, kept)
+    # `find_pretrained` refuses a pickle, and only what lies beside it is wanted here.
+    beside = path.with_name(WEIGHTS) if path.name == _HUB_PICKLE else path.with_suffix(SAFETENSORS)
+    images = find_pretrained(str(beside))
+    described = configuration_beside(beside)
+    description = described.read_text() if described.exists() else None
+    return Network(trunk, kept, images.mean, images.std, description)
 
 
 def _has_head(tensors: dict[str, np.ndarray]) -> bool:
@@ -190,19 +214,30 @@ def _has_head(tensors: dict[str, np.ndarray]) -> bool:
 
 
 def _write_statistics(network: Network, target: Path) -> None:
-    """Puts what the run's images were normalised by where `model.pretrained` looks for it."""
-    config = network.config
-    if config is None or target.suffix != SAFETENSORS:
+    """Puts what images were normalised by where `model.pretrained` looks for it."""
+    if network.description is None or target.suffix != SAFETENSORS:
         return
-    _, preprocess = make_network(config, 1)
-    about = pixel_statistics(network.trunk, preprocess.mean, preprocess.std, config.data.crop)
     beside = configuration_beside(target)
+    if beside.is_file() and beside.read_text(errors="replace") == network.description:
+        return  # the source lies there too
     if beside.exists():
         raise InputError(
             f"{beside}, which would say how images are normalised, is there already. Remove it, or "
             "choose another target."
         )
-    write_atomically(beside, json.dumps(about, indent=2) + "\n")
+    write_atomically(beside, network.description)
+
+
+def _warn_of_statistics(network: Network) -> None:
+    """Tells that the authors' program would normalise images in another way."""
+    # Only ResNets come this far, and what they are normalised by is ImageNet's by default.
+    mean, std = network.mean or IMAGENET_MEAN, network.std or IMAGENET_STD
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        say(
+            f"WARNING: images of this network are normalised by mean {mean} and std {std}, and the "
+            f"authors' program has ImageNet's {IMAGENET_MEAN} and {IMAGENET_STD} written into it: "
+            "change them there."
+        )
 
 
 def _write_ours(network: Network, workdir: Path, class_names: Path | None, data: str) -> str:
@@ -219,6 +254,7 @@ def _write_ours(network: Network, workdir: Path, class_names: Path | None, data:
     config = default_config()
     config.data.name = data
     config.model.trunk, config.model.hidden = network.trunk, hidden
+    config.model.mean, config.model.std = network.mean, network.std
     model, _ = make_network(config, classes)
     image = jnp.zeros((1, 64, 64, 3))
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from apinet_jax.array_types import at_least_float32
 from apinet_jax.errors import InputError
 from apinet_jax.losses import PairLogits
+from apinet_jax.models.layers import torch_default
 
 MutualActivation = Literal["none", "relu"]
 Mutual = Literal["mlp", "sum", "product", "sq_difference", "own"]
@@ -43,8 +44,7 @@ def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
 
 def _linear(fan_in: int, width: int) -> nn.Dense:
     """A linear layer that starts as PyTorch's does, kernel and bias uniform in +-1/sqrt(fan_in)."""
-    kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nn.Dense(width, kernel_init=kernel, bias_init=_uniform_fan_in(fan_in))
+    return nn.Dense(width, kernel_init=torch_default, bias_init=_uniform_fan_in(fan_in))
 
 
 class APINet(nn.Module):

@@ -1,4 +1,4 @@
-"""Weights of torchvision models: read from a file, and put into a trunk's variables, strictly.
+"""Weights of torchvision and timm: read from a file, and put into a trunk's variables, strictly.
 
 The trunks' modules are named as torch names them, so a tensor's name follows from the path of its
 leaf: `params / layer1.0 / conv1 / kernel` is `layer1.0.conv1.weight`. A leaf that is no part of a
@@ -8,6 +8,7 @@ layer, `cls_token` for one, has torch's name and torch's layout.
 import re
 from collections.abc import Mapping
 from os import PathLike
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
         The tensors by name.
 
     Raises:
-        InputError: The file cannot be read or is not a whole safetensors file.
+        InputError: The file cannot be read, is not a whole safetensors file, or holds numbers that
+            NumPy has no type for.
     """
     try:
         with open(path, "rb"):  # the library takes a refusal for a file that is not there
@@ -58,24 +60,43 @@ def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
             f"{path} is not a whole safetensors file ({error}); download it again, or make one of"
             " a torch file with: python -m apinet_jax convert"
         ) from error
+    except AttributeError as error:  # the library asks NumPy for the type by name
+        raise InputError(
+            f"{path} holds numbers that NumPy has no type for ({error}); store them as float32"
+        ) from error
 
 
-def load_torch_tensors(
+def torch_shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
+    """Under which name and in which shape torch has the tensor of each leaf.
+
+    Args:
+        variables: A trunk's collections; only their shapes are read, so the result of
+            `jax.eval_shape` will do.
+
+    Returns:
+        The shapes by name, in the order of the leaves.
+    """
+    return {
+        _torch_name(path): tuple(leaf.shape[axis] for axis in _torch_axes(path, leaf.ndim))
+        for path, leaf in flatten_dict(variables).items()
+    }
+
+
+def own_tensors(
     tensors: Mapping[str, np.ndarray],
     variables: Mapping,
     classifier_prefixes: tuple[str, ...],
-) -> dict:
-    """Fills a trunk's variables from a torchvision state dict, every leaf from its own tensor.
+) -> dict[str, np.ndarray]:
+    """Picks the tensors of a trunk from a state dict, and checks that they fill it.
 
     Args:
-        tensors: The state dict, in torch's layout (`[out in kh kw]`, `[out in]`).
-        variables: The trunk's collections as initialised; only their shapes and dtypes are read, so
-            the result of `jax.eval_shape` will do.
+        tensors: The state dict, as for `load_torch_tensors`.
+        variables: The trunk's collections, as for `torch_shapes`.
         classifier_prefixes: How the names begin that belong to the classifier and are left out,
             as are torch's `num_batches_tracked`.
 
     Returns:
-        New variables of the same structure.
+        One tensor for each leaf, under the names of `torch_shapes`.
 
     Raises:
         InputError: A leaf has no tensor, a tensor has no leaf, or a shape differs.
@@ -85,31 +106,52 @@ def load_torch_tensors(
         for name, tensor in tensors.items()
         if not name.startswith(classifier_prefixes) and not name.endswith(".num_batches_tracked")
     }
-    leaves = {_torch_name(path): (path, leaf) for path, leaf in flatten_dict(variables).items()}
-    missing = sorted(name for name in leaves if name not in given)
-    unexpected = sorted(name for name in given if name not in leaves)
-    axes = {name: _torch_axes(path, leaf.ndim) for name, (path, leaf) in leaves.items()}
-    shapes = {
-        name: tuple(leaf.shape[axis] for axis in axes[name]) for name, (_, leaf) in leaves.items()
+    shapes = torch_shapes(variables)
+    problems = {
+        "missing": sorted(shapes.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - shapes.keys()),
+        "of another shape": [
+            f"{name} {given[name].shape} instead of {shape}"
+            for name, shape in shapes.items()
+            if name in given and given[name].shape != shape
+        ],
     }
-    misshapen = [
-        f"{name} {given[name].shape} instead of {shape}"
-        for name, shape in shapes.items()
-        if name in given and given[name].shape != shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
         raise InputError(
             "the weights do not fit the trunk: "
             + "; ".join(f"{len(v)} {kind}: {_listed(v)}" for kind, v in problems.items() if v)
             + ". Check that they belong to the trunk that the configuration names"
         )
-    return unflatten_dict(
-        {
-            path: jnp.asarray(given[name].transpose(np.argsort(axes[name])), leaf.dtype)
-            for name, (path, leaf) in leaves.items()
-        }
-    )
+    return given
+
+
+def load_torch_tensors(
+    tensors: Mapping[str, np.ndarray],
+    variables: Mapping,
+    classifier_prefixes: tuple[str, ...],
+) -> dict:
+    """Fills a trunk's variables from a state dict of torch, every leaf from its own tensor.
+
+    Args:
+        tensors: The state dict, in torch's layout (`[out in kh kw]`, `[out in]`).
+        variables: The trunk's collections as initialised; only their shapes and dtypes are read, so
+            the result of `jax.eval_shape` will do.
+        classifier_prefixes: As for `own_tensors`.
+
+    Returns:
+        New variables of the same structure.
+
+    Raises:
+        InputError: As `own_tensors`.
+    """
+    own = own_tensors(tensors, variables, classifier_prefixes)
+
+    def filled(path: tuple[str, ...], leaf: Any) -> jax.Array:
+        axes = np.argsort(_torch_axes(path, leaf.ndim))
+        return jnp.asarray(own[_torch_name(path)].transpose(axes), leaf.dtype)
+
+    leaves = flatten_dict(variables)
+    return unflatten_dict({path: filled(path, leaf) for path, leaf in leaves.items()})
 
 
 def to_torch_tensors(variables: Mapping) -> dict[str, np.ndarray]:

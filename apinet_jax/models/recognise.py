@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from apinet_jax.errors import InputError
 from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
-from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors, to_torch_tensors
+from apinet_jax.models.pretrained import own_tensors, read_safetensors, torch_shapes
 
 _shapes = cache(variable_shapes)
 
@@ -55,17 +54,35 @@ def check_weights(path: Path, trunk: str | None) -> str:
     Raises:
         InputError: If they cannot be read, or are not the trunk's.
     """
+    if trunk is not None:
+        read_weights(path, trunk)
+        return trunk
     tensors = read_safetensors(path)
-    if trunk is None:
-        try:
-            return recognise(tensors)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+    try:
+        return recognise(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_weights(path: Path, trunk: str) -> dict[str, np.ndarray]:
+    """Reads the weights of a trunk.
+
+    Args:
+        path: The safetensors file.
+        trunk: The trunk that they are for.
+
+    Returns:
+        Every tensor of the file by name, those of a classifier too.
+
+    Raises:
+        InputError: If they cannot be read, or are not the trunk's.
+    """
+    tensors = read_safetensors(path)
     try:
         check_fit(tensors, trunk)
     except InputError as error:
         raise InputError(f"{path} does not fit model.trunk = {trunk}: {error}") from error
-    return trunk
+    return tensors
 
 
 def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:
@@ -75,11 +92,10 @@ def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:
         InputError: If there is no such trunk; if a tensor is missing, is of no layer of it, or has
             another shape.
     """
-    load_torch_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
+    own_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
 
 
 def _alike(tensors: Mapping[str, np.ndarray], trunk: str) -> int:
     """How many tensors have name and shape of one of the trunk's."""
-    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _shapes(trunk))
-    own = {name: tensor.shape for name, tensor in to_torch_tensors(blank).items()}
+    own = torch_shapes(_shapes(trunk))
     return sum(own.get(name) == tensor.shape for name, tensor in tensors.items())
