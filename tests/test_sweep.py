@@ -1,6 +1,7 @@
 """Sweeps: what is run, what is skipped, what the table says, and what is wrong with a file."""
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -263,6 +264,18 @@ def test_every_sweep_of_the_project_can_be_run(path, monkeypatch):
     assert len(set(runs)) == len(runs)
     assert {cell for cell, _ in runs} == set(found.cells)
     assert "python -m apinet_jax sweep" in path.read_text()
+
+
+def test_final_recipes_are_the_best_of_the_search(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    table = (REPOSITORY / "docs/sweeps/search/table.csv").read_text().splitlines()
+    held_out = {row["cell"]: float(row["mean"] or 0) for row in csv.DictReader(table)}
+    final, search = (read_sweep(f"configs/sweeps/{name}.py") for name in ("final", "search"))
+    for method, recipe in final.cells.items():
+        of_method = [cell for cell in search.cells if cell.startswith(method)]
+        assert recipe == search.cells[max(of_method, key=held_out.get)]
+    assert "data.val_fraction" not in final.settings
+    assert not set(final.seeds) & set(search.seeds)
 
 
 @pytest.mark.parametrize(
