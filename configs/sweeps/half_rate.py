@@ -1,0 +1,32 @@
+r"""The ablations that seem to suffer from the rate, with their references at half of it.
+
+python -m apinet_jax sweep configs/sweeps/half_rate.py --folder=runs/half_rate \
+    --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
+
+Everything else is as in configs/sweeps/ablations.py.
+"""
+
+import runpy
+
+from apinet_jax.sweep_file import Sweep
+
+CELLS = (
+    "API-Net",
+    "softmax",
+    "gates: from each image alone",
+    "mutual vector: sum",
+    "mutual vector: product",
+    "mutual vector: squared difference",
+    "mutual vector: own feature",
+    "pairs: most dissimilar",
+)
+
+
+def get_sweep() -> Sweep:
+    ablations = runpy.run_path("configs/sweeps/ablations.py")["get_sweep"]()
+    return ablations._replace(
+        settings={**ablations.settings, "optim.lr": 0.001},
+        cells={name: ablations.cells[name] for name in CELLS},
+        seeds=(0, 1, 2),
+        more_seeds={},
+    )
