@@ -3,7 +3,8 @@ r"""The ablations that seem to suffer from the rate, with their references at ha
 python -m apinet_jax sweep configs/sweeps/half_rate.py --folder=runs/half_rate \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
 
-Everything else is as in configs/sweeps/ablations.py.
+Everything else is as in configs/sweeps/ablations.py. The sum and the squared difference stand for
+the mutual vectors without an MLP.
 """
 
 import runpy
@@ -12,12 +13,9 @@ from apinet_jax.sweep_file import Sweep
 
 CELLS = (
     "API-Net",
-    "softmax",
     "gates: from each image alone",
     "mutual vector: sum",
-    "mutual vector: product",
     "mutual vector: squared difference",
-    "mutual vector: own feature",
     "pairs: most dissimilar",
 )
 
