@@ -246,7 +246,7 @@ def _make_reader(
 
 
 def make_train_loader(
-    config: ml_collections.ConfigDict, dataset: Dataset, plan: Plan
+    config: ml_collections.ConfigDict, dataset: Dataset, plan: Plan, mesh: Mesh
 ) -> TrainLoader:
     """What makes this host's rows of a training batch."""
     return TrainLoader(
@@ -254,7 +254,7 @@ def make_train_loader(
         make_sampler(config, dataset.train.labels, plan),
         config.data.crop,
         config.seed,
-        host_rows(plan.batch_size),
+        host_rows(plan.batch_size, mesh),
         config.data.min_area if config.data.augmentation == "random_resized" else None,
     )
 
@@ -265,7 +265,7 @@ def make_eval_loader(
     """What makes this host's rows of an evaluation batch, rounded up to what the devices share."""
     batch_size = config.eval.batch_size + -config.eval.batch_size % mesh.size
     reader = _make_reader(config, source, fingerprint)
-    return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size))
+    return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size, mesh))
 
 
 def with_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainState:

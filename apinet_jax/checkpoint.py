@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
+from apinet_jax import hosts
 from apinet_jax.array_types import TrainState
 from apinet_jax.errors import InputError, RunError, failed_writes_explained
 
@@ -51,9 +52,7 @@ class Checkpoints:
             keep: Newest checkpoints to keep; the best is kept beside them.
         """
         self._workdir, self._pending = workdir, []
-        for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
-            if not (half / "weights").exists():
-                shutil.rmtree(half)  # orbax would count it among those to keep
+        hosts.first_decides(lambda: _clear_halves(workdir))
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
@@ -76,7 +75,7 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
-        if not best and step == self.latest_step():
+        if not best and step == hosts.first_decides(self.latest_step):
             return  # orbax would delete it first, and a kill in between would lose it
         if jax.default_backend() == "cpu":
             # Host and device share memory there: orbax would read buffers that the next step,
@@ -150,6 +149,13 @@ class Checkpoints:
             self.wait()
             self._last.close()
             self._best.close()
+
+
+def _clear_halves(workdir: Path) -> None:
+    """Removes what was half-deleted: orbax would count it among those to keep."""
+    for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
+        if not (half / "weights").exists():
+            shutil.rmtree(half)
 
 
 def load_weights(

@@ -22,17 +22,31 @@ def ending_in_one_message(run: Callable[[], None]) -> None:
         run()
     except (InputError, RunError) as error:
         sys.stderr.write(f"\nerror: {error}\n")
+        if not error.known_to_all:
+            _leave_job(error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
         sys.stderr.write(f"{interruption}\n")
         sys.exit(interruption.exit_code)
     except KeyboardInterrupt:  # before the run began to listen, or a second time
+        _leave_job(128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
-    except OSError as error:
-        if error.filename is None:
-            raise  # not about a file that the user could do anything about
-        sys.stderr.write(f"\nerror: {error.strerror}: {error.filename}\n")
+    except Exception as error:
+        if not isinstance(error, OSError) or error.filename is None:
+            traceback.print_exc()  # not about a file that the user could do anything about
+        else:
+            sys.stderr.write(f"\nerror: {error.strerror}: {error.filename}\n")
+        _leave_job(RunError.exit_code)
         sys.exit(RunError.exit_code)
+
+
+def _leave_job(exit_code: int) -> None:
+    """Ends a process of several at once: they would wait for each other, each for another thing."""
+    from apinet_jax import hosts
+
+    if hosts.together():
+        sys.stderr.flush()
+        hosts.leave(exit_code)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -14,12 +14,14 @@ class InputError(Exception):
     """Something the user gave is wrong; the message says what, where, and what to do (exit 2)."""
 
     exit_code = 2
+    known_to_all = False  # whether the other processes of the job end by it too
 
 
 class RunError(Exception):
     """The input was fine but the run cannot go on; the message says what is safe (exit 1)."""
 
     exit_code = 1
+    known_to_all = False
 
 
 class DivergedError(RunError):

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
+from apinet_jax import hosts
 from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
 from apinet_jax.checkpoint import find_checkpoint, load_weights
 from apinet_jax.config import FREE_FIELDS, flatten, recorded_config, result_differences
@@ -97,12 +98,12 @@ def report_workdir(
         InputError: If there is no such checkpoint, or the data are of other classes.
     """
     mesh = make_mesh()
-    checkpoint = find_checkpoint(workdir, which)
+    checkpoint = Path(hosts.first_decides(lambda: str(find_checkpoint(workdir, which))))
     weights = load_weights(checkpoint, sharding=replicated(mesh))
     recorded = recorded_config(weights.metadata["config"])
     if config is not None:
         _adopt(recorded, config)
-    dataset = make_dataset(recorded)
+    dataset = hosts.first_goes_ahead(lambda: make_dataset(recorded))
     class_names = tuple(weights.metadata["class_names"])
     if class_names != dataset.class_names:
         raise InputError(
@@ -119,7 +120,9 @@ def report_workdir(
     split, source = ("test", dataset.test) if dataset.test else ("validation", dataset.validation)
     if source is None:
         raise InputError("The data set has neither test nor validation images to evaluate on.")
-    loader = make_eval_loader(recorded, source, dataset.fingerprint, mesh)
+    loader = hosts.first_goes_ahead(
+        lambda: make_eval_loader(recorded, source, dataset.fingerprint, mesh)
+    )
     model, preprocess = make_network(recorded, len(class_names))
     step = weights.metadata["step"]
     with jax.set_mesh(mesh):
@@ -135,7 +138,7 @@ def report_workdir(
     result([f"{split.capitalize()} images, step {step}", *as_lines(summary, class_names)])
     path = checkpoint.parents[1] / f"evaluation-{step}.json"
     report = {"step": step, "split": split, **as_json(summary, class_names)}
-    write_atomically(path, json.dumps(report, indent=2) + "\n")
+    hosts.first_decides(lambda: write_atomically(path, json.dumps(report, indent=2) + "\n"))
     result([f"  every class           {path}"])
     return summary
 

@@ -27,7 +27,7 @@ from apinet_jax.errors import DivergedError, Interrupted, out_of_memory_explaine
 from apinet_jax.evaluate import Evaluation
 from apinet_jax.mesh import to_global
 from apinet_jax.steps import Stage
-from apinet_jax.writer import Bar, MetricsWriter, json_number, say
+from apinet_jax.writer import Bar, MetricsRows, json_number, say
 
 # Steps in flight: the host reads the metrics of a step while the device is busy with the next.
 _IN_FLIGHT = 2
@@ -66,7 +66,7 @@ class Run(NamedTuple):
     plan: Plan
     learning_rate: Float[np.ndarray, " T"]
     checkpoints: Checkpoints
-    writer: MetricsWriter
+    writer: MetricsRows
     metadata: dict[str, Any]
     evaluate: Callable[[TrainState, str], Evaluation]
     check_signals: Callable[[], None]

@@ -31,6 +31,14 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", "What --mode eval evaluates: last, best, a step, or a folder."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", True, "Join other processes, if the environment or these flags name any:"
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of the first process of a job of several."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the job has.", 1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 _EXTEND = flags.DEFINE_bool(
     "extend", False, "Continue a run over more epochs; its cosine is planned anew."
 )
@@ -48,6 +56,16 @@ def main(argv: Sequence[str]) -> None:
         )
     config = _CONFIG.value
     workdir = _WORKDIR.value and Path(_WORKDIR.value).expanduser()
+    if config is None and _MODE.value == "train":
+        raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
+    if config is not None and config.train.deterministic:
+        # Read when the backend starts, which no import before this line has done.
+        flag = "--xla_gpu_exclude_nondeterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    if _DISTRIBUTED.value:
+        from apinet_jax.hosts import join
+
+        join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _MODE.value == "eval":
         from apinet_jax.evaluate import report_workdir
 
@@ -56,12 +74,6 @@ def main(argv: Sequence[str]) -> None:
         report_workdir(workdir, _CHECKPOINT.value, config)
         return
 
-    if config is None:
-        raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
-    if config.train.deterministic:
-        # Read when the backend starts, which no import before this line has done.
-        flag = "--xla_gpu_exclude_nondeterministic_ops=true"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     from apinet_jax.train import train
 
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem

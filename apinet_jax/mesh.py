@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from apinet_jax.array_types import Batch
 from apinet_jax.errors import InputError
@@ -40,14 +41,31 @@ def to_global(batch: Batch, mesh: Mesh) -> Batch:
     Returns:
         The same fields as global arrays, sharded by row.
     """
-    sharding = sharded_by_batch(mesh)
-    return Batch(*(jax.make_array_from_process_local_data(sharding, field) for field in batch))
+    sharding, per_device = sharded_by_batch(mesh), len(batch.label) // len(mesh.local_devices)
+    batch_size = per_device * mesh.size
+    firsts = host_rows(batch_size, mesh)[::per_device]
+
+    def to_devices(field: np.ndarray) -> jax.Array:
+        def of_device(index: tuple[slice, ...]) -> np.ndarray:
+            own = np.searchsorted(firsts, index[0].start or 0) * per_device
+            return field[own : own + per_device]
+
+        return jax.make_array_from_callback((batch_size, *field.shape[1:]), sharding, of_device)
+
+    return Batch(*map(to_devices, batch))
 
 
-def host_rows(batch_size: int) -> slice:
-    """The rows of the global batch that this host loads."""
-    rows = batch_size // jax.process_count()
-    return slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
+    """The rows of the global batch that this host loads, ascending: those of its devices.
+
+    They need not lie side by side: a mesh follows the wires between chips, not the hosts.
+
+    Args:
+        batch_size: Images of the global batch, a multiple of the number of devices.
+        mesh: The data mesh.
+    """
+    slices = sharded_by_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.sort(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
 def check_divisible(batch_size: int, mesh: Mesh, where: str) -> None:

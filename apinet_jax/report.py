@@ -2,6 +2,7 @@
 
 import json
 
+from apinet_jax import hosts
 from apinet_jax.array_types import TrainState
 from apinet_jax.calibration import LEAST, MOST, calibration_error, fit_temperature
 from apinet_jax.checkpoint import BEST, LAST, load_weights
@@ -55,9 +56,12 @@ def finish(run: Run, state: TrainState) -> None:
         report["calibration"], line = _calibration(held_out, evaluations[chosen])
         lines.append(line)
     results, curves = run.workdir / "results.json", run.workdir / "curves.png"
-    write_atomically(results, json.dumps(report, indent=2) + "\n")
-    draw_curves(run.writer.rows, run.plan.frozen, curves)
 
+    def write() -> None:
+        write_atomically(results, json.dumps(report, indent=2) + "\n")
+        draw_curves(run.writer.rows, run.plan.frozen, curves)
+
+    hosts.first_decides(write)
     folder = run.workdir / (BEST if chosen == "best" else LAST) / str(steps[chosen])
     result(
         [

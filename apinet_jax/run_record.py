@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+from apinet_jax import hosts
 from apinet_jax.checkpoint import BEST, LAST, steps_of
 from apinet_jax.config import result_differences
 from apinet_jax.errors import InputError, failed_writes_explained
@@ -24,6 +25,8 @@ from apinet_jax.models.hub import find_pretrained, is_on_hub
 from apinet_jax.writer import write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+# Seconds after which a network disk shows a new file to every host.
+_SEEN_WITHIN = 60.0
 # What a record holds; `pretrained` is `None` or has a source and a hash.
 _PARTS = {
     "config": dict,
@@ -136,6 +139,14 @@ def only_process(workdir: Path, record: dict[str, Any] | None) -> Iterator[None]
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def only_job(workdir: Path, record: dict[str, Any] | None) -> Iterator[None]:
+    """As `only_process`, for all processes of a job: the first holds the lock for them."""
+    with contextlib.ExitStack() as lock:
+        hosts.first_decides(lambda: lock.enter_context(only_process(workdir, record)))
+        yield
+
+
 def new_record(
     config: dict[str, Any], fingerprint: str, pretrained: str | None, num_devices: int = 1
 ) -> dict[str, Any]:
@@ -221,13 +232,31 @@ def check_same_run(
 
 
 def begin_session(workdir: Path, record: dict[str, Any], step: int) -> None:
-    """Notes that a process takes over at `step`, and writes the record."""
+    """Notes that a process, or a job of several, takes over at `step`, and writes the record.
+
+    Raises:
+        InputError: In a process that does not see what the first one wrote.
+        RunError: If the disk does not take it.
+    """
+    hosts.first_decides(lambda: _note_session(workdir, record, step))
+    until = time.monotonic() + _SEEN_WITHIN
+    while not (workdir / "run.json").exists():
+        if time.monotonic() > until:
+            raise InputError(
+                f"Host {jax.process_index()} does not see {workdir}/run.json, which host 0 has "
+                "written. Let --workdir lie on a disk that all hosts share."
+            )
+        time.sleep(0.1)
+
+
+def _note_session(workdir: Path, record: dict[str, Any], step: int) -> None:
     device = jax.devices()[0]
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "step": step,
         "command": sys.argv,
         "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+        "processes": jax.process_count(),
         "host": platform.platform(),
         "commit": _commit(),
         "versions": {

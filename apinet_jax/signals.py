@@ -1,10 +1,13 @@
 """SIGTERM and Ctrl-C as a request that the training loop answers between two steps."""
 
+import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from apinet_jax import hosts
 from apinet_jax.errors import Interrupted
 
 
@@ -13,7 +16,13 @@ def stop_requests() -> Iterator[Callable[[], None]]:
     """Yields a function that raises `Interrupted` once a signal asked the run to stop.
 
     The first signal waits for a moment that suits the run; a second one acts as it always does.
+    In a job of several processes a signal to any of them stops all, and at the same call of the
+    function, which all of them make in the same order.
     """
+    if hosts.together():
+        with _passed_on() as check:
+            yield check
+        return
     received: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -32,3 +41,22 @@ def stop_requests() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _passed_on() -> Iterator[Callable[[], None]]:
+    """As `stop_requests`, for a job of several: JAX listens to SIGTERM and finds the moment."""
+    from jax.experimental.multihost_utils import reached_preemption_sync_point
+
+    calls = itertools.count()
+
+    def check() -> None:
+        if reached_preemption_sync_point(next(calls)):
+            raise Interrupted(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)

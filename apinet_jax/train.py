@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from apinet_jax import memory
+from apinet_jax import hosts, memory
 from apinet_jax.array_types import TrainState
 from apinet_jax.assemble import (
     Program,
@@ -28,7 +28,7 @@ from apinet_jax.auto import choose
 from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.config import check_config, flatten
 from apinet_jax.data.source import Dataset
-from apinet_jax.errors import RunError
+from apinet_jax.errors import InputError
 from apinet_jax.evaluate import Evaluation, evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.mesh import check_divisible, make_mesh, replicated
@@ -40,12 +40,12 @@ from apinet_jax.run_record import (
     begin_session,
     check_same_run,
     new_record,
-    only_process,
+    only_job,
     read_record,
 )
 from apinet_jax.signals import stop_requests
 from apinet_jax.steps import Stage, make_eval_step
-from apinet_jax.writer import MetricsWriter, say
+from apinet_jax.writer import MetricsRows, MetricsWriter, say
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: bool = False) -> None:
@@ -65,50 +65,36 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
     """
     check_config(config)
     check_trunk(config.model.trunk, config.data.crop)
-    if jax.process_count() > 1:
-        raise RunError(
-            f"This job has {jax.process_count()} processes; training uses the devices of one host. "
-            "Start it on a single host."
-        )
     workdir = Path(workdir).expanduser()
-    recorded = read_record(workdir)
+    recorded = hosts.first_decides(lambda: read_record(workdir))
     config = _with_lasting_names(config, recorded)
     if recorded is None and config.model.pretrained:
-        check_weights(find_pretrained(config.model.pretrained).path, config.model.trunk)
+        hosts.first_goes_ahead(
+            lambda: check_weights(find_pretrained(config.model.pretrained).path, config.model.trunk)
+        )
     mesh = make_mesh()
-    dataset = make_dataset(config)
+    dataset = hosts.first_goes_ahead(lambda: make_dataset(config))
+    _check_same_images(dataset)
     config = _completed(config, dataset, mesh, recorded)
-    if recorded is None:
-        fingerprint, pretrained = dataset.fingerprint, config.model.pretrained
-        record = new_record(flatten(config), fingerprint, pretrained, mesh.size)
-    else:
-        if check_same_run(
-            recorded,
-            flatten(config),
-            dataset.fingerprint,
-            workdir,
-            extend=extend,
-            num_devices=mesh.size,
-        ):
-            say(
-                f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
-                "epochs. The cosine of the learning rate is planned anew over all of them."
-            )
-        record = {**recorded, "config": flatten(config)}
-
+    record = hosts.first_decides(
+        lambda: _record(config, dataset, mesh, recorded, workdir, extend=extend)
+    )
     program = make_program(config, len(dataset.class_names), len(dataset.train), mesh)
-    loader = make_train_loader(config, dataset, program.plan)
+    loader = hosts.first_goes_ahead(
+        lambda: make_train_loader(config, dataset, program.plan, mesh)
+    )
     with (
-        only_process(workdir, recorded),
+        only_job(workdir, recorded),
         jax.set_mesh(mesh),
         stop_requests() as check_signals,
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     ):
-        start = checkpoints.latest_step()
+        start = hosts.first_decides(checkpoints.latest_step)
         state = _first_state(config, program, mesh, checkpoints, start)
         stages = _compiled_stages(config, dataset, program, mesh, start or 0)
         begin_session(workdir, record, start or 0)
-        with checkpoints.named_in_failures(), MetricsWriter(workdir, start or 0) as writer:
+        metrics = MetricsWriter if hosts.is_first() else MetricsRows
+        with checkpoints.named_in_failures(), metrics(workdir, start or 0) as writer:
             run = Run(
                 config=config,
                 workdir=workdir,
@@ -156,21 +142,59 @@ def _completed(
 ) -> ml_collections.ConfigDict:
     """Fills the open fields, from the record of the run where there is one, and says how."""
     splits = (dataset.train, dataset.validation, dataset.test)
-    device = mesh.devices.flat[0]
-    config, choices = choose(
-        config,
-        dataset.train.labels,
-        sum(len(split) for split in splits if split is not None),
-        device.platform,
-        mesh.size,
-        memory.device_bytes(device),
-        record and record["config"],
-    )
-    say(*choices)
+    device = mesh.local_devices[0]
+
+    def chosen() -> dict[str, Any]:
+        complete, choices = choose(
+            config,
+            dataset.train.labels,
+            sum(len(split) for split in splits if split is not None),
+            device.platform,
+            mesh.size,
+            memory.device_bytes(device),
+            record and record["config"],
+        )
+        say(*choices)
+        return complete.to_dict()
+
+    config = ml_collections.ConfigDict(hosts.first_decides(chosen))
     check_config(config)
     batch_size = config.batch.classes * config.batch.images
     check_divisible(batch_size, mesh, "batch.classes x batch.images")
     return config
+
+
+def _check_same_images(dataset: Dataset) -> None:
+    """Refuses a host that sees other images under the same name than the first one."""
+    first = hosts.first_decides(lambda: dataset.fingerprint)
+    if dataset.fingerprint != first:
+        raise InputError(
+            f"Host {jax.process_index()} has other images than host 0: their fingerprint is "
+            f"{dataset.fingerprint}, there {first}. Give all hosts the same files."
+        )
+
+
+def _record(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    recorded: dict[str, Any] | None,
+    workdir: Path,
+    *,
+    extend: bool,
+) -> dict[str, Any]:
+    """The record of a run that begins, or of the one that is there if it may go on like this."""
+    flat, fingerprint = flatten(config), dataset.fingerprint
+    if recorded is None:
+        return new_record(flat, fingerprint, config.model.pretrained, mesh.size)
+    if check_same_run(
+        recorded, flat, fingerprint, workdir, extend=extend, num_devices=mesh.size
+    ):
+        say(
+            f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
+            "epochs. The cosine of the learning rate is planned anew over all of them."
+        )
+    return {**recorded, "config": flat}
 
 
 def _compiled_stages(
@@ -204,14 +228,17 @@ def _compiled_stages(
     stages = {stage: compiled({}, stage) for stage in ahead}
     fits = all(stages.values())
     need = max(map(memory.program_bytes, stages.values())) if fits else None
-    has = memory.device_bytes(mesh.devices.flat[0])
+    has = memory.device_bytes(mesh.local_devices[0])
     if need is not None:
         say(
             f"A step needs {memory.human(need)} of the {memory.human(has)} of each device "
             f"({mesh.size} x {mesh.devices.flat[0].device_kind})."
         )
     smaller = memory.smaller(config, mesh.size)
-    memory.check_fits(need, has, smaller, lambda changes: compiled(changes, ahead[0]))
+    hosts.first_decides(
+        lambda: memory.check_fits(need, has, smaller, lambda changes: compiled(changes, ahead[0]))
+    )
+    hosts.wait_for_all()  # the first collective gives up if a slow compiler comes late
     return stages
 
 
@@ -246,11 +273,15 @@ def _evaluator(
     )
 
     def evaluate_on(state: TrainState, split: str) -> Evaluation:
+        source = getattr(dataset, split)
+        loader = hosts.first_goes_ahead(
+            lambda: make_eval_loader(config, source, dataset.fingerprint, mesh)
+        )
         return evaluate(
             eval_step,
             state.inference_params,
             state.batch_stats,
-            make_eval_loader(config, getattr(dataset, split), dataset.fingerprint, mesh),
+            loader,
             mesh,
             title=f"Evaluating {split} images",
             workers=config.data.workers,

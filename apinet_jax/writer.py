@@ -31,6 +31,8 @@ from apinet_jax.errors import RunError, failed_writes_explained
 
 T = TypeVar("T")
 
+_METRICS = "metrics.jsonl"
+
 TIME_FIELDS = ("images_per_s", "data_wait", "seconds")
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -74,7 +76,29 @@ def json_number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class MetricsWriter:
+class MetricsRows:
+    """The rows of a run, in a process that leaves writing them to another one of its job."""
+
+    def __init__(self, workdir: Path, start_step: int):
+        """Reads the rows of the steps that are done, if any; see `MetricsWriter`."""
+        rows = read_rows(workdir / _METRICS)
+        self.rows = [row for row in rows if row["step"] <= start_step]
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends a row: `kind`, `step` and named numbers."""
+        self.rows.append(row)
+
+    def sync(self) -> None:
+        """Puts the rows on disk, where there are any to put."""
+
+    def __enter__(self) -> "MetricsRows":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        pass
+
+
+class MetricsWriter(MetricsRows):
     """Appends rows to `metrics.jsonl` and to a TensorBoard event file."""
 
     def __init__(self, workdir: Path, start_step: int):
@@ -87,8 +111,8 @@ class MetricsWriter:
         Raises:
             RunError: If the disk does not take it.
         """
-        self._path = path = workdir / "metrics.jsonl"
-        self.rows = [row for row in read_rows(path) if row["step"] <= start_step]
+        super().__init__(workdir, start_step)
+        self._path = path = workdir / _METRICS
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         with failed_writes_explained(path):
             self._file = open(path, "a")  # noqa: SIM115 - closed by `__exit__`
@@ -103,7 +127,7 @@ class MetricsWriter:
         Raises:
             RunError: If the disk does not take it.
         """
-        self.rows.append(row)
+        super().write(row)
         with failed_writes_explained(self._path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -120,9 +144,6 @@ class MetricsWriter:
         with failed_writes_explained(self._path):
             os.fsync(self._file.fileno())
             self._events.flush()
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Where the run failed, its error says more than that of rows which the disk may not take.
@@ -239,6 +260,11 @@ def tracked(items: Iterable[T], title: str, total: int) -> Iterator[T]:
             bar.advance()
 
 
+def silence() -> None:
+    """Lets this process tell nothing from now on: another one of the same job does."""
+    console.quiet = True
+
+
 def say(*lines: str) -> None:
     """Prints lines for the user, above a running bar."""
     for line in lines:
@@ -247,5 +273,7 @@ def say(*lines: str) -> None:
 
 def result(lines: Iterable[str]) -> None:
     """Prints the outcome of a command to standard output, where a script can read it."""
+    if console.quiet:
+        return
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

@@ -19,6 +19,7 @@ from functools import partial
 import grain
 import numpy as np
 from absl import flags, logging
+from jaxtyping import Int
 
 from apinet_jax.array_types import Batch
 from apinet_jax.data.cache import ImageReader
@@ -53,7 +54,7 @@ class TrainLoader:
     sampler: Sampler
     crop: int
     seed: int
-    rows: slice
+    rows: Int[np.ndarray, " rows"]
     min_area: float | None = None
 
     def __call__(self, step: int) -> Batch:
@@ -64,7 +65,7 @@ class TrainLoader:
         keys = self.sampler(step)
         images = [
             augment(self.reader(int(keys[slot])), self.crop, self.seed, step, slot)
-            for slot in range(len(keys))[self.rows]
+            for slot in self.rows.tolist()
         ]
         mine = keys[self.rows].astype(np.int32)
         labels = self.reader.source.labels[mine].astype(np.int32)
@@ -85,7 +86,7 @@ class EvalLoader:
     reader: ImageReader
     crop: int
     batch_size: int
-    rows: slice
+    rows: Int[np.ndarray, " rows"]
 
     @property
     def num_batches(self) -> int:

@@ -1,0 +1,116 @@
+"""Twenty steps in float64 and one in float32, by one process or as one of a job of several.
+
+python tests/host_trajectory.py FOLDER PORT PROCESSES INDEX
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apinet_jax import hosts
+from apinet_jax.array_types import Batch
+from apinet_jax.data.sampler import BalancedSampler
+from apinet_jax.mesh import host_rows, make_mesh, replicated, sharded_by_batch, to_global
+from apinet_jax.models import make_trunk
+from apinet_jax.models.apinet import APINet
+from apinet_jax.optim import cosine_schedule, make_optimizer
+from apinet_jax.pairs import mine_pairs
+from apinet_jax.steps import Objective, Preprocess, init_state, make_train_step
+
+SIZE, CLASSES, STEPS = 32, 4, 20
+LABELS = np.repeat(np.arange(CLASSES), 9)
+
+
+def trajectory(devices, dtype, steps):
+    """Losses, partners, the images that this process read, and the first step's gradient."""
+    mesh = make_mesh(devices)
+    model = APINet(make_trunk("resnet10_w16", dtype), 128, CLASSES, hidden=16, dropout=0.5)
+    optimizer = make_optimizer(
+        cosine_schedule(0.05, STEPS),
+        momentum=0.9,
+        weight_decay=0.0,
+        decay_bn_bias=True,
+        frozen_steps=0,
+    )
+    step = make_train_step(
+        mesh,
+        model=model,
+        optimizer=optimizer,
+        objective=Objective(),
+        preprocess=Preprocess((0.5,) * 3, (0.25,) * 3, dtype),
+        seed=0,
+        stage="full",
+    )
+
+    def partners(state, batch):
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        images = (batch.image / 255.0).astype(dtype)
+        features, _ = model.apply(
+            variables, images, train=True, mutable=["batch_stats"], method="features"
+        )
+        return mine_pairs(features, batch.label, batch.image_id)
+
+    everywhere = replicated(mesh)
+    mined = jax.jit(
+        partners, in_shardings=(everywhere, sharded_by_batch(mesh)), out_shardings=everywhere
+    )
+    draw = jax.jit(lambda key: init_state(model, optimizer, key, crop=SIZE))
+    state = jax.tree.map(
+        lambda x: np.asarray(x, dtype if x.dtype == np.float32 else x.dtype),
+        jax.device_get(draw(jax.random.key(0))),
+    )
+    state = jax.device_put(state, everywhere)
+
+    noise = np.random.default_rng(0).integers(0, 128, (len(LABELS), SIZE, SIZE, 3))
+    pixels = (noise + 24 * LABELS[:, None, None, None]).astype(np.uint8)
+    sampler = BalancedSampler(LABELS, classes=4, images=4, num_steps=STEPS, seed=0)
+    rows = host_rows(sampler.batch_size, mesh)
+    told = {"rows": rows, "read": [], "loss": [], "intra": [], "inter": []}
+    for number in range(steps):
+        mine = sampler(number)[rows]
+        batch = to_global(
+            Batch(
+                pixels[mine],
+                LABELS[mine].astype(np.int32),
+                mine.astype(np.int32),
+                np.ones(len(mine), bool),
+            ),
+            mesh,
+        )
+        pairs = mined(state, batch)
+        state, metrics = step(state, batch)
+        if number == 0:  # momentum begins as the gradient
+            moments = [x for x in jax.tree.leaves(state.opt_state) if jnp.ndim(x)]
+            told["gradient"] = np.concatenate([np.ravel(jax.device_get(x)) for x in moments])
+        for name, value in {
+            "read": mine,
+            "loss": metrics.loss,
+            "intra": pairs.intra,
+            "inter": pairs.inter,
+        }.items():
+            told[name].append(np.asarray(jax.device_get(value)))
+    return {name: np.array(values) for name, values in told.items()}
+
+
+def both(devices):
+    """Both runs, by names that tell them apart."""
+    narrow = trajectory(devices, jnp.float32, 1)
+    with jax.enable_x64(True):
+        wide = trajectory(devices, jnp.float64, STEPS)
+    return {
+        f"{name}_{bits}": values
+        for bits, run in ((32, narrow), (64, wide))
+        for name, values in run.items()
+    }
+
+
+if __name__ == "__main__":
+    folder, port, processes, index = sys.argv[1:]
+    hosts.join(f"localhost:{port}", int(processes), int(index))
+    # A mesh follows the wires: neighbours on it need not be of one host.
+    of_hosts = [jax.devices()[:2], jax.devices()[2:]]
+    told = both([device for pair in zip(*of_hosts, strict=True) for device in pair])
+    np.savez(Path(folder) / f"{index}.npz", **told)
