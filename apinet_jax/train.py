@@ -80,9 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
         lambda: _record(config, dataset, mesh, recorded, workdir, extend=extend)
     )
     program = make_program(config, len(dataset.class_names), len(dataset.train), mesh)
-    loader = hosts.first_goes_ahead(
-        lambda: make_train_loader(config, dataset, program.plan, mesh)
-    )
+    loader = hosts.first_goes_ahead(lambda: make_train_loader(config, dataset, program.plan, mesh))
     with (
         only_job(workdir, recorded),
         jax.set_mesh(mesh),
@@ -187,9 +185,7 @@ def _record(
     flat, fingerprint = flatten(config), dataset.fingerprint
     if recorded is None:
         return new_record(flat, fingerprint, config.model.pretrained, mesh.size)
-    if check_same_run(
-        recorded, flat, fingerprint, workdir, extend=extend, num_devices=mesh.size
-    ):
+    if check_same_run(recorded, flat, fingerprint, workdir, extend=extend, num_devices=mesh.size):
         say(
             f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
             "epochs. The cosine of the learning rate is planned anew over all of them."

@@ -28,7 +28,7 @@ def test_logistic_regression_on_pooled_features(shared_dir):
         return trunk.apply(variables, normalise(images, spec.mean, spec.std), False).mean((1, 2))
 
     def features(source):
-        loader = EvalLoader(ImageReader(source, 256), 224, 50, slice(0, 50))
+        loader = EvalLoader(ImageReader(source, 256), 224, 50, np.arange(50))
         with stream(loader, 0, loader.num_batches) as batches:
             parts = [np.asarray(pooled(batch.image))[batch.mask] for batch in batches]
         return np.concatenate(parts)

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # The floor of each module; a module imports from its own floor or below.
 FLOORS = {
-    0: ("array_types", "durations", "errors", "mesh", "writer", "config", "signals"),
+    0: ("array_types", "durations", "errors", "hosts", "mesh", "writer", "config", "signals"),
     1: (
         "pairs",
         "losses",

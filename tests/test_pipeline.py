@@ -39,7 +39,7 @@ def source():
 @pytest.fixture(scope="module")
 def loader(source):
     sampler = BalancedSampler(source.labels, classes=3, images=4, num_steps=10, seed=5)
-    return TrainLoader(ImageReader(source, SIZE), sampler, CROP, seed=5, rows=slice(0, 12))
+    return TrainLoader(ImageReader(source, SIZE), sampler, CROP, seed=5, rows=np.arange(12))
 
 
 def collect(loader, start, stop, workers=0):
@@ -95,7 +95,7 @@ def test_only_worker_processes_are_told_to_leave_the_accelerator_alone(
     source, monkeypatch, workers
 ):
     monkeypatch.setenv("JAX_PLATFORMS", "accelerator")
-    loader = Telling(ImageReader(source, SIZE), CROP, 1, slice(0, 1))
+    loader = Telling(ImageReader(source, SIZE), CROP, 1, np.arange(1))
     with stream(loader, 0, 6, workers) as batches:
         seen = []
         for batch in batches:
@@ -110,7 +110,7 @@ def test_only_worker_processes_are_told_to_leave_the_accelerator_alone(
 def test_hosts_share_the_batch(loader, source):
     halves = [
         TrainLoader(loader.reader, loader.sampler, CROP, seed=5, rows=rows)(4)
-        for rows in (slice(0, 6), slice(6, 12))
+        for rows in (np.arange(6), np.arange(6, 12))
     ]
     joined = [np.concatenate(fields) for fields in zip(*halves, strict=True)]
     assert_same([joined], [loader(4)])
@@ -216,7 +216,7 @@ def test_cache_folder_that_cannot_be_made(source, tmp_path):
     ("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (13, 0), (26, 0), (40, 0)]
 )
 def test_evaluation_shows_every_image_once(source, batch_size, workers):
-    loader = EvalLoader(ImageReader(source, SIZE), CROP, batch_size, slice(0, batch_size))
+    loader = EvalLoader(ImageReader(source, SIZE), CROP, batch_size, np.arange(batch_size))
     batches = collect(loader, 0, loader.num_batches, workers)
     mask = np.concatenate([batch.mask for batch in batches])
     ids = np.concatenate([batch.image_id for batch in batches])[mask]
@@ -229,7 +229,8 @@ def test_evaluation_shows_every_image_once(source, batch_size, workers):
 
 def test_evaluation_rows_of_two_hosts_cover_all(source):
     loaders = [
-        EvalLoader(ImageReader(source, SIZE), CROP, 8, rows) for rows in (slice(0, 4), slice(4, 8))
+        EvalLoader(ImageReader(source, SIZE), CROP, 8, rows)
+        for rows in (np.arange(4), np.arange(4, 8))
     ]
     seen = [
         image

@@ -259,7 +259,7 @@ def test_restores_on_another_number_of_devices(reference, photos):
         config, dataset, mesh, program = program_of(reference, photos, devices)
         state = state_at(reference, TOTAL - 1, config, mesh, program)
         assert all(len(leaf.sharding.device_set) == devices for leaf in jax.tree.leaves(state))
-        loader = make_train_loader(config, dataset, program.plan)
+        loader = make_train_loader(config, dataset, program.plan, mesh)
         with jax.set_mesh(mesh):
             step = compile_train_step(config, program, mesh, "full")
             state, metrics = step(state, to_global(loader(TOTAL - 1), mesh))

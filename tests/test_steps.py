@@ -1,5 +1,7 @@
 """The compiled step: devices, stages, masks, switches. One small trunk, compiled few times."""
 
+import math
+import re
 from functools import cache, partial
 
 import jax
@@ -98,6 +100,34 @@ def test_eight_devices_compute_what_one_does():
         assert max_error(getattr(metrics_8, name), getattr(metrics_1, name)) < 1e-5, name
     for ours, reference in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
         assert np.abs(ours - reference).max() <= 1e-5 * max(1e-3, np.abs(reference).max())
+
+
+def collectives(compiled):
+    """What the devices exchange in a program: kind of the exchange and sizes of its arrays."""
+    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())
+    kinds = (
+        "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+    )
+    for results, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+        dimensions = re.findall(r"\w+\[([\d,]*)\]", results)
+        yield kind, [math.prod(map(int, filter(None, d.split(",")))) for d in dimensions]
+
+
+@pytest.mark.parametrize("stage", ["full", "frozen"])
+def test_devices_exchange_gradients_statistics_and_features_alone(stage):
+    mesh, _, _, step = setup(devices=8, stage=stage)
+    state = fresh(mesh, frozen=stage == "frozen")
+    found = list(collectives(step.lower(state, to_global(BALANCED, mesh)).compile()))
+    assert {kind for kind, _ in found} == {"all-reduce", "all-gather"}
+    gathered = [size for kind, sizes in found if kind == "all-gather" for size in sizes]
+    reduced = [size for kind, sizes in found if kind == "all-reduce" for size in sizes]
+    assert max(gathered) == len(BALANCED.label) * 128  # [B D]
+    assert sum(gathered) < 3 * max(gathered)
+    trained = state.params if stage == "full" else {**state.params, "trunk": {}}
+    gradients = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    statistics = sum(leaf.size for leaf in jax.tree.leaves(state.batch_stats))
+    # Mean, variance and what flows back through them: a few numbers of each channel.
+    assert gradients < sum(reduced) < gradients + 5 * statistics
 
 
 def test_twenty_steps_are_the_same_on_one_device_and_on_eight():
