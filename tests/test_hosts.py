@@ -2,8 +2,11 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
 import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from tiny_runs import (
 )
 
 from apinet_jax import hosts
+from apinet_jax.checkpoint import steps_of
 from apinet_jax.errors import InputError
 from apinet_jax.writer import TIME_FIELDS
 
@@ -193,6 +197,33 @@ def test_a_process_that_sees_other_images_ends_the_job(photos, tmp_path):
     assert "Host 1 has other images than host 0" in output
     assert "Traceback" not in output
     assert first != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_host_ends_the_job_with_one_line_and_it_goes_on(lost, photos, tmp_path):
+    """Within a minute, whichever of the two it is."""
+    workdir = tmp_path / "run"
+    command = ["job", "2", *options(settings_for(photos), workdir)]
+    with started(command, program=("-m", "apinet_jax")) as launcher:
+        wait_until(launcher, trained(5), workdir)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(int(children[lost]), signal.SIGKILL)
+        began = time.monotonic()
+        output, _ = launcher.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert launcher.returncode == 1, output
+    told = [line for line in output.splitlines() if line.startswith("error: Host")]
+    step = steps_of(workdir)[-1]
+    assert told == [
+        f"error: Host {lost} of 2 was lost (killed by signal 9). The last good checkpoint is "
+        f"{workdir}/checkpoints/{step}. The same command goes on from the last good checkpoint."
+    ]
+    code, output = run_command(command, program=("-m", "apinet_jax"))
+    assert code == 0, output
+    assert f"Continuing after step {step} of 16" in output
+    assert json.loads((workdir / "results.json").read_text())["test"]["last"]["images"] == 13
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ docstring is what `--help` says it does, the rest its examples.
 
 COMMANDS = {
     "convert": "weights and checkpoints from PyTorch to here, and back",
+    "job": "train as several processes on this machine, as several hosts would",
     "prepare": "fetch and check a data set, and show what is in it",
     "sweep": "train a grid of settings over several seeds, and compare",
 }
