@@ -2,12 +2,13 @@
 
 A workdir holds `checkpoints/STEP` (the newest few) and `best/STEP` (the one chosen on held-out
 images). Each is two parts, so that inference reads the weights alone: `weights` (parameters and
-BatchNorm statistics) and `trainer` (step and optimizer), with `metadata` beside them.
+BatchNorm statistics) and `trainer` (step and optimizer), with `metadata` beside them and a seal
+over all (`seal.py`). `checkpoint_files.py` says which of them count.
 """
 
 import contextlib
-import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +20,19 @@ from orbax.checkpoint import v1 as ocp
 
 from apinet_jax import hosts
 from apinet_jax.array_types import TrainState
+from apinet_jax.checkpoint_files import (
+    BEST,
+    LAST,
+    absolute,
+    clear_damaged,
+    find_checkpoint,
+    is_checkpoint,
+    steps_of,
+)
 from apinet_jax.errors import InputError, RunError, failed_writes_explained
+from apinet_jax.seal import find_damage, is_sealed, write_seal
 
-LAST, BEST = "checkpoints", "best"
-
-# What a checkpoint cannot be read without: the part of the weights, orbax's and our metadata.
-_NEEDED = ("weights", "_CHECKPOINT_METADATA")
+_ANOTHER = "Choose another with --checkpoint=last|best|STEP."
 
 
 class Weights(NamedTuple):
@@ -47,12 +55,18 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int):
         """Opens the workdir and clears away what a kill left half-written or half-deleted.
 
+        What is newer than the newest sound checkpoint is put aside, and told.
+
         Args:
             workdir: Folder of the run.
             keep: Newest checkpoints to keep; the best is kept beside them.
+
+        Raises:
+            InputError: If no checkpoint is sound, or the best one is not.
         """
         self._workdir, self._pending = workdir, []
-        hosts.first_decides(lambda: _clear_halves(workdir))
+        hosts.first_decides(lambda: clear_damaged(workdir))
+        self._sealing = ThreadPoolExecutor(1)
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
@@ -90,7 +104,13 @@ class Checkpoints:
                 force=True,
                 custom_metadata={"step": step, **metadata},
             )
-        self._pending.append((folder, response))
+
+        def finish() -> None:
+            response.result()
+            if hosts.is_first():
+                write_seal(folder)
+
+        self._pending.append((folder, self._sealing.submit(finish)))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Reads a state onto the devices that `like` lives on, whatever devices wrote it.
@@ -122,9 +142,9 @@ class Checkpoints:
             RunError: If the disk did not take it.
         """
         while self._pending:
-            folder, response = self._pending.pop()
+            folder, finished = self._pending.pop()
             with failed_writes_explained(f"the checkpoint {folder}"):
-                response.result()
+                finished.result()
 
     @contextlib.contextmanager
     def named_in_failures(self) -> Iterator[None]:
@@ -149,13 +169,7 @@ class Checkpoints:
             self.wait()
             self._last.close()
             self._best.close()
-
-
-def _clear_halves(workdir: Path) -> None:
-    """Removes what was half-deleted: orbax would count it among those to keep."""
-    for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
-        if not (half / "weights").exists():
-            shutil.rmtree(half)
+        self._sealing.shutdown()
 
 
 def load_weights(
@@ -172,12 +186,14 @@ def load_weights(
         InputError: If there is no such checkpoint, with a list of those there are; or if it cannot
             be read.
     """
-    workdir = _absolute(workdir)
-    folder = workdir if _is_checkpoint(workdir) else find_checkpoint(workdir, which)
+    workdir = absolute(workdir)
+    folder = workdir if is_checkpoint(workdir) else find_checkpoint(workdir, which)
     step = int(folder.name)
+    if is_sealed(folder) and (damage := find_damage(folder)):
+        raise InputError(f"The checkpoint {folder} is damaged: {damage}. {_ANOTHER}")
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     with (
-        _damage_explained(folder, "Choose another with --checkpoint=last|best|STEP."),
+        _damage_explained(folder, _ANOTHER),
         _open(folder.parent, None) as checkpointer,
     ):
         saved = checkpointer.checkpointables_metadata(step)
@@ -189,60 +205,6 @@ def load_weights(
     return Weights(weights["params"], weights["batch_stats"], saved.custom_metadata)
 
 
-def find_checkpoint(workdir: Path | str | None, which: str) -> Path:
-    """The folder of the checkpoint that the user named.
-
-    Args:
-        workdir: Folder of a run; not needed where `which` is a folder.
-        which: `last`, `best`, a step, or the folder of one checkpoint.
-
-    Raises:
-        InputError: If there is no such checkpoint; the message lists those there are.
-    """
-    if _is_checkpoint(_absolute(which)):
-        return _absolute(which)
-    if workdir is None:
-        raise InputError(
-            f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
-            f"RUN/{BEST}/STEP."
-        )
-    workdir = _absolute(workdir)
-    last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
-    if which == "last" and last:
-        return workdir / LAST / str(last[-1])
-    if which == "best" and best:
-        return workdir / BEST / str(best[-1])
-    if which.isdigit() and int(which) in last + best:
-        return workdir / (LAST if int(which) in last else BEST) / which
-    if not last and not best:
-        raise InputError(
-            f"There is no checkpoint in {workdir}. Name the folder of a run that has saved one "
-            "with --workdir."
-        )
-    there = [f"step {step}" for step in last] + [f"best (step {step})" for step in best]
-    raise InputError(
-        f"There is no checkpoint '{which}' in {workdir}; there are: {', '.join(there)}. Choose one "
-        "with --checkpoint=last|best|STEP."
-    )
-
-
-def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
-    """The complete steps in a folder of a workdir, ascending.
-
-    A checkpoint gets its name when it is complete, but a kill may have left it half-deleted.
-    """
-    return sorted(
-        int(step.name)
-        for step in _step_folders(workdir / folder)
-        if all((step / part).exists() for part in _NEEDED)
-    )
-
-
-def _step_folders(folder: Path) -> list[Path]:
-    """What has the name of a step, complete or not."""
-    return [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
-
-
 def _parts(state: TrainState) -> dict[str, Any]:
     """What is saved: the weights that inference needs, and what training needs beside them."""
     trainer = {"step": state.step, "opt_state": state.opt_state}
@@ -250,10 +212,6 @@ def _parts(state: TrainState) -> dict[str, Any]:
         trainer["params"] = state.params
     weights = {"params": state.inference_params, "batch_stats": state.batch_stats}
     return {"weights": weights, "trainer": trainer}
-
-
-def _absolute(path: Path | str) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 @contextlib.contextmanager
@@ -269,10 +227,6 @@ def _damage_explained(folder: Path, advice: str) -> Iterator[None]:
             f"The checkpoint {folder} cannot be read; it is incomplete or damaged ({reason}). "
             f"{advice}"
         ) from error
-
-
-def _is_checkpoint(folder: Path) -> bool:
-    return folder.parent.name in (LAST, BEST) and folder.name.isdigit() and folder.is_dir()
 
 
 def _open(folder: Path, keep: int | None) -> ocp.training.Checkpointer:

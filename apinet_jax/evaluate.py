@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 
 from apinet_jax import hosts
 from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
-from apinet_jax.checkpoint import find_checkpoint, load_weights
+from apinet_jax.checkpoint import load_weights
+from apinet_jax.checkpoint_files import find_checkpoint
 from apinet_jax.config import FREE_FIELDS, flatten, recorded_config, result_differences
 from apinet_jax.data.pipeline import EvalLoader, stream
 from apinet_jax.errors import InputError, out_of_memory_explained

@@ -5,7 +5,8 @@ import json
 from apinet_jax import hosts
 from apinet_jax.array_types import TrainState
 from apinet_jax.calibration import LEAST, MOST, calibration_error, fit_temperature
-from apinet_jax.checkpoint import BEST, LAST, load_weights
+from apinet_jax.checkpoint import load_weights
+from apinet_jax.checkpoint_files import BEST, LAST
 from apinet_jax.curves import draw_curves
 from apinet_jax.evaluate import Evaluation, as_json, as_lines
 from apinet_jax.loop import Run

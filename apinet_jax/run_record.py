@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from apinet_jax import hosts
-from apinet_jax.checkpoint import BEST, LAST, steps_of
+from apinet_jax.checkpoint_files import BEST, LAST, steps_of
 from apinet_jax.config import result_differences
 from apinet_jax.errors import InputError, failed_writes_explained
 from apinet_jax.models.hub import find_pretrained, is_on_hub

@@ -4,12 +4,15 @@ import gc
 import shutil
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tiny_runs import content_of
 
 from apinet_jax.array_types import TrainState
-from apinet_jax.checkpoint import Checkpoints, find_checkpoint, load_weights, steps_of
+from apinet_jax.checkpoint import Checkpoints, load_weights
+from apinet_jax.checkpoint_files import find_checkpoint, steps_of
 from apinet_jax.errors import InputError
+from apinet_jax.seal import SEAL, find_damage
 
 METADATA = {"config": {}, "class_names": ["a", "b"]}
 
@@ -80,12 +83,105 @@ def test_damaged_checkpoint_is_told_by_its_name(workdir):
         shutil.rmtree(folder / part / "d")
         shutil.rmtree(folder / part / "ocdbt.process_0")
     before = content_of(workdir)
+    with pytest.raises(
+        InputError, match=rf"The checkpoint {folder} is damaged: trainer/d/\w+ is missing. Choose"
+    ):
+        load_weights(workdir)
+    assert content_of(workdir) == before
     message = rf"The checkpoint {folder} cannot be read; it is incomplete or damaged .*"
+    (folder / SEAL).unlink()
     with pytest.raises(InputError, match=message + "Choose another with --checkpoint"):
         load_weights(workdir)
-    with Checkpoints(workdir, keep=1) as checkpoints:
-        assert checkpoints.latest_step() == 3
-        with pytest.raises(InputError, match=message + "Move it elsewhere; the same command"):
-            checkpoints.restore(3, state_of(0))
-    assert content_of(workdir) == before
     gc.collect()  # its complaints about those reads belong to this test
+
+
+def flipped(path, bit):
+    """Flips one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_no_flipped_bit_goes_unnoticed(workdir):
+    """In arrays, in metadata and in the seal itself, each in proportion to its number of files."""
+    folder = workdir / "checkpoints/3"
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    assert folder / SEAL in files
+    draw = np.random.default_rng(0)
+    for number in range(250):
+        path = files[number % len(files)]
+        before = path.read_bytes()
+        flipped(path, int(draw.integers(8 * len(before))))
+        damage = find_damage(folder)
+        assert damage is not None, path
+        if path.name != SEAL:
+            assert damage == f"{path.relative_to(folder)} has changed"
+        path.write_bytes(before)
+    assert find_damage(folder) is None
+
+
+def test_every_flipped_bit_of_the_seal_is_noticed(workdir):
+    seal = workdir / "checkpoints/3" / SEAL
+    before = seal.read_bytes()
+    for bit in range(len(before)):
+        flipped(seal, 8 * bit + bit % 8)
+        assert find_damage(seal.parent), bit
+        seal.write_bytes(before)
+
+
+@pytest.mark.parametrize("change", ["flip", "truncate", "remove", "add"])
+def test_a_run_goes_on_from_the_one_before_a_damaged_checkpoint(workdir, change, capsys):
+    folder = workdir / "checkpoints/3"
+    file = folder / "weights/manifest.ocdbt"
+    if change == "flip":
+        flipped(file, 8 * (file.stat().st_size // 2))
+    elif change == "truncate":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif change == "remove":
+        file.unlink()
+    else:
+        file = folder / "weights/other"
+        file.write_text("")
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        told = capsys.readouterr().err
+        what = {"remove": "is missing", "add": "was not there"}.get(change, "has changed")
+        assert f"{folder} is not sound: {file.relative_to(folder)} {what}" in told
+        assert checkpoints.latest_step() == 2
+        assert checkpoints.restore(2, state_of(0)).params["w"][0] == 2
+        checkpoints.save(state_of(3), METADATA)
+    assert load_weights(workdir).params["w"][0] == 3
+    assert [path.name.split("-")[0] for path in (workdir / "damaged").iterdir()] == ["3"]
+
+
+def test_a_save_that_a_kill_left_without_its_seal_is_no_checkpoint_yet(workdir, capsys):
+    (workdir / "checkpoints/3" / SEAL).unlink()
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert checkpoints.latest_step() == 2
+    assert "checkpoints/3 is not sound: it was not finished" in capsys.readouterr().err
+
+
+def test_an_older_run_without_any_seal_goes_on(workdir):
+    for step in (1, 2, 3):
+        (workdir / "checkpoints" / str(step) / SEAL).unlink()
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert checkpoints.latest_step() == 3
+        assert checkpoints.restore(3, state_of(0)).params["w"][0] == 3
+
+
+def test_without_a_sound_checkpoint_nothing_is_touched(workdir):
+    for step in (1, 2, 3):
+        flipped(workdir / "checkpoints" / str(step) / "weights/manifest.ocdbt", 77)
+    before = content_of(workdir)
+    with pytest.raises(
+        InputError, match=r"No checkpoint of .* is sound:\n  .*manifest.ocdbt has ch"
+    ):
+        Checkpoints(workdir, keep=3)
+    assert content_of(workdir) == before
+
+
+def test_a_damaged_best_checkpoint_is_told_before_training(workdir):
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        checkpoints.save(state_of(3), METADATA, best=True)
+    flipped(workdir / "best/3/_CHECKPOINT_METADATA", 77)
+    with pytest.raises(InputError, match=r"best checkpoint .*best/3 is damaged: _CHECKPOINT_META"):
+        Checkpoints(workdir, keep=3)

@@ -17,7 +17,7 @@ from tiny_runs import (
 )
 
 from apinet_jax import evaluate, loop
-from apinet_jax.checkpoint import steps_of
+from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.errors import RunError, failed_writes_explained, out_of_memory_explained
 from apinet_jax.evaluate import report_workdir
 from apinet_jax.run_record import read_record

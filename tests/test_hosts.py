@@ -28,7 +28,7 @@ from tiny_runs import (
 )
 
 from apinet_jax import hosts
-from apinet_jax.checkpoint import steps_of
+from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.errors import InputError
 from apinet_jax.writer import TIME_FIELDS
 

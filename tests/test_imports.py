@@ -12,7 +12,17 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # The floor of each module; a module imports from its own floor or below.
 FLOORS = {
-    0: ("array_types", "durations", "errors", "hosts", "mesh", "writer", "config", "signals"),
+    0: (
+        "array_types",
+        "durations",
+        "errors",
+        "hosts",
+        "mesh",
+        "seal",
+        "writer",
+        "config",
+        "signals",
+    ),
     1: (
         "pairs",
         "losses",
@@ -26,7 +36,7 @@ FLOORS = {
         "comparison",
         "calibration",
     ),
-    2: ("checkpoint",),
+    2: ("checkpoint", "checkpoint_files"),
     3: ("steps", "auto", "idle_settings", "assemble", "run_record", "sweep_file", "sweep_runs"),
     4: ("train", "evaluate", "loop", "report"),
     5: ("commands",),

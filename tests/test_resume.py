@@ -37,7 +37,8 @@ from apinet_jax.assemble import (
     make_program,
     make_train_loader,
 )
-from apinet_jax.checkpoint import Checkpoints, load_weights, steps_of
+from apinet_jax.checkpoint import Checkpoints, load_weights
+from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.errors import InputError
 from apinet_jax.mesh import make_mesh, to_global
 from apinet_jax.train import train

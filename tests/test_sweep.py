@@ -22,7 +22,7 @@ from tiny_runs import (
     wait_until,
 )
 
-from apinet_jax.checkpoint import steps_of
+from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.commands.sweep import add_arguments, run
 from apinet_jax.errors import InputError
 from apinet_jax.sweep_file import read_sweep

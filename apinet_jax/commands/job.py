@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from apinet_jax.checkpoint import LAST, steps_of
+from apinet_jax.checkpoint_files import LAST, steps_of
 from apinet_jax.errors import InputError, Interrupted, RunError
 from apinet_jax.hosts import HEARTBEAT
 from apinet_jax.signals import stop_requests

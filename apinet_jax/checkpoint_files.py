@@ -1,0 +1,128 @@
+"""The checkpoints of a workdir as folders: which are complete, which are sound, which is meant."""
+
+import shutil
+import time
+from pathlib import Path
+
+from apinet_jax.errors import InputError
+from apinet_jax.seal import find_damage, is_sealed
+from apinet_jax.writer import say
+
+LAST, BEST = "checkpoints", "best"
+# Where damaged ones are put aside.
+DAMAGED = "damaged"
+
+# What a checkpoint cannot be read without: the part of the weights, orbax's and our metadata.
+_NEEDED = ("weights", "_CHECKPOINT_METADATA")
+
+
+def clear_damaged(workdir: Path) -> None:
+    """Leaves in a workdir what a run may go on from, and tells what it puts aside.
+
+    What a killed deletion left is removed, and so is a save that had not come to its end where
+    there is one that had. What is damaged and newer than the newest sound checkpoint is moved to
+    `damaged/`.
+
+    Raises:
+        InputError: If there are checkpoints and none is sound, or the best one is not.
+    """
+    for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
+        if not (half / "weights").exists():
+            shutil.rmtree(half)  # orbax would count it among those to keep
+    for best in _complete(workdir / BEST):
+        if is_sealed(best) and (damage := find_damage(best)):
+            raise InputError(
+                f"The best checkpoint {best} is damaged: {damage}. Only training again makes it "
+                "again: use another --workdir."
+            )
+    folders = _complete(workdir / LAST)[::-1]
+    damages = {}
+    for folder in folders:
+        damages[folder] = find_damage(folder) if is_sealed(folder) else "it was not finished"
+        if damages[folder] is None:
+            sound = folder
+            break
+    else:  # without any seal it is a run of an older version, and taken as it is
+        sound = next((folder for folder in folders if not is_sealed(folder)), None)
+    if folders and sound is None:
+        told = "\n".join(f"  {folder}: {damage}" for folder, damage in damages.items())
+        raise InputError(
+            f"No checkpoint of {workdir} is sound:\n{told}\nMove {workdir / LAST} elsewhere to "
+            "train again from the start."
+        )
+    for folder in folders[: folders.index(sound)] if folders else ():
+        aside = workdir / DAMAGED / f"{folder.name}-{time.time():.0f}"
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        say(
+            f"WARNING: the checkpoint {folder} is not sound: {damages[folder]}. It was moved to "
+            f"{aside}; the one before, {sound}, takes its place."
+        )
+
+
+def find_checkpoint(workdir: Path | str | None, which: str) -> Path:
+    """The folder of the checkpoint that the user named.
+
+    Args:
+        workdir: Folder of a run; not needed where `which` is a folder.
+        which: `last`, `best`, a step, or the folder of one checkpoint.
+
+    Raises:
+        InputError: If there is no such checkpoint; the message lists those there are.
+    """
+    if is_checkpoint(absolute(which)):
+        return absolute(which)
+    if workdir is None:
+        raise InputError(
+            f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
+            f"RUN/{BEST}/STEP."
+        )
+    workdir = absolute(workdir)
+    last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
+    if which == "last" and last:
+        return workdir / LAST / str(last[-1])
+    if which == "best" and best:
+        return workdir / BEST / str(best[-1])
+    if which.isdigit() and int(which) in last + best:
+        return workdir / (LAST if int(which) in last else BEST) / which
+    if not last and not best:
+        raise InputError(
+            f"There is no checkpoint in {workdir}. Name the folder of a run that has saved one "
+            "with --workdir."
+        )
+    there = [f"step {step}" for step in last] + [f"best (step {step})" for step in best]
+    raise InputError(
+        f"There is no checkpoint '{which}' in {workdir}; there are: {', '.join(there)}. Choose one "
+        "with --checkpoint=last|best|STEP."
+    )
+
+
+def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
+    """The complete steps in a folder of a workdir, ascending.
+
+    A checkpoint gets its name when it is complete, but a kill may have left it half-deleted.
+    """
+    return [int(step.name) for step in _complete(workdir / folder)]
+
+
+def _complete(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, ascending."""
+    complete = [
+        step for step in _step_folders(folder) if all((step / part).exists() for part in _NEEDED)
+    ]
+    return sorted(complete, key=lambda step: int(step.name))
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    """What has the name of a step, complete or not."""
+    return [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+
+
+def absolute(path: Path | str) -> Path:
+    """The path from the root, with the home folder in the place of `~`."""
+    return Path(path).expanduser().absolute()
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a path is that of one checkpoint."""
+    return folder.parent.name in (LAST, BEST) and folder.name.isdigit() and folder.is_dir()

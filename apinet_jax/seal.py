@@ -1,0 +1,64 @@
+"""The seal of a folder: the SHA-256 of every file in it, so that no damage goes unnoticed.
+
+Orbax reads a checkpoint with flipped bits without a word. A seal is written once the checkpoint is
+complete and is broken by any change to any file, its own included. Its lines are those that
+`sha256sum --check SHA256SUMS` reads.
+"""
+
+import hashlib
+from pathlib import Path
+
+from apinet_jax.writer import write_atomically
+
+SEAL = "SHA256SUMS"
+
+
+def write_seal(folder: Path) -> None:
+    """Seals the files that are there now.
+
+    Raises:
+        RunError: If the disk does not take it.
+    """
+    write_atomically(folder / SEAL, _lines_of(_sums(folder)))
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether there is a seal, broken or not."""
+    return (folder / SEAL).exists()
+
+
+def find_damage(folder: Path) -> str | None:
+    """What breaks the seal of a sealed folder, or `None` if nothing does.
+
+    Returns:
+        The first file that was changed, taken away or added, as in "weights/d/1f has changed".
+    """
+    sums = _sums(folder)
+    sealed = (folder / SEAL).read_bytes()
+    if sealed == _lines_of(sums).encode():
+        return None
+    lines = [line.partition("  ") for line in sealed.decode(errors="replace").splitlines()]
+    before = {name: digest for digest, _, name in lines}
+    for name in sorted(before.keys() | sums.keys()):
+        if name not in sums:
+            return f"{name} is missing"
+        if name not in before:
+            return f"{name} was not there"
+        if before[name] != sums[name]:
+            return f"{name} has changed"
+    return f"{SEAL} has changed"
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder but the seal, by its path there."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / SEAL:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[path.relative_to(folder).as_posix()] = digest
+    return sums
+
+
+def _lines_of(sums: dict[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
