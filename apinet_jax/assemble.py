@@ -95,7 +95,7 @@ def make_network(
     dtype = jnp.dtype(config.model.dtype)
     groups = num_devices if config.model.batch_norm == "per_device" else 1
     model = APINet(
-        trunk=make_trunk(config.model.trunk, dtype, groups),
+        trunk=make_trunk(config.model.trunk, dtype, groups, config.model.remat),
         feature_width=spec.width,
         num_classes=num_classes,
         hidden=config.model.hidden,
@@ -199,6 +199,7 @@ def compile_train_step(
         seed=config.seed,
         stage=stage,
         ema=config.optim.ema,
+        microbatches=config.train.microbatches,
     )
     crop, rows = config.data.crop, sharded_by_batch(mesh)
     state = jax.tree.map(

@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pairs.distance": ("sq_euclidean", "euclidean"),
     "pairs.choice": ("similar", "dissimilar", "random"),
     "pairs.kinds": ("both", "intra", "inter"),
+    "model.remat": ("none", "dots", "full"),
     "optim.rule": ("sgd", "adamw"),
     "loss.reduction": ("code", "paper"),
 }
@@ -44,6 +45,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "model.hidden",
             "eval.batch_size",
             "checkpoint.keep",
+            "train.microbatches",
         ),
     ),
     (
@@ -140,6 +142,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "std": config_dict.placeholder(tuple),
                 "dtype": _auto(str, "float32"),
                 "batch_norm": "global",
+                "remat": "none",  # what a backward pass makes again to save memory
                 "hidden": 512,
                 "dropout": 0.5,
                 "mutual_activation": "relu" if paper else "none",
@@ -171,7 +174,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "frozen_epochs": _auto(float, 8.0),
                 "ema": 0.0,  # share of the averaged parameters that a step keeps; 0: no average
             },
-            "train": {"deterministic": True},
+            "train": {"deterministic": True, "microbatches": 1},
             "eval": {
                 "batch_size": _auto(int, 64),
                 "flip": config_dict.placeholder(bool),  # `None`: as when the run began, or off

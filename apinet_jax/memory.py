@@ -82,6 +82,9 @@ def smaller(config: ml_collections.ConfigDict, num_devices: int) -> list[dict[st
     options: list[dict[str, Any]] = []
     if config.model.dtype == "float32" and jax.default_backend() != "cpu":
         options.append({"model.dtype": "bfloat16"})
+    for parts in (2, 4, 8):
+        if classes * images % (parts * num_devices) == 0:
+            options.append({"train.microbatches": parts})
     for fewer in dict.fromkeys(classes // share for share in (2, 3, 4, 8)):
         if fewer >= 2 and fewer * images % num_devices == 0:
             options.append({"batch.classes": fewer})

@@ -68,22 +68,25 @@ def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
     return np.sort(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
 
-def check_divisible(batch_size: int, mesh: Mesh, where: str) -> None:
+def check_divisible(batch_size: int, mesh: Mesh, where: str, microbatches: int = 1) -> None:
     """Refuses a batch that the devices cannot share equally.
 
     Args:
         batch_size: Images of the global batch, `B`.
         mesh: The data mesh.
         where: The settings that made `batch_size`, for the message.
+        microbatches: Parts of the batch, each of which they share.
 
     Raises:
-        InputError: If `batch_size` is not a multiple of the number of devices.
+        InputError: If `batch_size` is not a multiple of the number of devices, and of the parts.
     """
-    if batch_size % mesh.size:
-        below, above = batch_size - batch_size % mesh.size, batch_size + -batch_size % mesh.size
+    unit = mesh.size * microbatches
+    if batch_size % unit:
+        below, above = batch_size - batch_size % unit, batch_size + -batch_size % unit
+        parts = f", each of {microbatches} microbatches" if microbatches > 1 else ""
         raise InputError(
             f"A batch of {batch_size} images ({where}) cannot be shared equally by {mesh.size} "
-            f"devices. Choose {where} so that the batch is a multiple of {mesh.size}, "
+            f"devices{parts}. Choose {where} so that the batch is a multiple of {unit}, "
             f"for instance {below or above} or {above}."
         )
 

@@ -14,6 +14,7 @@ from apinet_jax.array_types import Batch, PairIndex, StepMetrics, TrainState
 from apinet_jax.losses import LossTerms, Reduction, cross_entropy, pair_loss
 from apinet_jax.mesh import replicated, sharded_by_batch
 from apinet_jax.metrics import EvalSums, eval_sums
+from apinet_jax.microbatches import Preprocess, trunk_features
 from apinet_jax.models.apinet import APINet
 from apinet_jax.models.layers import normalise
 from apinet_jax.optim import TRUNK
@@ -50,14 +51,6 @@ class Objective(NamedTuple):
     rank_weight: float = 1.0
     rank_margin: float = 0.05
     label_smoothing: float = 0.0
-
-
-class Preprocess(NamedTuple):
-    """Pixel statistics of the trunk's weights (in units of 0 to 1), and its compute type."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    dtype: Any = jnp.float32
 
 
 def init_state(
@@ -178,6 +171,8 @@ def train_step(
     seed: int,
     stage: Stage,
     ema: float = 0.0,
+    microbatches: int = 1,
+    shards: int = 1,
 ) -> tuple[TrainState, StepMetrics]:
     """One update on one global batch.
 
@@ -195,11 +190,13 @@ def train_step(
         stage: `frozen` or `full`.
         ema: Share of the averaged parameters that a step keeps, where an average is kept. It is
             less in the first steps, (1 + t) / (10 + t), so that the start is soon forgotten.
+        microbatches: Parts of the batch that the trunk sees one after the other; pairs are mined
+            over all of it.
+        shards: Devices that the batch is spread over.
 
     Returns:
         State after the step and the metrics before it.
     """
-    images = normalise(batch.image, preprocess.mean, preprocess.std, preprocess.dtype)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     trunk = {TRUNK: state.params[TRUNK]}
     head = {name: leaves for name, leaves in state.params.items() if name != TRUNK}
@@ -207,12 +204,9 @@ def train_step(
 
     def loss_fn(trained: dict[str, Any]) -> tuple[Float[Array, ""], Any]:
         params = {**trained, **fixed}
-        features, mutated = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            method="features",
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        features, mutated = trunk_features(
+            model, variables, batch.image, preprocess, microbatches, shards
         )
         terms, top1, pairs = _objective(model, params, features, batch, objective, key)
         return terms.total, (terms, top1, pairs, mutated)
@@ -273,11 +267,11 @@ def make_train_step(
 
     Args:
         mesh: The data mesh.
-        **settings: The keyword arguments of `train_step`.
+        **settings: The keyword arguments of `train_step` but `shards`.
     """
     everywhere = replicated(mesh)
     return jax.jit(
-        partial(train_step, **settings),
+        partial(train_step, **settings, shards=mesh.size),
         in_shardings=(everywhere, sharded_by_batch(mesh)),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,

@@ -158,7 +158,8 @@ def _completed(
     config = ml_collections.ConfigDict(hosts.first_decides(chosen))
     check_config(config)
     batch_size = config.batch.classes * config.batch.images
-    check_divisible(batch_size, mesh, "batch.classes x batch.images")
+    where = "batch.classes x batch.images"
+    check_divisible(batch_size, mesh, where, config.train.microbatches)
     return config
 
 

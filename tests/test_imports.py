@@ -36,7 +36,7 @@ FLOORS = {
         "comparison",
         "calibration",
     ),
-    2: ("checkpoint", "checkpoint_files"),
+    2: ("checkpoint", "checkpoint_files", "microbatches"),
     3: ("steps", "auto", "idle_settings", "assemble", "run_record", "sweep_file", "sweep_runs"),
     4: ("train", "evaluate", "loop", "report"),
     5: ("commands",),

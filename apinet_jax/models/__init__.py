@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from apinet_jax.errors import InputError
 from apinet_jax.models.densenet import DenseNet
+from apinet_jax.models.layers import Remat
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
 from apinet_jax.models.vit import ViT, check_sides
@@ -26,7 +27,7 @@ class TrunkSpec:
     """What is known of a trunk before it is built.
 
     Attributes:
-        build: Makes the module from `dtype` and `batch_norm_groups`.
+        build: Makes the module from `dtype`, `batch_norm_groups` and `remat`.
         width: Channels of its feature map, `D`.
         classifier_prefixes: How the names of the tensors begin that belong to the classifier of
             the torchvision or timm model and not to the trunk.
@@ -115,13 +116,19 @@ def check_trunk(name: str | None, crop: int | None) -> None:
         check_sides(patch, crop, crop)
 
 
-def make_trunk(name: str, dtype: DTypeLike = jnp.float32, batch_norm_groups: int = 1) -> nn.Module:
+def make_trunk(
+    name: str,
+    dtype: DTypeLike = jnp.float32,
+    batch_norm_groups: int = 1,
+    remat: Remat = "none",
+) -> nn.Module:
     """Builds a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`, not pooled.
 
     Args:
         name: A key of `TRUNKS`.
         dtype: Compute dtype; parameters and BatchNorm statistics stay float32.
         batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
+        remat: What a block keeps for its backward pass.
 
     Returns:
         The linen module, without parameters.
@@ -129,7 +136,7 @@ def make_trunk(name: str, dtype: DTypeLike = jnp.float32, batch_norm_groups: int
     Raises:
         InputError: No trunk has that name.
     """
-    return trunk_spec(name).build(dtype=dtype, batch_norm_groups=batch_norm_groups)
+    return trunk_spec(name).build(dtype=dtype, batch_norm_groups=batch_norm_groups, remat=remat)
 
 
 def variable_shapes(name: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:

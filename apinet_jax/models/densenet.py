@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import BatchNorm, Conv, he_normal_fan_in
+from apinet_jax.models.layers import BatchNorm, Conv, Remat, he_normal_fan_in, rematerialised
 from apinet_jax.models.operations import avg_pool, max_pool
 
 BOTTLENECK = 4  # channels between the two convolutions of a layer, in units of the growth
@@ -53,6 +53,7 @@ class DenseNet(nn.Module):
         width: Channels of the stem.
         dtype: Compute dtype.
         batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
+        remat: What a layer keeps for its backward pass.
     """
 
     depths: Sequence[int]
@@ -60,6 +61,7 @@ class DenseNet(nn.Module):
     width: int = 64
     dtype: DTypeLike = jnp.float32
     batch_norm_groups: int = 1
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
@@ -75,9 +77,10 @@ class DenseNet(nn.Module):
 
         x = Conv(self.width, 7, stride=2, padding=3, name="features.conv0", **shared)(images)
         x = max_pool(norm_relu(x, "norm0"), window=3, stride=2, padding=1)
+        dense_layer = rematerialised(DenseLayer, self.remat)
         for block, depth in enumerate(self.depths, start=1):
             for index in range(1, depth + 1):
-                layer = DenseLayer(
+                layer = dense_layer(
                     self.growth,
                     self.dtype,
                     self.batch_norm_groups,

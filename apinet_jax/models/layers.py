@@ -4,6 +4,7 @@ Parameters and BatchNorm's arithmetic are float32 whatever the compute `dtype`.
 """
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -27,6 +28,30 @@ he_uniform = initializers.he_uniform()
 
 torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """How torch's layers start by themselves: `kaiming_uniform_(a=sqrt(5))`, +-1/sqrt(fan_in)."""
+
+
+Remat = Literal["none", "dots", "full"]
+
+
+def _is_dot(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
+
+
+def rematerialised(
+    block: type[nn.Module], remat: Remat, takes_train: bool = True
+) -> type[nn.Module]:
+    """A block whose backward pass makes again what the forward pass does not keep.
+
+    Args:
+        block: Its class.
+        remat: `none` keeps everything; `dots` keeps what convolutions and matrix products return,
+            and makes norms and activations again; `full` keeps the block's input alone.
+        takes_train: Whether `train` is the second argument of its call.
+    """
+    if remat == "none":
+        return block
+    policy = _is_dot if remat == "dots" else None
+    return nn.remat(block, static_argnums=(2,) if takes_train else (), policy=policy)
 
 
 class Conv(nn.Module):

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import BatchNorm, Conv
+from apinet_jax.models.layers import BatchNorm, Conv, Remat, rematerialised
 from apinet_jax.models.operations import max_pool
 
 
@@ -85,6 +85,7 @@ class ResNet(nn.Module):
         width: Channels of the stem and, doubled at every later stage, of the blocks.
         dtype: Compute dtype.
         batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
+        remat: What a block keeps for its backward pass.
     """
 
     block: type[Block]
@@ -92,6 +93,7 @@ class ResNet(nn.Module):
     width: int = 64
     dtype: DTypeLike = jnp.float32
     batch_norm_groups: int = 1
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
@@ -102,9 +104,10 @@ class ResNet(nn.Module):
         x = Conv(self.width, 7, stride=2, padding=3, dtype=self.dtype, name="conv1")(images)
         x = BatchNorm(self.batch_norm_groups, dtype=self.dtype, name="bn1")(x, train)
         x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
+        block = rematerialised(self.block, self.remat)
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
-                x = self.block(
+                x = block(
                     width=self.width * 2**stage,
                     stride=2 if stage > 0 and index == 0 else 1,
                     dtype=self.dtype,

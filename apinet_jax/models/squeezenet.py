@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import Conv, he_uniform
+from apinet_jax.models.layers import Conv, Remat, he_uniform, rematerialised
 from apinet_jax.models.operations import max_pool
 
 
@@ -49,10 +49,12 @@ class SqueezeNet(nn.Module):
     Attributes:
         dtype: Compute dtype.
         batch_norm_groups: Part of every trunk's interface; this one has no BatchNorm.
+        remat: What a block keeps for its backward pass.
     """
 
     dtype: DTypeLike = jnp.float32
     batch_norm_groups: int = 1
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
@@ -60,7 +62,8 @@ class SqueezeNet(nn.Module):
         del train
 
         def fire(index: int, squeeze: int, expand: int) -> Fire:
-            return Fire(squeeze, expand, self.dtype, name=f"features.{index}")
+            block = rematerialised(Fire, self.remat, takes_train=False)
+            return block(squeeze, expand, self.dtype, name=f"features.{index}")
 
         x = Conv(
             64,

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from apinet_jax.array_types import at_least_float32
 from apinet_jax.errors import InputError
-from apinet_jax.models.layers import Conv, torch_default
+from apinet_jax.models.layers import Conv, Remat, rematerialised, torch_default
 
 MLP_RATIO = 4
 small_normal = initializers.normal(0.02)
@@ -122,6 +122,7 @@ class ViT(nn.Module):
         heads: Attention heads.
         dtype: Compute dtype.
         batch_norm_groups: Part of every trunk's interface; this one has no BatchNorm.
+        remat: What a block keeps for its backward pass.
     """
 
     patch: int
@@ -134,6 +135,7 @@ class ViT(nn.Module):
     heads: int = 12
     dtype: DTypeLike = jnp.float32
     batch_norm_groups: int = 1
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
@@ -174,7 +176,8 @@ class ViT(nn.Module):
         native = positions[0, embedded:].reshape(self.grid, self.grid, self.width)
         x = x + resample(native, cells).astype(self.dtype)[None]
         x = jnp.concatenate([prefix, x.reshape(batch, -1, self.width)], axis=1)  # [B T D]
+        block = rematerialised(Block, self.remat, takes_train=False)
         for index in range(self.depth):
-            x = Block(self.heads, self.layer_scale, self.dtype, name=f"blocks.{index}")(x)
+            x = block(self.heads, self.layer_scale, self.dtype, name=f"blocks.{index}")(x)
         x = x[:, ahead:].reshape(batch, *cells, self.width)
         return layer_norm(x, "norm")

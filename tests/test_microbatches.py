@@ -1,0 +1,125 @@
+"""The trunk in parts, and blocks made again: less memory, the same gradient."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numeric import max_error
+from test_steps import collectives
+
+from apinet_jax.array_types import Batch
+from apinet_jax.errors import InputError
+from apinet_jax.mesh import check_divisible, make_mesh, replicated, to_global
+from apinet_jax.microbatches import Preprocess, chunked, unchunked
+from apinet_jax.models import make_trunk, trunk_spec
+from apinet_jax.models.apinet import APINet
+from apinet_jax.optim import cosine_schedule, make_optimizer
+from apinet_jax.steps import Objective, init_state, make_train_step
+
+SIZE, CLASSES = 64, 4
+LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), 4)
+BATCH = Batch(
+    np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3)).astype(np.uint8),
+    LABELS,
+    np.arange(16, dtype=np.int32),
+    np.ones(16, bool),
+)
+
+
+def prepared(devices=1, groups=1, stage="full", trunk="resnet10_w16", remat="none", **settings):
+    """Compiled step, first state and batch."""
+    mesh = make_mesh(jax.devices()[:devices])
+    module = make_trunk(trunk, jnp.float32, groups, remat)
+    model = APINet(module, trunk_spec(trunk).width, CLASSES, hidden=16, dropout=0.5)
+    optimizer = make_optimizer(
+        cosine_schedule(0.05, 100),
+        momentum=0.9,
+        weight_decay=0.0,
+        decay_bn_bias=True,
+        frozen_steps=2 if stage == "frozen" else 0,
+    )
+    step = make_train_step(
+        mesh,
+        model=model,
+        optimizer=optimizer,
+        objective=Objective(),
+        preprocess=Preprocess((0.5,) * 3, (0.25,) * 3),
+        seed=0,
+        stage=stage,
+        **settings,
+    )
+    draw = jax.jit(lambda key: init_state(model, optimizer, key, crop=SIZE))
+    state = jax.device_put(jax.device_get(draw(jax.random.key(0))), replicated(mesh))
+    batch = to_global(BATCH, mesh)
+    return step.lower(state, batch).compile(), state, batch
+
+
+def after_one_step(**settings):
+    compiled, state, batch = prepared(**settings)
+    after, metrics = compiled(state, batch)
+    return jax.device_get(after), jax.device_get(metrics)
+
+
+def assert_same_step(ours, reference):
+    """Loss, gradient (as which momentum begins), statistics, pairs."""
+    (state, metrics), (expected, expected_metrics) = ours, reference
+    assert metrics.pairs == expected_metrics.pairs == 32
+    assert max_error(metrics.loss, expected_metrics.loss) < 1e-5
+    assert max_error(metrics.grad_norm, expected_metrics.grad_norm) < 1e-5
+    for part in ("opt_state", "batch_stats"):
+        pairs = zip(
+            jax.tree.leaves(getattr(state, part)),
+            jax.tree.leaves(getattr(expected, part)),
+            strict=True,
+        )
+        values = [(np.ravel(a), np.ravel(b)) for a, b in pairs if np.ndim(a)]
+        if values:  # not every trunk has BatchNorm
+            assert max_error(*map(np.concatenate, zip(*values, strict=True))) < 1e-5
+
+
+@cache
+def in_groups(groups, stage="full"):
+    """A step at once, with BatchNorm statistics of consecutive groups."""
+    return after_one_step(groups=groups, stage=stage)
+
+
+@pytest.mark.parametrize("stage", ["full", "frozen"])
+def test_microbatches_are_groups_with_statistics_of_their_own(stage):
+    assert_same_step(after_one_step(microbatches=4, stage=stage), in_groups(4, stage))
+
+
+def test_microbatches_on_devices_with_statistics_of_their_own():
+    """Two devices hold eight rows each, of which each microbatch takes four."""
+    assert_same_step(after_one_step(microbatches=2, devices=2, groups=2), in_groups(4))
+
+
+def test_every_device_has_its_share_of_every_chunk():
+    rows = jnp.arange(12)
+    chunks = chunked(rows, 3, shards=2)
+    assert chunks.tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+    assert unchunked(chunks, shards=2).tolist() == rows.tolist()
+
+
+def test_microbatches_take_less_memory_and_exchange_nothing_larger():
+    whole, *_ = prepared(devices=2)
+    parts, *_ = prepared(devices=2, microbatches=4)
+    need = [compiled.memory_analysis().temp_size_in_bytes for compiled in (whole, parts)]
+    print(f"temporaries: {need} bytes")
+    assert need[1] < 0.6 * need[0]  # beside activations there are gradients, which stay
+    found = list(collectives(parts))
+    assert {kind for kind, _ in found} == {"all-reduce", "all-gather"}
+    gathered = [size for kind, sizes in found if kind == "all-gather" for size in sizes]
+    assert max(gathered) == 16 * 128  # [B D]
+
+
+@pytest.mark.parametrize(("trunk", "remat"), [("resnet10_w16", "full"), ("squeezenet1_1", "dots")])
+def test_remat_changes_no_gradient(trunk, remat):
+    """What it saves is the accelerator's compiler's to say: that for CPUs keeps everything."""
+    assert_same_step(after_one_step(trunk=trunk, remat=remat), after_one_step(trunk=trunk))
+
+
+def test_a_batch_that_microbatches_do_not_divide():
+    with pytest.raises(InputError, match=r"each of 3 microbatches.* a multiple of 6, .* 12 or 18"):
+        check_divisible(16, make_mesh(jax.devices()[:2]), "batch.classes x batch.images", 3)
