@@ -128,7 +128,9 @@ def _with_lasting_names(
             config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
     if config.model.pretrained:
         known = (record and record["pretrained"]) or {}
-        config.model.pretrained = pinned(config.model.pretrained, known.get("source"))
+        config.model.pretrained = hosts.first_decides(
+            lambda: pinned(config.model.pretrained, known.get("source"))
+        )
     return config
 
 
