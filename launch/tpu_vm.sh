@@ -1,0 +1,177 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU VM, or on all hosts of a slice. Needs gcloud, logged in.
+#
+#     launch/tpu_vm.sh [OPTIONS] train --config configs/cub.py --workdir=/mnt/shared/runs/cub
+#
+# Actions:
+#     train ...   makes the TPU or takes the one that is there, copies the last commit, installs,
+#                 starts the program with the rest of the line on every host, follows its log;
+#                 where it is running already, it only follows; where it was interrupted, it goes on
+#     log         follows the log of the first host
+#     stop        asks the program to save and end
+#     delete      gives the TPU back; what lies on its disks is lost
+#
+# Options:
+#     --dry-run           prints the commands instead of running them
+#     --name=NAME         name of the TPU (apinet)
+#     --zone=ZONE         its zone (gcloud's default)
+#     --project=PROJECT   its project (gcloud's default)
+#     --type=TYPE         accelerator type (v5litepod-8); v6e-8, v5litepod-256, ...
+#     --image=VERSION     software version (v2-alpha-tpuv5-lite; for v6e: v2-alpha-tpuv6e)
+#     --queued            waits in the queue until there is one
+#     --spot              one that may be taken away: cheaper
+#
+# A slice of several hosts needs --workdir on a disk that all of them have mounted.
+set -euo pipefail
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+dry_run=false name=apinet zone='' project='' type=v5litepod-8 image=v2-alpha-tpuv5-lite
+queued=false spot=false
+readonly FOLDER=apinet_jax # on the hosts, below the home folder
+readonly POLL=30           # seconds between two looks at the queue
+
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+fail() {
+    say "error: $*"
+    exit 2
+}
+
+# perform COMMAND ...: runs it, or prints it.
+perform() {
+    if "$dry_run"; then
+        printf '%q ' "$@"
+        printf '\n'
+    else
+        "$@"
+    fi
+}
+
+# tpus GROUP VERB ...: a command of gcloud, in the zone and the project.
+tpus() {
+    perform gcloud compute tpus "$@" ${zone:+--zone="$zone"} ${project:+--project="$project"}
+}
+
+# on WORKER COMMAND: a shell command on a host, or on all.
+on() {
+    tpus tpu-vm ssh "$name" --worker="$1" --command="$2"
+}
+
+# state_of GROUP FIELD: what gcloud says of the TPU or its place in the queue; nothing if not there.
+state_of() {
+    if "$dry_run"; then return; fi
+    tpus "$1" describe "$name" --format="value($2)" 2>/dev/null || true
+}
+
+create() {
+    local options=(--accelerator-type="$type")
+    if "$spot"; then options+=(--spot); fi
+    case $(state_of tpu-vm state) in
+    READY)
+        say "The TPU $name is there."
+        return
+        ;;
+    '') ;;
+    *) # taken away, or stopped: what is left of it only holds the name
+        delete
+        ;;
+    esac
+    if ! "$queued"; then
+        tpus tpu-vm create "$name" --version="$image" "${options[@]}"
+        return
+    fi
+    if [ -z "$(state_of queued-resources state.state)" ]; then
+        tpus queued-resources create "$name" --node-id="$name" --runtime-version="$image" \
+            "${options[@]}"
+    fi
+    local state
+    until "$dry_run"; do
+        state=$(state_of queued-resources state.state)
+        say "$(date +%H:%M) the TPU $name is ${state:-unknown}"
+        case $state in
+        ACTIVE) return ;;
+        FAILED | SUSPENDING | SUSPENDED) fail "the queue gave $name up; see: $0 delete" ;;
+        esac
+        sleep "$POLL"
+    done
+}
+
+install() {
+    local archive jax
+    jax=$(sed -n 's/^jax==//p' requirements.txt)
+    archive=$(mktemp -d)/apinet_jax.tar.gz
+    if [ -n "$(git status --porcelain)" ]; then
+        say "What is not committed does not go along."
+    fi
+    perform git archive --format=tar.gz --output="$archive" HEAD
+    tpus tpu-vm scp "$archive" "$name:$FOLDER.tar.gz" --worker=all
+    # The images have an older Python.
+    on all "command -v python3.11 >/dev/null ||
+        { sudo add-apt-repository -y ppa:deadsnakes/ppa &&
+            sudo apt-get install -y -qq python3.11 python3.11-venv; }"
+    on all "mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER && cd $FOLDER &&
+        bash -c 'source launch/environment.sh; prepare_environment requirements.txt' &&
+        .venv/bin/pip install --quiet 'jax[tpu]==$jax'"
+}
+
+# start ARGUMENT ...: the program on every host, unless it is running there.
+start() {
+    local arguments
+    arguments=$(printf ' %q' "$@")
+    on all "cd $FOLDER && if ! pkill -0 -F run.pid 2>/dev/null; then
+        nohup .venv/bin/python -m apinet_jax.main$arguments >>run.log 2>&1 </dev/null &
+        echo \$! >run.pid; fi"
+}
+
+follow() {
+    on 0 "cd $FOLDER && tail -n 50 --pid=\$(cat run.pid) -F run.log"
+}
+
+delete() {
+    if "$queued"; then
+        tpus queued-resources delete "$name" --force --quiet
+    else
+        tpus tpu-vm delete "$name" --quiet
+    fi
+}
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --dry-run) dry_run=true ;;
+    --name=*) name=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --project=*) project=${1#*=} ;;
+    --type=*) type=${1#*=} ;;
+    --image=*) image=${1#*=} ;;
+    --queued) queued=true ;;
+    --spot) spot=true ;;
+    -h | --help)
+        sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    -*) fail "there is no option '$1'; see $0 --help" ;;
+    *) break ;;
+    esac
+    shift
+done
+action=${1:-}
+[ $# -eq 0 ] || shift
+if ! "$dry_run" && [ -n "$action" ] && ! command -v gcloud >/dev/null; then
+    fail "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
+fi
+case $action in
+train)
+    [ $# -gt 0 ] || fail "train needs a configuration, as in: $0 train --config configs/cub.py"
+    create
+    install
+    start "$@"
+    follow
+    ;;
+log) follow ;;
+stop) on all "cd $FOLDER && pkill -TERM -F run.pid" ;;
+delete) delete ;;
+*) fail "'$action' is none of: train, log, stop, delete; see $0 --help" ;;
+esac

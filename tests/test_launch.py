@@ -1,0 +1,129 @@
+"""The scripts in `launch/` that start jobs elsewhere: what they would run, and what they run."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "launch/tpu_vm.sh"
+
+
+def run(*arguments, path=None):
+    environment = os.environ | ({"PATH": f"{path}:{os.environ['PATH']}"} if path else {})
+    return subprocess.run(
+        ["bash", SCRIPT, *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+    """A stand-in that notes what it is asked for, and answers with the states that a test names."""
+
+    def prepare(**states):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        answers = "\n".join(f"*'{group} describe'*) echo {s} ;;" for group, s in states.items())
+        script = f'#!/bin/bash\necho "$3 $4" >>{tmp_path}/asked\n'
+        script += f'case "$*" in\n{answers.replace("_", "-")}\n*describe*) exit 1 ;;\nesac\n'
+        (folder / "gcloud").write_text(script)
+        (folder / "gcloud").chmod(0o755)
+        return folder, lambda: [
+            line
+            for line in (tmp_path / "asked").read_text().splitlines()
+            if not line.endswith("describe")
+        ]
+
+    return prepare
+
+
+def test_a_dry_run_prints_every_command_and_runs_none(gcloud, tmp_path):
+    path, _ = gcloud()
+    done = run(
+        *("--dry-run", "--queued", "--spot", "--zone=us-west4-a", "--name=birds", "train"),
+        *("--config", "configs/cub.py", "--config.data.dir=/mnt/my data"),
+        path=path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "asked").exists()
+    lines = done.stdout.splitlines()
+    assert [" ".join(line.split()[3:5]) for line in lines if line.startswith("gcloud ")] == [
+        "queued-resources create",
+        "tpu-vm scp",
+        *["tpu-vm ssh"] * 4,
+    ]
+    assert lines[1].startswith("git archive")
+    assert "--node-id=birds" in done.stdout
+    assert done.stdout.count("--zone=us-west4-a") == 6
+    assert "--spot" in done.stdout
+    assert r"--config.data.dir=/mnt/my\\ data" in done.stdout  # quoted once for each shell
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_a_tpu_that_is_there_is_taken(gcloud):
+    path, asked = gcloud(tpu_vm="READY")
+    done = run("--name=birds", "train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 0, done.stderr
+    assert asked() == ["tpu-vm scp", *["tpu-vm ssh"] * 4]
+
+
+def test_one_that_was_taken_away_is_made_again(gcloud):
+    path, asked = gcloud(tpu_vm="PREEMPTED")
+    done = run("--name=birds", "train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 0, done.stderr
+    assert asked()[:2] == ["tpu-vm delete", "tpu-vm create"]
+
+
+def test_the_queue_is_waited_for(gcloud):
+    path, asked = gcloud(queued_resources="ACTIVE")
+    done = run("--queued", "train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 0, done.stderr
+    assert "is ACTIVE" in done.stderr
+    assert "queued-resources create" not in asked()
+
+
+def test_the_queue_gave_up(gcloud):
+    path, _ = gcloud(queued_resources="FAILED")
+    done = run("--queued", "train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 2
+    assert "the queue gave apinet up" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "'fly' is none of: train, log, stop, delete"),
+        ([], "'' is none of"),
+        (["--sopt", "train"], "there is no option '--sopt'"),
+        (["train"], "train needs a configuration"),
+    ],
+)
+def test_wrong_input_is_told(arguments, message, gcloud):
+    done = run(*arguments, path=gcloud()[0])
+    assert done.returncode == 2
+    assert f"error: {message}" in done.stderr
+
+
+def test_help_shows_actions_and_options():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "--dry-run" in done.stdout
+    assert "delete" in done.stdout
+    assert "set -e" not in done.stdout
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("launch/*")), ids=lambda path: path.name)
+def test_scripts_are_free_of_what_shellcheck_knows(script):
+    if shutil.which("shellcheck") is None:
+        subprocess.run(["bash", "-n", script], check=True)
+        return
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
