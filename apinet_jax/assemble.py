@@ -13,21 +13,25 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from apinet_jax.array_types import Batch, TrainState
+from apinet_jax.array_types import TrainState
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
 from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset, records_root
 from apinet_jax.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.errors import InputError
-from apinet_jax.mesh import host_rows, replicated, sharded_by_batch
+from apinet_jax.mesh import host_rows, replicated
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.apinet import APINet
 from apinet_jax.models.hub import find_pretrained
 from apinet_jax.models.pretrained import load_torch_tensors
 from apinet_jax.models.recognise import read_weights
 from apinet_jax.optim import TRUNK, cosine_schedule, make_optimizer
-from apinet_jax.steps import Objective, Preprocess, Stage, init_state, make_train_step
+from apinet_jax.steps import (
+    Objective,
+    Preprocess,
+    init_state,
+)
 
 
 class Plan(NamedTuple):
@@ -170,13 +174,14 @@ def make_program(
 
 def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
     """A freshly drawn state, replicated over the mesh."""
-    draw = jax.jit(_first_draw(config, program), out_shardings=replicated(mesh))
+    draw = jax.jit(first_draw(config, program), out_shardings=replicated(mesh))
     return draw(jax.random.key(config.seed))
 
 
-def _first_draw(
+def first_draw(
     config: ml_collections.ConfigDict, program: Program
 ) -> Callable[[Key[Array, ""]], TrainState]:
+    """Makes the state before the first step from a key."""
     return partial(
         init_state,
         program.model,
@@ -186,37 +191,9 @@ def _first_draw(
     )
 
 
-def compile_train_step(
-    config: ml_collections.ConfigDict, program: Program, mesh: Mesh, stage: Stage
-) -> jax.stages.Compiled:
-    """Compiles the step of a stage from shapes alone, before there are weights or images."""
-    step = make_train_step(
-        mesh,
-        model=program.model,
-        optimizer=program.optimizer,
-        objective=program.objective,
-        preprocess=program.preprocess,
-        seed=config.seed,
-        stage=stage,
-        ema=config.optim.ema,
-        microbatches=config.train.microbatches,
-    )
-    crop, rows = config.data.crop, sharded_by_batch(mesh)
-    state = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(_first_draw(config, program), jax.random.key(0)),
-    )
-    shapes = Batch(
-        image=((crop, crop, 3), jnp.uint8),
-        label=((), jnp.int32),
-        image_id=((), jnp.int32),
-        mask=((), jnp.bool_),
-    )
-    batch_size = program.plan.batch_size
-    batch = Batch(
-        *(jax.ShapeDtypeStruct((batch_size, *row), kind, sharding=rows) for row, kind in shapes)
-    )
-    return step.lower(state, batch).compile()
+def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """The evaluation batch, rounded up to what the devices share."""
+    return config.eval.batch_size + -config.eval.batch_size % mesh.size
 
 
 def make_sampler(
@@ -264,7 +241,7 @@ def make_eval_loader(
     config: ml_collections.ConfigDict, source: Source, fingerprint: str, mesh: Mesh
 ) -> EvalLoader:
     """What makes this host's rows of an evaluation batch, rounded up to what the devices share."""
-    batch_size = config.eval.batch_size + -config.eval.batch_size % mesh.size
+    batch_size = eval_batch_size(config, mesh)
     reader = _make_reader(config, source, fingerprint)
     return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size, mesh))
 

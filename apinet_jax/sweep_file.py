@@ -1,6 +1,5 @@
 """What a sweep file describes, read and checked before anything is trained."""
 
-import ast
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import ml_collections
 
 from apinet_jax.config import FREE_FIELDS, check_config, flatten
+from apinet_jax.config_file import parse_change, read_config
 from apinet_jax.errors import InputError
 from apinet_jax.models import check_trunk
 
@@ -64,8 +64,11 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
         InputError: If the file, a field or a value is wrong.
     """
     sweep = _loaded(path)
-    config = _base_config(path, sweep.base)
-    given = dict(_parsed(change, config) for change in changes)
+    try:
+        config = read_config(sweep.base)
+    except InputError as error:
+        raise InputError(f"{path} starts from {sweep.base}. {error}") from error
+    given = dict(parse_change(change, config) for change in changes)
     for cell, own in sweep.cells.items():
         if both := sorted(set(given) & set(own)):
             raise InputError(
@@ -100,36 +103,6 @@ def _loaded(path: Path | str) -> Sweep:
             "apinet_jax.sweep_file.Sweep; see configs/sweeps for one."
         )
     return sweep
-
-
-def _base_config(path: Path | str, base: str) -> ml_collections.ConfigDict:
-    file, _, preset = base.partition(":")
-    if not Path(file).is_file():
-        raise InputError(
-            f"{path} starts from {file}, which is not there. Run it in the project's folder."
-        )
-    try:
-        return runpy.run_path(file)["get_config"](*([preset] if preset else []))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{file}, which {path} starts from, could not be run: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _parsed(change: str, config: ml_collections.ConfigDict) -> tuple[str, Any]:
-    """Field and value of `FIELD=VALUE`, the value in the field's type where it can be."""
-    field, equals, text = change.partition("=")
-    if not equals or field not in flatten(config):
-        raise InputError(f"--set {change}: there is no field '{field}' to be set.")
-    *group, name = field.split(".")
-    if (config[group[0]] if group else config).get_type(name) is str:
-        return field, text
-    try:
-        return field, ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return field, text  # the check of the cells says what is wrong with it
 
 
 def _check_runs(path: Path | str, sweep: Sweep) -> None:

@@ -16,7 +16,6 @@ from apinet_jax import hosts, memory
 from apinet_jax.array_types import TrainState
 from apinet_jax.assemble import (
     Program,
-    compile_train_step,
     fresh_state,
     make_dataset,
     make_eval_loader,
@@ -26,6 +25,7 @@ from apinet_jax.assemble import (
 )
 from apinet_jax.auto import choose
 from apinet_jax.checkpoint import Checkpoints
+from apinet_jax.compilation import compile_train_step
 from apinet_jax.config import check_config, flatten
 from apinet_jax.data.source import Dataset
 from apinet_jax.errors import InputError

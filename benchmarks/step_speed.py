@@ -16,7 +16,8 @@ import numpy as np
 
 from apinet_jax import memory
 from apinet_jax.array_types import Batch
-from apinet_jax.assemble import compile_train_step, fresh_state, make_program
+from apinet_jax.assemble import fresh_state, make_program
+from apinet_jax.compilation import compile_train_step
 from apinet_jax.config import default_config
 from apinet_jax.mesh import make_mesh, to_global
 from apinet_jax.models import TRUNKS

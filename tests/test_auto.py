@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from apinet_jax import memory
-from apinet_jax.assemble import compile_train_step, make_program
+from apinet_jax.assemble import make_program
 from apinet_jax.auto import choose
+from apinet_jax.compilation import compile_train_step
 from apinet_jax.config import check_config, flatten
 from apinet_jax.errors import InputError
 from apinet_jax.mesh import make_mesh

@@ -22,9 +22,10 @@ from tiny_runs import (
 )
 
 from apinet_jax import memory
-from apinet_jax.assemble import compile_train_step, make_program
+from apinet_jax.assemble import make_program
 from apinet_jax.checkpoint import load_weights
 from apinet_jax.checkpoint_files import find_checkpoint
+from apinet_jax.compilation import compile_train_step
 from apinet_jax.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
 from apinet_jax.mesh import make_mesh

@@ -30,7 +30,6 @@ from tiny_runs import (
 
 from apinet_jax.array_types import TrainState
 from apinet_jax.assemble import (
-    compile_train_step,
     fresh_state,
     make_dataset,
     make_network,
@@ -39,6 +38,7 @@ from apinet_jax.assemble import (
 )
 from apinet_jax.checkpoint import Checkpoints, load_weights
 from apinet_jax.checkpoint_files import steps_of
+from apinet_jax.compilation import compile_train_step
 from apinet_jax.errors import InputError
 from apinet_jax.mesh import make_mesh, to_global
 from apinet_jax.train import train

@@ -5,6 +5,7 @@ docstring is what `--help` says it does, the rest its examples.
 """
 
 COMMANDS = {
+    "compile_check": "compile for TPUs that are not there: does it fit, what does it cost",
     "convert": "weights and checkpoints from PyTorch to here, and back",
     "job": "train as several processes on this machine, as several hosts would",
     "prepare": "fetch and check a data set, and show what is in it",

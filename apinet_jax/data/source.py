@@ -230,6 +230,16 @@ def _open_birds(root: Path) -> Dataset:
         ) from error
 
 
+def official_counts(name: str) -> tuple[int, int]:
+    """Training images and classes of a data set of the literature, as published.
+
+    Args:
+        name: One of `OFFICIAL`.
+    """
+    builder = _official(name)
+    return builder.TRAIN_IMAGES, builder.CLASSES
+
+
 def _official(name: str) -> Any:
     from apinet_jax.data.builders import aircraft, cars, cub, dogs, nabirds
 

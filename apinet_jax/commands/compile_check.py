@@ -1,0 +1,245 @@
+r"""Compiles the program of a configuration for TPUs that are not there, and says what it costs.
+
+Does it fit, how long does a step take at best, how long and how many chip-hours does the run: by
+the account of the TPU's own compiler, which this machine runs. A compilation takes minutes.
+Needs the compiler: pip install "apinet_jax[tpu]", or libtpu alone.
+
+Examples:
+  python -m apinet_jax compile_check --config configs/cub.py --topology v5e:2x4
+  python -m apinet_jax compile_check --config configs/cub.py --topology v5e:2x4 \
+      --topology v6e:2x4 --set model.trunk=resnet50 --set train.microbatches=2
+"""
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from apinet_jax.config import check_config
+from apinet_jax.config_file import parse_change, read_config
+from apinet_jax.data.source import OFFICIAL, official_counts
+from apinet_jax.errors import InputError, RunError
+from apinet_jax.writer import result, say
+
+# What the compiler asks of the machine that it believes to be on.
+_ON_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "JAX_PLATFORMS": "cpu",
+}
+_MOST_OPTIONS = 2  # of the settings that would fit, as each takes minutes to try
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument("--config", required=True, help="configuration: FILE[:code|paper]")
+    parser.add_argument(
+        "--topology",
+        action="append",
+        required=True,
+        metavar="CHIP:AxB",
+        help="chips and how they are wired, as v5e:2x4; may be given several times",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="another value of a field, for instance model.trunk=resnet50",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        nargs=2,
+        metavar=("TRAIN", "CLASSES"),
+        help="numbers of the data set, where it is not there",
+    )
+
+
+class _Row(NamedTuple):
+    """What is told of one topology: a cell for each line of the table."""
+
+    cells: dict[str, str]
+    fits: bool
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compiles for each topology and prints a table.
+
+    Raises:
+        InputError: If the configuration, a setting or a topology is wrong, or the compiler missing.
+        RunError: If the program does not fit one of them.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            "The TPU's compiler is not installed: pip install libtpu (it needs no TPU)."
+        )
+    os.environ.update(_ON_NO_TPU)
+    config = read_config(arguments.config)
+    changes = dict(parse_change(change, config) for change in arguments.set)
+    config.update_from_flattened_dict(changes)
+    check_config(config)
+    num_images, num_classes = arguments.images or _counts(config)
+    meshes = {name: _mesh(name) for name in arguments.topology}  # all names are checked first
+    rows = {
+        name: _check(config, name, mesh, num_images, num_classes) for name, mesh in meshes.items()
+    }
+    result(_table(rows))
+    if misfits := [name for name, row in rows.items() if not row.fits]:
+        raise RunError(f"The program does not fit {', '.join(misfits)}.")
+
+
+def _counts(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    """Training images and classes of the data set: official ones, or of that which is there."""
+    if config.data.name in OFFICIAL:
+        return official_counts(config.data.name)
+    from apinet_jax.assemble import make_dataset
+
+    dataset = make_dataset(config)
+    return len(dataset.train), len(dataset.class_names)
+
+
+def _mesh(topology: str) -> Any:
+    """The mesh of the devices that a topology describes."""
+    from jax.experimental import topologies
+
+    from apinet_jax.mesh import make_mesh
+
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"There is no topology '{topology}' ({first_line}). Give a chip and how many lie side "
+            "by side, as in v5e:2x4 or v6e:4x4."
+        ) from error
+    return make_mesh(list(described.devices))
+
+
+def _check(
+    config: ml_collections.ConfigDict, topology: str, mesh: Any, num_images: int, num_classes: int
+) -> _Row:
+    """Compiles both steps for a topology."""
+    import jax
+
+    from apinet_jax import memory
+    from apinet_jax.assemble import eval_batch_size, make_program
+    from apinet_jax.auto import choose
+    from apinet_jax.compilation import compile_eval_step, compile_train_step
+    from apinet_jax.mesh import check_divisible
+    from apinet_jax.program_costs import CHIPS, costs_of, roofline
+
+    kind = mesh.devices.flat[0].device_kind
+    chip = CHIPS.get(kind)
+    if chip is None:
+        raise InputError(f"Nothing is known of {kind}; there are: v5e, v6e.")
+    labels = np.arange(num_images) % num_classes
+    config, choices = choose(config, labels, num_images, "tpu", mesh.size, chip.memory)
+    say(*choices)
+    batch_size = config.batch.classes * config.batch.images
+    check_divisible(batch_size, mesh, "batch.classes x batch.images", config.train.microbatches)
+
+    def compiled(changes: dict[str, Any]) -> jax.stages.Compiled | None:
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict(changes)
+        program = make_program(other, num_classes, num_images, mesh)
+        return memory.unless_too_large(partial(compile_train_step, other, program, mesh, "full"))
+
+    say(f"Compiling the training step for {topology}, {mesh.size} x {kind} ...")
+    step = compiled({})
+    need = memory.program_bytes(step) if step else None
+    if step is None or need > chip.memory:
+        return _Row(_misfit(config, mesh, chip.memory, need, compiled), fits=False)
+    costs = costs_of(step)
+    say(f"Compiling the evaluation step for {topology} ...")
+    program = make_program(config, num_classes, num_images, mesh)
+    evaluation = costs_of(compile_eval_step(config, program, mesh))
+    seconds, bound = roofline(costs, chip)
+    eval_seconds, _ = roofline(evaluation, chip)
+    hours = seconds * program.plan.total / 3600
+    eval_batch = eval_batch_size(config, mesh)
+    by_kind: dict[str, list[int]] = {}
+    for exchange in costs.collectives:
+        by_kind.setdefault(exchange.kind, []).append(exchange.num_bytes)
+    return _Row(
+        {
+            "chips": f"{mesh.size} x {kind}",
+            "batch": f"{config.batch.classes} x {config.batch.images} at {config.data.crop}",
+            "memory of a chip": memory.human(chip.memory),
+            "needed": f"{memory.human(costs.total)} ({100 * costs.total / chip.memory:.0f} %)",
+            "  arguments": memory.human(costs.arguments),
+            "  temporaries": memory.human(costs.temporaries),
+            "  program": memory.human(costs.program),
+            "operations a step": f"{costs.flops / 1e12:.2f} T a chip",
+            "bytes moved a step": f"{costs.moved / 1e9:.2f} GB a chip",
+            "operations a byte": f"{costs.flops / costs.moved:.0f}",
+            **{
+                f"  {name}": f"{len(sizes)}, {sum(sizes) / 1e6:.1f} MB"
+                for name, sizes in sorted(by_kind.items())
+            },
+            "least time a step": f"{1000 * seconds:.1f} ms ({bound})",
+            "most images/s": f"{batch_size / seconds:.0f}",
+            "most images/s, evaluating": f"{eval_batch / eval_seconds:.0f}",
+            "steps": str(program.plan.total),
+            "least time of the run": f"{hours:.2f} h, {hours * mesh.size:.1f} chip-hours",
+        },
+        fits=True,
+    )
+
+
+def _misfit(
+    config: ml_collections.ConfigDict,
+    mesh: Any,
+    has: int,
+    need: int | None,
+    compiled: Callable[[dict[str, Any]], Any],
+) -> dict[str, str]:
+    """What is told of a program that does not fit: by how much, and what would."""
+    from apinet_jax import memory
+
+    needed = "more than the compiler could arrange"
+    if need is not None:
+        needed = f"{memory.human(need)}, {memory.human(need - has)} too much"
+    fitting: list[str] = []
+    for changes in _options(config, mesh.size):
+        if len(fitting) == _MOST_OPTIONS:
+            break
+        told = " ".join(f"--set {field}={value}" for field, value in changes.items())
+        say(f"It does not fit; trying {told} ...")
+        program = compiled(changes)
+        if program is not None and (then := memory.program_bytes(program)) <= has:
+            fitting.append(f"{told} ({memory.human(then)})")
+    return {
+        "chips": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "batch": f"{config.batch.classes} x {config.batch.images} at {config.data.crop}",
+        "memory of a chip": memory.human(has),
+        "needed": needed,
+        "would fit": "; ".join(fitting) or "more chips",
+    }
+
+
+def _options(config: ml_collections.ConfigDict, num_devices: int) -> Iterator[dict[str, Any]]:
+    """Settings that need less memory, from the least to the most painful."""
+    from apinet_jax import memory
+
+    if config.model.remat == "none":
+        yield {"model.remat": "full"}
+    yield from memory.smaller(config, num_devices)
+
+
+def _table(rows: dict[str, _Row]) -> list[str]:
+    """A column for each topology."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row.cells))
+    head = ["the compiler's estimates", *rows]
+    body = [[name, *(row.cells.get(name, "") for row in rows.values())] for name in names]
+    widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    ]
