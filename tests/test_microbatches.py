@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numeric import max_error
-from test_steps import collectives
 
 from apinet_jax.array_types import Batch
 from apinet_jax.errors import InputError
@@ -16,6 +15,7 @@ from apinet_jax.microbatches import Preprocess, chunked, unchunked
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.apinet import APINet
 from apinet_jax.optim import cosine_schedule, make_optimizer
+from apinet_jax.program_costs import collectives_of
 from apinet_jax.steps import Objective, init_state, make_train_step
 
 SIZE, CLASSES = 64, 4
@@ -108,9 +108,9 @@ def test_microbatches_take_less_memory_and_exchange_nothing_larger():
     need = [compiled.memory_analysis().temp_size_in_bytes for compiled in (whole, parts)]
     print(f"temporaries: {need} bytes")
     assert need[1] < 0.6 * need[0]  # beside activations there are gradients, which stay
-    found = list(collectives(parts))
-    assert {kind for kind, _ in found} == {"all-reduce", "all-gather"}
-    gathered = [size for kind, sizes in found if kind == "all-gather" for size in sizes]
+    found = collectives_of(parts.as_text())
+    assert {one.kind for one in found} == {"all-reduce", "all-gather"}
+    gathered = [size for one in found if one.kind == "all-gather" for size in one.sizes]
     assert max(gathered) == 16 * 128  # [B D]
 
 

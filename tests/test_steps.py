@@ -1,7 +1,5 @@
 """The compiled step: devices, stages, masks, switches. One small trunk, compiled few times."""
 
-import math
-import re
 from functools import cache, partial
 
 import jax
@@ -17,6 +15,7 @@ from apinet_jax.mesh import check_divisible, make_mesh, replicated, to_global
 from apinet_jax.models import make_trunk
 from apinet_jax.models.apinet import APINet
 from apinet_jax.optim import cosine_schedule, make_optimizer
+from apinet_jax.program_costs import collectives_of
 from apinet_jax.steps import (
     Objective,
     Preprocess,
@@ -102,25 +101,14 @@ def test_eight_devices_compute_what_one_does():
         assert np.abs(ours - reference).max() <= 1e-5 * max(1e-3, np.abs(reference).max())
 
 
-def collectives(compiled):
-    """What the devices exchange in a program: kind of the exchange and sizes of its arrays."""
-    text = re.sub(r"/\*.*?\*/", "", compiled.as_text())
-    kinds = (
-        "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
-    )
-    for results, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
-        dimensions = re.findall(r"\w+\[([\d,]*)\]", results)
-        yield kind, [math.prod(map(int, filter(None, d.split(",")))) for d in dimensions]
-
-
 @pytest.mark.parametrize("stage", ["full", "frozen"])
 def test_devices_exchange_gradients_statistics_and_features_alone(stage):
     mesh, _, _, step = setup(devices=8, stage=stage)
     state = fresh(mesh, frozen=stage == "frozen")
-    found = list(collectives(step.lower(state, to_global(BALANCED, mesh)).compile()))
-    assert {kind for kind, _ in found} == {"all-reduce", "all-gather"}
-    gathered = [size for kind, sizes in found if kind == "all-gather" for size in sizes]
-    reduced = [size for kind, sizes in found if kind == "all-reduce" for size in sizes]
+    found = collectives_of(step.lower(state, to_global(BALANCED, mesh)).compile().as_text())
+    assert {one.kind for one in found} == {"all-reduce", "all-gather"}
+    gathered = [size for one in found if one.kind == "all-gather" for size in one.sizes]
+    reduced = [size for one in found if one.kind == "all-reduce" for size in one.sizes]
     assert max(gathered) == len(BALANCED.label) * 128  # [B D]
     assert sum(gathered) < 3 * max(gathered)
     trained = state.params if stage == "full" else {**state.params, "trunk": {}}

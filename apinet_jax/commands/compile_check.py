@@ -141,7 +141,7 @@ def _check(
         raise InputError(f"Nothing is known of {kind}; there are: v5e, v6e.")
     labels = np.arange(num_images) % num_classes
     config, choices = choose(config, labels, num_images, "tpu", mesh.size, chip.memory)
-    say(*choices)
+    say(*(line for line in choices if not line.startswith("WARNING")))  # of accuracy, not of cost
     batch_size = config.batch.classes * config.batch.images
     check_divisible(batch_size, mesh, "batch.classes x batch.images", config.train.microbatches)
 
