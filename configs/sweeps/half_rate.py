@@ -1,4 +1,4 @@
-r"""The ablations that seem to suffer from the rate, with their references at half of it.
+r"""Gates that do without the MLP seem to suffer from the rate: here with API-Net at half of it.
 
 python -m apinet_jax sweep configs/sweeps/half_rate.py --folder=runs/half_rate \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
@@ -16,7 +16,6 @@ CELLS = (
     "gates: from each image alone",
     "mutual vector: sum",
     "mutual vector: squared difference",
-    "pairs: most dissimilar",
 )
 
 
