@@ -100,6 +100,11 @@ FREE_FIELDS = (
 )
 
 
+# Fields that came when there were records of runs already. Hashes of a configuration leave them out
+# where they have their defaults, which compute what was computed without them.
+LATER_FIELDS = ("model.remat", "train.microbatches")
+
+
 def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
     """The configuration that every file in `configs/` starts from.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from apinet_jax.comparison import as_csv, as_markdown, compare, draw
-from apinet_jax.config import FREE_FIELDS
+from apinet_jax.config import FREE_FIELDS, LATER_FIELDS, default_config, flatten
 from apinet_jax.errors import InputError, RunError, failed_writes_explained
 from apinet_jax.sweep_file import Metric, Sweep
 from apinet_jax.writer import read_rows, say, write_atomically
@@ -44,8 +44,13 @@ def finished_row(
     record = json.loads((workdir / "run.json").read_text())
     rows = read_rows(workdir / "metrics.jsonl")
     score = None if diverged else round(_score(workdir, rows, sweep.metric), 4)
-    config = {name: value for name, value in record["config"].items() if name not in FREE_FIELDS}
-    del config["seed"]
+    default = flatten(default_config())
+    config = {
+        name: value
+        for name, value in record["config"].items()
+        if name not in (*FREE_FIELDS, "seed")
+        and not (name in LATER_FIELDS and value == default[name])
+    }
     return {
         "cell": cell,
         "seed": seed,

@@ -25,7 +25,8 @@ from tiny_runs import (
 from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.commands.sweep import add_arguments, run
 from apinet_jax.errors import InputError
-from apinet_jax.sweep_file import read_sweep
+from apinet_jax.sweep_file import Sweep, read_sweep
+from apinet_jax.sweep_runs import finished_row
 
 SWEEPS = sorted((REPOSITORY / "configs/sweeps").glob("*.py"))
 TINY = {
@@ -355,3 +356,23 @@ def test_commands_are_listed():
     code, output = run_command(["sweep", "x.py"], program=("-m", "apinet_jax"))
     assert code == 2
     assert "arguments are required: --folder" in output
+
+
+def test_a_setting_that_came_later_changes_no_hash_at_its_default(tmp_path):
+    sweep = Sweep("configs/folder.py", {}, {"default": {}}, "default")
+    (tmp_path / "results.json").write_text('{"test": {"last": {"top1": 0.5}}}')
+
+    def hashed(**settings):
+        config = {"seed": 0, "model.dtype": "float32", **settings}
+        record = {
+            "config": config,
+            "data_fingerprint": "images",
+            "pretrained": None,
+            "sessions": [{"device": "1 x cpu", "commit": None}],
+        }
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        return finished_row(sweep, "default", 0, tmp_path, None)["config"]
+
+    before = hashed()
+    assert hashed(**{"train.microbatches": 1, "model.remat": "none"}) == before
+    assert hashed(**{"train.microbatches": 2}) != before
