@@ -189,7 +189,7 @@ def load_weights(
     workdir = absolute(workdir)
     folder = workdir if is_checkpoint(workdir) else find_checkpoint(workdir, which)
     step = int(folder.name)
-    if is_sealed(folder) and (damage := find_damage(folder)):
+    if is_sealed(folder) and (damage := find_damage(folder, unread="trainer")):
         raise InputError(f"The checkpoint {folder} is damaged: {damage}. {_ANOTHER}")
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     with (

@@ -27,18 +27,23 @@ def is_sealed(folder: Path) -> bool:
     return (folder / SEAL).exists()
 
 
-def find_damage(folder: Path) -> str | None:
+def find_damage(folder: Path, unread: str | None = None) -> str | None:
     """What breaks the seal of a sealed folder, or `None` if nothing does.
+
+    Args:
+        folder: The folder.
+        unread: A folder in it that may look as it likes, as nobody is about to read it.
 
     Returns:
         The first file that was changed, taken away or added, as in "weights/d/1f has changed".
     """
-    sums = _sums(folder)
+    sums = _sums(folder, unread)
     sealed = (folder / SEAL).read_bytes()
-    if sealed == _lines_of(sums).encode():
-        return None
     lines = [line.partition("  ") for line in sealed.decode(errors="replace").splitlines()]
     before = {name: digest for digest, _, name in lines}
+    if sealed != _lines_of(before).encode():
+        return f"{SEAL} has changed"
+    before = {name: digest for name, digest in before.items() if not _is_below(name, unread)}
     for name in sorted(before.keys() | sums.keys()):
         if name not in sums:
             return f"{name} is missing"
@@ -46,18 +51,22 @@ def find_damage(folder: Path) -> str | None:
             return f"{name} was not there"
         if before[name] != sums[name]:
             return f"{name} has changed"
-    return f"{SEAL} has changed"
+    return None
 
 
-def _sums(folder: Path) -> dict[str, str]:
+def _sums(folder: Path, unread: str | None = None) -> dict[str, str]:
     """The SHA-256 of every file below a folder but the seal, by its path there."""
     sums = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / SEAL:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != SEAL and not _is_below(name, unread):
             with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            sums[path.relative_to(folder).as_posix()] = digest
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
+
+
+def _is_below(name: str, folder: str | None) -> bool:
+    return folder is not None and name.startswith(f"{folder}/")
 
 
 def _lines_of(sums: dict[str, str]) -> str:

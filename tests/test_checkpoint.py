@@ -84,7 +84,7 @@ def test_damaged_checkpoint_is_told_by_its_name(workdir):
         shutil.rmtree(folder / part / "ocdbt.process_0")
     before = content_of(workdir)
     with pytest.raises(
-        InputError, match=rf"The checkpoint {folder} is damaged: trainer/d/\w+ is missing. Choose"
+        InputError, match=rf"The checkpoint {folder} is damaged: weights/d/\w+ is missing. Choose"
     ):
         load_weights(workdir)
     assert content_of(workdir) == before

@@ -153,6 +153,7 @@ CHANGES = {
     "model.std": ((0.1, 0.2, 0.3), {}),
     "model.dtype": ("bfloat16", {}),
     "model.batch_norm": ("per_device", {}),
+    "model.remat": ("full", {}),
     "model.hidden": (64, {}),
     "model.dropout": (0.1, {}),
     "model.mutual_activation": ("relu", {}),

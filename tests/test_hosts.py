@@ -107,6 +107,7 @@ def alone(photos, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_first_step_is_the_same_on_two_hosts_and_on_one(stopped, alone):
     ours, reference = rows_of(stopped[0])[0], rows_of(alone)[0]
     assert ours["step"] == reference["step"] == 1
@@ -115,12 +116,14 @@ def test_the_first_step_is_the_same_on_two_hosts_and_on_one(stopped, alone):
         assert max_error(ours[name], reference[name]) < 1e-5, name
 
 
+@pytest.mark.slow
 def test_every_test_image_counts_once_on_two_hosts(stopped, alone):
     for workdir in (stopped[0], alone):
         report = json.loads((workdir / "results.json").read_text())
         assert report["test"]["last"]["images"] == 13
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_tells_and_writes(stopped):
     workdir, _, [(_, first), (_, second)], _ = stopped
     assert "process 0 of 2, 4 devices" in first
@@ -131,6 +134,7 @@ def test_the_first_process_alone_tells_and_writes(stopped):
     assert len(list((workdir / "tensorboard").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_and_the_job_goes_on(stopped):
     _, [(_, output), _], [(_, afterwards), _], step = stopped
     assert 7 <= step < 16

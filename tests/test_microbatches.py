@@ -85,7 +85,7 @@ def in_groups(groups, stage="full"):
     return after_one_step(groups=groups, stage=stage)
 
 
-@pytest.mark.parametrize("stage", ["full", "frozen"])
+@pytest.mark.parametrize("stage", ["full", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_microbatches_are_groups_with_statistics_of_their_own(stage):
     assert_same_step(after_one_step(microbatches=4, stage=stage), in_groups(4, stage))
 
@@ -114,6 +114,7 @@ def test_microbatches_take_less_memory_and_exchange_nothing_larger():
     assert max(gathered) == 16 * 128  # [B D]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trunk", "remat"), [("resnet10_w16", "full"), ("squeezenet1_1", "dots")])
 def test_remat_changes_no_gradient(trunk, remat):
     """What it saves is the accelerator's compiler's to say: that for CPUs keeps everything."""
