@@ -197,6 +197,37 @@ def test_batch_norm_statistics_are_float32_under_bfloat16():
     assert running["mean"].dtype == running["var"].dtype == jnp.float32
 
 
+def test_batch_norm_of_bfloat16_loses_nothing_to_its_single_pass():
+    """Means of up to 256 standard deviations, beyond which bfloat16 holds no spread at all."""
+    noise = np.random.default_rng(0).normal(size=(4096, 1, 1, 1))
+    means = jnp.array([0.0, 1, 16, 256, 3]).reshape(1, 1, 1, -1)
+    spreads = jnp.array([1.0, 1, 1, 1, 0]).reshape(1, 1, 1, -1)
+    x = (means + spreads * jnp.asarray(noise, jnp.float32)).astype(jnp.bfloat16)
+    norm = BatchNorm(momentum=1.0)
+    variables = norm.init(jax.random.key(0), x, train=False)
+    y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64).var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(state["batch_stats"]["var"], exact, rtol=2e-2, atol=1e-6)
+    assert not y[..., 4].any()  # a channel that is constant, and whose variance cancels to nothing
+
+
+def test_batch_norm_gradient_is_that_of_its_definition():
+    x = jax.random.normal(jax.random.key(0), (6, 3, 3, 2)) + 3
+    weight = jax.random.normal(jax.random.key(1), x.shape)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=False)
+
+    def ours(x):
+        y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(weight * y)
+
+    def definition(x):
+        mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+        return jnp.sum(weight * (x - mean) / jnp.sqrt(var + 1e-5))
+
+    assert max_error(jax.grad(ours)(x), jax.grad(definition)(x)) < 1e-5
+
+
 def test_batch_norm_evaluates_by_the_running_statistics():
     x = jnp.array([1.0, 5.0]).reshape(2, 1, 1, 1)
     norm = BatchNorm(groups=2)

@@ -9,6 +9,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import deque
@@ -143,11 +144,29 @@ def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
     take turns, so all have begun once there is a batch of each. The variables last that long.
     """
     copies = (Batch(*map(np.array, batch)) for batch in batches)
-    with _environment(**_FOR_WORKERS):
-        first = deque(itertools.islice(copies, workers))
-    while first:
-        yield first.popleft()
-    yield from copies
+    with _lost_worker_explained():
+        with _environment(**_FOR_WORKERS):
+            first = deque(itertools.islice(copies, workers))
+        while first:
+            yield first.popleft()
+        yield from copies
+
+
+@contextlib.contextmanager
+def _lost_worker_explained() -> Iterator[None]:
+    """Lets a worker process that something ended end the run in one message; other errors pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (
+            code := re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
+        ) is None:
+            raise
+        raise RunError(
+            f"A worker process that makes batches was ended from outside (exit code {code[1]}; -9 "
+            "is what a system does that runs out of memory). The same command goes on; if it "
+            "happens again, try a lower --config.data.workers."
+        ) from error
 
 
 def _begin_worker(_index: int, _count: int) -> None:

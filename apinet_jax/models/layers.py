@@ -136,9 +136,15 @@ class BatchNorm(nn.Module):
                     "BatchNorm cannot train on one value a channel;"
                     " use larger images or more of them a device"
                 )
-            # Two passes: the one-pass E[y²] - E[y]² cancels where the mean outweighs the spread.
             mean = y.mean((1, 2, 3), keepdims=True)  # [G 1 1 1 D]
-            var = jnp.square(y - mean).mean((1, 2, 3), keepdims=True)
+            if x.dtype.itemsize < 4:
+                # One pass, as memory is what bounds it. What E[y²] - E[y]² cancels in float32 is
+                # far below what x lost when it was rounded; below zero it must not get.
+                var = jnp.maximum(jnp.square(y).mean((1, 2, 3), keepdims=True) - mean**2, 0.0)
+            else:
+                # The mean's part of the gradient is zero, and a pass over the batch to compute.
+                spread = y - lax.stop_gradient(mean)
+                var = jnp.square(spread).mean((1, 2, 3), keepdims=True)
             if not self.is_initializing():
                 batch_mean = mean.mean((0, 1, 2, 3))  # [D]
                 batch_var = var.mean((0, 1, 2, 3)) * (count / (count - 1))
