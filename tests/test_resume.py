@@ -1,52 +1,32 @@
 """A run that is interrupted, whenever that is, ends as if nothing had happened, bit for bit."""
 
-import json
-import random
 import shutil
-import signal
-import time
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
+from same_runs import RECIPE, TOTAL, assert_same_run, program_of, state_at
 from tiny_runs import (
-    SLOW_MAIN,
     config_for,
     content_of,
     draw_photos,
-    evaluating,
     options,
     rows_of,
     run_command,
-    saving,
-    sessions,
     settings_for,
-    started,
-    trained,
-    wait_until,
 )
 
 from apinet_jax.array_types import TrainState
 from apinet_jax.assemble import (
-    fresh_state,
-    make_dataset,
     make_network,
-    make_program,
     make_train_loader,
 )
 from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.compilation import compile_train_step
 from apinet_jax.errors import InputError
-from apinet_jax.mesh import make_mesh, to_global
+from apinet_jax.mesh import to_global
 from apinet_jax.train import train
-from apinet_jax.writer import TIME_FIELDS
-
-TOTAL, FROZEN, EPOCH, SAVE_EVERY = 16, 4, 4, 3
-# What else a run may carry from step to step, or draw for one.
-RECIPE = {"optim__ema": 0.9, "optim__nesterov": True, "data__augmentation": "random_resized"}
 
 
 @pytest.fixture(scope="module")
@@ -67,100 +47,6 @@ def reference(photos, tmp_path_factory):
 def again(reference, tmp_path):
     """A copy of it, to go on with."""
     return shutil.copytree(reference, tmp_path / "again")
-
-
-# What to wait for, the most to wait after that, and how to interrupt.
-INTERRUPTIONS = {
-    "during the first save": (saving("checkpoints"), 0.1, signal.SIGKILL),
-    "while the best is saved": (saving("best"), 0.1, signal.SIGKILL),
-    "right after unfreezing": (trained(FROZEN + 1), 0.05, signal.SIGKILL),
-    "during an evaluation": (evaluating(2 * EPOCH), 0.4, signal.SIGKILL),
-    "asked to stop between saves": (trained(10), 0.1, signal.SIGTERM),
-    "between two saves": (trained(13), 0.1, signal.SIGKILL),
-}
-
-
-@pytest.fixture(scope="module")
-def interrupted(photos, tmp_path_factory):
-    """A run that is interrupted again and again; with what each interruption left."""
-    workdir = tmp_path_factory.mktemp("runs") / "interrupted"
-    command = options(settings_for(photos, **RECIPE), workdir)
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"the seed of the interruptions is {seed}")
-    delays, left = random.Random(seed), {}
-    for name, (moment, longest, number) in INTERRUPTIONS.items():
-        with started(command, program=(SLOW_MAIN,)) as process:
-            wait_until(process, moment, workdir)
-            time.sleep(delays.uniform(0, longest))
-            process.send_signal(number)
-            # Comes to an end only when the workers do, which hold the other end of the pipe.
-            output, _ = process.communicate(timeout=60)
-        print(f"{name}: {process.returncode} after {rows_of(workdir)[-1]}")
-        left[name] = {
-            "code": process.returncode,
-            "output": output,
-            "rows": rows_of(workdir),
-            "saved": steps_of(workdir),
-            "saving": saving("checkpoints")(workdir) or saving("best")(workdir),
-        }
-    code, output = run_command(command)
-    assert code == 0, output
-    return workdir, left
-
-
-def program_of(workdir, photos, devices):
-    """What a run is made of, on some of this process's devices."""
-    config = ml_collections.ConfigDict(load_weights(workdir).metadata["config"])
-    mesh, dataset = make_mesh(jax.devices()[:devices]), make_dataset(config)
-    return config, dataset, mesh, make_program(config, 4, len(dataset.train), mesh)
-
-
-def state_at(workdir, step, config, mesh, program):
-    with Checkpoints(workdir, keep=10) as checkpoints:
-        return checkpoints.restore(step, fresh_state(config, program, mesh))
-
-
-def assert_same_run(workdir, reference, photos):
-    config, _, mesh, program = program_of(reference, photos, 1)
-    states = [state_at(run, TOTAL, config, mesh, program) for run in (workdir, reference)]
-    best = [load_weights(run, "best") for run in (workdir, reference)]
-    for ours, theirs in (states, best):
-        assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_array_equal(a, b)
-    assert int(states[0].step) == TOTAL
-
-    def timeless(run):
-        return [{k: v for k, v in row.items() if k not in TIME_FIELDS} for row in rows_of(run)]
-
-    assert timeless(workdir) == timeless(reference)
-    names = [(row["kind"], row["step"]) for row in rows_of(workdir)]
-    steps = [("train", step) for step in range(1, TOTAL + 1)]
-    steps += [("validation", step) for step in range(EPOCH, TOTAL + 1, EPOCH)]
-    assert sorted(names) == sorted(steps)
-    results = [json.loads((run / "results.json").read_text()) for run in (workdir, reference)]
-    assert results[0] == results[1]
-
-
-def test_interrupted_run_ends_bit_identical(interrupted, reference, photos):
-    workdir, left = interrupted
-    assert left["during the first save"]["saving"]
-    assert left["during the first save"]["saved"] == []
-    assert left["while the best is saved"]["saving"]
-    assert len(left["right after unfreezing"]["rows"]) < 2 * EPOCH
-    assert left["between two saves"]["rows"][-1]["step"] < TOTAL
-    assert not saving("checkpoints")(workdir)
-    assert not saving("best")(workdir)
-    assert_same_run(workdir, reference, photos)
-
-
-def test_sigterm_saves_the_very_step(interrupted):
-    stop = interrupted[1]["asked to stop between saves"]
-    assert stop["code"] == 128 + signal.SIGTERM
-    step = stop["saved"][-1]
-    assert step == stop["rows"][-1]["step"] >= 10
-    assert f"saved after step {step}. The same command goes on." in stop["output"]
-    assert "Traceback" not in stop["output"]
 
 
 def test_saving_again_never_takes_away_what_is_there(tmp_path):
@@ -187,29 +73,6 @@ def test_checkpoint_that_a_kill_left_half_deleted_does_no_harm(again, photos):
         assert checkpoints.latest_step() == TOTAL
         checkpoints.save(state, {"config": {}}, best=True)
     assert load_weights(again, "best").metadata["step"] == TOTAL
-
-
-@pytest.mark.slow
-def test_twenty_kills_at_random_moments(reference, photos, tmp_path):
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"the seed of the kills is {seed}")
-    delays, kills, ended = random.Random(seed), 0, 0
-    while kills < 20:
-        workdir = tmp_path / f"run{ended}"
-        command = options(settings_for(photos, **RECIPE), workdir)
-        before = sessions(workdir)
-        with started(command, program=(SLOW_MAIN,)) as process:
-            wait_until(process, lambda place, n=before: sessions(place) > n, workdir)
-            time.sleep(delays.uniform(0, 10))
-        if (workdir / "results.json").exists():  # it came to its end: the next kills get a new one
-            assert_same_run(workdir, reference, photos)
-            ended += 1
-            continue
-        kills += 1
-        print([(row["kind"], row["step"]) for row in rows_of(workdir)[-1:]], steps_of(workdir))
-    code, output = run_command(command)
-    assert code == 0, output
-    assert_same_run(workdir, reference, photos)
 
 
 def test_finished_run_reports_again_without_training(again, reference, photos):

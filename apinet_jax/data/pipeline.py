@@ -26,6 +26,7 @@ from apinet_jax.array_types import Batch
 from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.sampler import Sampler
 from apinet_jax.data.transforms import center_crop, random_crop_flip, random_resized_crop_flip
+from apinet_jax.errors import RunError
 
 # Workers see the CPU only; this process has read that variable long ago. Shared memory that an exit
 # overtakes, before grain's background thread frees it, is freed by Python's tracker without a word.
