@@ -6,10 +6,11 @@ it reads, decides and writes, and the others are told. They wait for it at JAX's
 service and not in a collective: that is for numbers, and may give up after half a minute.
 """
 
+import contextlib
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -113,7 +114,8 @@ def first_decides(make: Callable[[], T]) -> T:
         return make()
     service, key = _service(), f"apinet_jax/{next(_turns)}"
     if not is_first():
-        outcome = json.loads(service.blocking_key_value_get(key, _PATIENCE))
+        with _lost_process_explained():
+            outcome = json.loads(service.blocking_key_value_get(key, _PATIENCE))
         if "exit_code" in outcome:
             raise SystemExit(outcome["exit_code"])
         return outcome["value"]
@@ -143,9 +145,26 @@ def first_goes_ahead(make: Callable[[], T]) -> T:
 
 
 def wait_for_all() -> None:
-    """Returns once every process has come here."""
+    """Returns once every process has come here.
+
+    Raises:
+        RunError: If one of them will not.
+    """
     if together():
-        _service().wait_at_barrier(f"apinet_jax/{next(_turns)}", _PATIENCE)
+        with _lost_process_explained():
+            _service().wait_at_barrier(f"apinet_jax/{next(_turns)}", _PATIENCE)
+
+
+@contextlib.contextmanager
+def _lost_process_explained() -> Iterator[None]:
+    """Lets a wait for processes that do not come any more end in one message."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise RunError(
+            "Another process of the job has ended, by an error that it tells itself or because its "
+            "host was lost. The same command goes on from the last good checkpoint."
+        ) from error
 
 
 def leave(exit_code: int) -> None:

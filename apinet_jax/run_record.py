@@ -247,6 +247,7 @@ def begin_session(workdir: Path, record: dict[str, Any], step: int) -> None:
                 "written. Let --workdir lie on a disk that all hosts share."
             )
         time.sleep(0.1)
+    hosts.wait_for_all()  # the first step's collectives would give up before the slowest disk
 
 
 def _note_session(workdir: Path, record: dict[str, Any], step: int) -> None:

@@ -27,7 +27,6 @@ from tiny_runs import (
     sessions,
     settings_for,
     started,
-    trained,
     wait_until,
 )
 
@@ -151,7 +150,7 @@ def truncate(draw, content):
 def damaged_newest_checkpoint(scene, damage):
     """Then the one before takes its place, which is told."""
     if len(steps_of(scene.workdir)) < 2:
-        interrupt(scene, signal.SIGKILL, trained(7))
+        interrupt(scene, signal.SIGKILL, lambda workdir: len(steps_of(workdir)) >= 2)
     *_, before, newest = steps_of(scene.workdir)
     folder = scene.workdir / "checkpoints" / str(newest)
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]

@@ -2,11 +2,7 @@
 
 import itertools
 import json
-import os
 import shutil
-import signal
-import socket
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +10,7 @@ import host_trajectory
 import jax
 import numpy as np
 import pytest
+from jobs import job, outcome, start_both, start_job
 from numeric import max_error
 from tiny_runs import (
     SLOW_MAIN,
@@ -22,7 +19,6 @@ from tiny_runs import (
     rows_of,
     run_command,
     settings_for,
-    started,
     trained,
     wait_until,
 )
@@ -33,40 +29,6 @@ from apinet_jax.errors import InputError
 from apinet_jax.writer import TIME_FIELDS
 
 TRAJECTORY = Path(__file__).parent / "host_trajectory.py"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
-def start_both(stack, arguments_of, **kwargs):
-    return [stack.enter_context(started(arguments_of(index), **kwargs)) for index in range(2)]
-
-
-def outcome(processes):
-    """Exit codes and outputs; both are read at once, as one may fill its pipe."""
-    return [
-        (process.returncode, text)
-        for process in processes
-        for text in [process.communicate(timeout=300)[0]]
-    ]
-
-
-def job(command, **kwargs):
-    """A command as a job of two processes of two devices each."""
-    with ExitStack() as stack:
-        return outcome(start_job(stack, command, **kwargs))
-
-
-def start_job(stack, command, **kwargs):
-    address = f"--coordinator_address=localhost:{free_port()}"
-    return start_both(
-        stack,
-        lambda index: [*command, address, "--num_processes=2", f"--process_id={index}"],
-        **kwargs,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -184,50 +146,21 @@ def test_an_error_of_the_first_process_is_told_once_and_ends_both(photos, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_process_that_sees_other_images_ends_the_job(photos, tmp_path):
-    others = draw_photos(tmp_path / "others", train=13)
-    address = f"--coordinator_address=localhost:{free_port()}"
-
-    def arguments(index):
-        settings = settings_for([photos, others][index])
-        return [
-            *options(settings, tmp_path / "run"),
-            *(address, "--num_processes=2", f"--process_id={index}"),
-        ]
-
-    with ExitStack() as stack:
-        (first, _), (code, output) = outcome(start_both(stack, arguments))
-    assert code == 2
-    assert "Host 1 has other images than host 0" in output
-    assert "Traceback" not in output
-    assert first != 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_host_ends_the_job_with_one_line_and_it_goes_on(lost, photos, tmp_path):
-    """Within a minute, whichever of the two it is."""
-    workdir = tmp_path / "run"
-    command = ["job", "2", *options(settings_for(photos), workdir)]
-    with started(command, program=("-m", "apinet_jax")) as launcher:
-        wait_until(launcher, trained(5), workdir)
-        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-        assert len(children) == 2
-        os.kill(int(children[lost]), signal.SIGKILL)
-        began = time.monotonic()
-        output, _ = launcher.communicate(timeout=120)
-    assert time.monotonic() - began < 60
-    assert launcher.returncode == 1, output
-    told = [line for line in output.splitlines() if line.startswith("error: Host")]
-    step = steps_of(workdir)[-1]
-    assert told == [
-        f"error: Host {lost} of 2 was lost (killed by signal 9). The last good checkpoint is "
-        f"{workdir}/checkpoints/{step}. The same command goes on from the last good checkpoint."
+@pytest.mark.parametrize("made_by", ["job", "one process"])
+def test_another_number_of_hosts_goes_on(made_by, stopped, alone, photos, tmp_path):
+    """The next step's loss is that of those who made the checkpoint."""
+    made = stopped[0] if made_by == "job" else alone
+    workdir = shutil.copytree(made, tmp_path / "again")
+    shutil.rmtree(workdir / "checkpoints/16")
+    assert steps_of(workdir)[-1] == 15
+    command = options(settings_for(photos), workdir)
+    outcomes = [run_command(command, devices=4)] if made_by == "job" else job(command)
+    assert {code for code, _ in outcomes} == {0}, outcomes
+    losses = [
+        next(row["loss"] for row in rows_of(run) if (row["kind"], row["step"]) == ("train", 16))
+        for run in (workdir, made)
     ]
-    code, output = run_command(command, program=("-m", "apinet_jax"))
-    assert code == 0, output
-    assert f"Continuing after step {step} of 16" in output
-    assert json.loads((workdir / "results.json").read_text())["test"]["last"]["images"] == 13
+    assert max_error(*losses) < 1e-5
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,94 @@
+"""What can befall one host of two: the job ends in one message, and the same command goes on."""
+
+import json
+import os
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from jobs import free_port, outcome, start_both
+from tiny_runs import (
+    draw_photos,
+    options,
+    run_command,
+    settings_for,
+    started,
+    trained,
+    wait_until,
+)
+
+from apinet_jax.checkpoint_files import steps_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Test images of a number that no batch and no number of devices divides."""
+    folder = draw_photos(tmp_path_factory.mktemp("photos"))
+    for name in ("class0/0", "class1/1", "class2/2"):
+        (folder / "test" / f"{name}.png").unlink()
+    return folder
+
+
+def test_a_workdir_that_only_one_host_sees_ends_the_job(photos, tmp_path):
+    address = f"--coordinator_address=localhost:{free_port()}"
+
+    def arguments(index):
+        workdir = tmp_path / f"disk{index}" / "run"
+        process = (address, "--num_processes=2", f"--process_id={index}")
+        return [*options(settings_for(photos), workdir), *process]
+
+    with ExitStack() as stack:
+        (first, told), (code, output) = outcome(start_both(stack, arguments))
+    assert code == 2, output + told
+    assert f"Host 1 does not see {tmp_path}/disk1/run/run.json, which host 0 has" in output
+    assert "Traceback" not in output + told
+    assert first != 0
+
+
+def test_a_process_that_sees_other_images_ends_the_job(photos, tmp_path):
+    others = draw_photos(tmp_path / "others", train=13)
+    address = f"--coordinator_address=localhost:{free_port()}"
+
+    def arguments(index):
+        settings = settings_for([photos, others][index])
+        return [
+            *options(settings, tmp_path / "run"),
+            *(address, "--num_processes=2", f"--process_id={index}"),
+        ]
+
+    with ExitStack() as stack:
+        (first, _), (code, output) = outcome(start_both(stack, arguments))
+    assert code == 2
+    assert "Host 1 has other images than host 0" in output
+    assert "Traceback" not in output
+    assert first != 0
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_host_ends_the_job_with_one_line_and_it_goes_on(lost, photos, tmp_path):
+    """Within a minute, whichever of the two it is."""
+    workdir = tmp_path / "run"
+    command = ["job", "2", *options(settings_for(photos), workdir)]
+    with started(command, program=("-m", "apinet_jax")) as launcher:
+        wait_until(launcher, trained(5), workdir)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(int(children[lost]), signal.SIGKILL)
+        began = time.monotonic()
+        output, _ = launcher.communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert launcher.returncode == 1, output
+    told = [line for line in output.splitlines() if line.startswith("error: Host")]
+    step = steps_of(workdir)[-1]
+    assert told == [
+        f"error: Host {lost} of 2 was lost (killed by signal 9). The last good checkpoint is "
+        f"{workdir}/checkpoints/{step}. The same command goes on from the last good checkpoint."
+    ]
+    code, output = run_command(command, program=("-m", "apinet_jax"))
+    assert code == 0, output
+    assert f"Continuing after step {step} of 16" in output
+    assert json.loads((workdir / "results.json").read_text())["test"]["last"]["images"] == 13
