@@ -5,6 +5,7 @@ can do the same. What a bucket cannot do, or does in another way, is here.
 """
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -193,6 +194,8 @@ def _configure_backend() -> None:
     """Has epath ask the bucket itself each time, and not TensorFlow where that is installed."""
     import fsspec
 
+    for library in ("gcsfs", "google.auth"):  # what they log is told once more, by the error
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     os.environ["EPATH_USE_TF"] = "false"
     # Other processes write there too: what was listed a while ago is no answer.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

@@ -13,13 +13,24 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import gcsfs
 import pytest
+from etils.epath.backend import fsspec_backend
+from orbax.checkpoint._src.path import gcs_utils
 
 _OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)")
 _COPY = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)")
 _LIST = re.compile(r"/storage/v1/b/([^/]+)/o")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)")
 _UPLOAD = re.compile(r"(?:/resumable)?/upload/storage/v1/b/([^/]+)/o")
+# Nobody is asked who we are: neither this machine's files, nor a cloud that it might stand in, nor
+# Google itself about the kind of the bucket.
+_NO_CREDENTIALS = {
+    "GCE_METADATA_ROOT": "127.0.0.1:9",
+    "NO_GCE_CHECK": "true",
+    "CLOUDSDK_CONFIG": "/nonexistent",
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+}
 _CONTROLS = ("TENSORSTORE_GCS_HTTP_URL", "STORAGE_EMULATOR_HOST")
 
 
@@ -43,6 +54,13 @@ class Cloud:
             self._generation += 1
             self.buckets[bucket][name] = (content, self._generation, time.time())
         return self.about(bucket, name)
+
+    def put_folder(self, bucket, prefix, folder):
+        """Uploads every file of a folder."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                name = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                self.put(bucket, name, path.read_bytes())
 
     def about(self, bucket, name):
         """What the server tells of an object."""
@@ -78,6 +96,7 @@ class Cloud:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits for the client to confirm its headers
 
     def do_GET(self):
         self._respond()
@@ -223,14 +242,18 @@ class _Server(ThreadingHTTPServer):
 def started_cloud(*buckets):
     """A cloud with empty buckets, which the libraries take for Google's until the block ends."""
     cloud = Cloud()
+    # They keep what they know of another cloud, which a test before this one may have started.
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    fsspec_backend._get_filesystem.cache_clear()
+    gcs_utils.get_bucket.cache_clear()
     cloud.buckets = {bucket: {} for bucket in buckets}
     with _Server(("127.0.0.1", 0), _Handler) as server, pytest.MonkeyPatch.context() as patch:
         server.cloud = cloud
         cloud.address = f"http://127.0.0.1:{server.server_port}"
         for name in _CONTROLS:
             patch.setenv(name, cloud.address)
-        for name in ("GCE_METADATA_ROOT", "GCE_METADATA_HOST"):  # there are no credentials to ask
-            patch.setenv(name, cloud.address.removeprefix("http://"))
+        for name, value in _NO_CREDENTIALS.items():
+            patch.setenv(name, value)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
