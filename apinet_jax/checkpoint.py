@@ -9,7 +9,6 @@ over all (`seal.py`). `checkpoint_files.py` says which of them count.
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +22,13 @@ from apinet_jax.array_types import TrainState
 from apinet_jax.checkpoint_files import (
     BEST,
     LAST,
-    absolute,
     clear_damaged,
     find_checkpoint,
     is_checkpoint,
     steps_of,
 )
 from apinet_jax.errors import InputError, RunError, failed_writes_explained
+from apinet_jax.paths import AnyPath, absolute, bucket_explained
 from apinet_jax.seal import find_damage, is_sealed, write_seal
 
 _ANOTHER = "Choose another with --checkpoint=last|best|STEP."
@@ -52,7 +51,7 @@ class Weights(NamedTuple):
 class Checkpoints:
     """The checkpoints of one workdir, written in the background."""
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: AnyPath, keep: int):
         """Opens the workdir and clears away what a kill left half-written or half-deleted.
 
         What is newer than the newest sound checkpoint is put aside, and told.
@@ -131,7 +130,7 @@ class Checkpoints:
         average = weights["params"] if "params" in trainer else None
         return TrainState(**{**weights, **trainer}, ema=average)
 
-    def path(self, step: int) -> Path:
+    def path(self, step: int) -> AnyPath:
         """Folder of a step."""
         return self._workdir / LAST / str(step)
 
@@ -173,7 +172,7 @@ class Checkpoints:
 
 
 def load_weights(
-    workdir: Path | str, which: str = "last", sharding: Sharding | None = None
+    workdir: AnyPath | str, which: str = "last", sharding: Sharding | None = None
 ) -> Weights:
     """Reads parameters and statistics alone, for inference: the one call that it needs.
 
@@ -215,7 +214,7 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _damage_explained(folder: Path, advice: str) -> Iterator[None]:
+def _damage_explained(folder: AnyPath, advice: str) -> Iterator[None]:
     """Lets a checkpoint that cannot be read end in one message, whatever orbax stumbles over."""
     try:
         yield
@@ -229,13 +228,14 @@ def _damage_explained(folder: Path, advice: str) -> Iterator[None]:
         ) from error
 
 
-def _open(folder: Path, keep: int | None) -> ocp.training.Checkpointer:
+def _open(folder: AnyPath, keep: int | None) -> ocp.training.Checkpointer:
     """A checkpointer over a folder; `keep=None` reads and never deletes."""
-    return ocp.training.Checkpointer(
-        folder.absolute(),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-        cleanup_tmp_directories=keep is not None,
-    )
+    with bucket_explained(folder):  # orbax asks for more than `check_bucket`: for the bucket itself
+        return ocp.training.Checkpointer(
+            absolute(folder),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=keep is not None,
+        )
 
 
 def _abstract(leaf: jax.Array | np.ndarray) -> jax.ShapeDtypeStruct:

@@ -1,10 +1,16 @@
 """The checkpoints of a workdir as folders: which are complete, which are sound, which is meant."""
 
-import shutil
 import time
-from pathlib import Path
 
 from apinet_jax.errors import InputError
+from apinet_jax.paths import (
+    AnyPath,
+    absolute,
+    check_bucket,
+    is_remote,
+    move_folder,
+    remove_folder,
+)
 from apinet_jax.seal import find_damage, is_sealed
 from apinet_jax.writer import say
 
@@ -14,9 +20,11 @@ DAMAGED = "damaged"
 
 # What a checkpoint cannot be read without: the part of the weights, orbax's and our metadata.
 _NEEDED = ("weights", "_CHECKPOINT_METADATA")
+# In a bucket, where no folder can be given its name at the end, orbax writes this object last.
+_COMMITTED = "commit_success.txt"
 
 
-def clear_damaged(workdir: Path) -> None:
+def clear_damaged(workdir: AnyPath) -> None:
     """Leaves in a workdir what a run may go on from, and tells what it puts aside.
 
     What a killed deletion left is removed, and so is a save that had not come to its end where
@@ -28,7 +36,7 @@ def clear_damaged(workdir: Path) -> None:
     """
     for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
         if not (half / "weights").exists():
-            shutil.rmtree(half)  # orbax would count it among those to keep
+            remove_folder(half)  # orbax would count it among those to keep
     for best in _complete(workdir / BEST):
         if is_sealed(best) and (damage := find_damage(best)):
             raise InputError(
@@ -52,15 +60,14 @@ def clear_damaged(workdir: Path) -> None:
         )
     for folder in folders[: folders.index(sound)] if folders else ():
         aside = workdir / DAMAGED / f"{folder.name}-{time.time():.0f}"
-        aside.parent.mkdir(exist_ok=True)
-        folder.rename(aside)
+        move_folder(folder, aside)
         say(
             f"WARNING: the checkpoint {folder} is not sound: {damages[folder]}. It was moved to "
             f"{aside}; the one before, {sound}, takes its place."
         )
 
 
-def find_checkpoint(workdir: Path | str | None, which: str) -> Path:
+def find_checkpoint(workdir: AnyPath | str | None, which: str) -> AnyPath:
     """The folder of the checkpoint that the user named.
 
     Args:
@@ -70,14 +77,17 @@ def find_checkpoint(workdir: Path | str | None, which: str) -> Path:
     Raises:
         InputError: If there is no such checkpoint; the message lists those there are.
     """
-    if is_checkpoint(absolute(which)):
-        return absolute(which)
+    named = absolute(which)
+    check_bucket(named)
+    if is_checkpoint(named):
+        return named
     if workdir is None:
         raise InputError(
             f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
             f"RUN/{BEST}/STEP."
         )
     workdir = absolute(workdir)
+    check_bucket(workdir)
     last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
     if which == "last" and last:
         return workdir / LAST / str(last[-1])
@@ -97,7 +107,7 @@ def find_checkpoint(workdir: Path | str | None, which: str) -> Path:
     )
 
 
-def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
+def steps_of(workdir: AnyPath, folder: str = LAST) -> list[int]:
     """The complete steps in a folder of a workdir, ascending.
 
     A checkpoint gets its name when it is complete, but a kill may have left it half-deleted.
@@ -105,24 +115,20 @@ def steps_of(workdir: Path, folder: str = LAST) -> list[int]:
     return [int(step.name) for step in _complete(workdir / folder)]
 
 
-def _complete(folder: Path) -> list[Path]:
+def _complete(folder: AnyPath) -> list[AnyPath]:
     """The complete checkpoints in a folder, ascending."""
+    needed = (*_NEEDED, _COMMITTED) if is_remote(folder) else _NEEDED
     complete = [
-        step for step in _step_folders(folder) if all((step / part).exists() for part in _NEEDED)
+        step for step in _step_folders(folder) if all((step / part).exists() for part in needed)
     ]
     return sorted(complete, key=lambda step: int(step.name))
 
 
-def _step_folders(folder: Path) -> list[Path]:
+def _step_folders(folder: AnyPath) -> list[AnyPath]:
     """What has the name of a step, complete or not."""
     return [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
 
 
-def absolute(path: Path | str) -> Path:
-    """The path from the root, with the home folder in the place of `~`."""
-    return Path(path).expanduser().absolute()
-
-
-def is_checkpoint(folder: Path) -> bool:
+def is_checkpoint(folder: AnyPath) -> bool:
     """Whether a path is that of one checkpoint."""
     return folder.parent.name in (LAST, BEST) and folder.name.isdigit() and folder.is_dir()

@@ -1,11 +1,13 @@
 """The curves of a run as one picture, drawn from the rows of `metrics.jsonl`."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+
+from apinet_jax.paths import AnyPath
 
 
 def smooth(values: Float[np.ndarray, " T"], window: int) -> Float[np.ndarray, " T"]:
@@ -16,7 +18,7 @@ def smooth(values: Float[np.ndarray, " T"], window: int) -> Float[np.ndarray, " 
     return (total[end] - total[begin]) / (end - begin)
 
 
-def draw_curves(rows: Sequence[dict[str, Any]], frozen_steps: int, path: Path) -> None:
+def draw_curves(rows: Sequence[dict[str, Any]], frozen_steps: int, path: AnyPath) -> None:
     """Draws loss terms, accuracies and learning rate over the steps.
 
     Args:
@@ -66,4 +68,6 @@ def draw_curves(rows: Sequence[dict[str, Any]], frozen_steps: int, path: Path) -
             axes.axvspan(0, frozen_steps, color="tab:blue", alpha=0.06, label="backbone frozen")
     loss.legend(frameon=False)
     accuracy.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    path.write_bytes(picture.getvalue())

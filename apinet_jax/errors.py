@@ -4,10 +4,12 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 # What a disk that is full, over quota, broken or gone answers to a write.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+# Whose errors are about a bucket, and what tensorstore appends to what it says of one.
+_BUCKET_LIBRARIES = ("aiohttp", "gcsfs", "google")
+_BUCKET_ANSWER = " [http_response"
 
 
 class InputError(Exception):
@@ -63,7 +65,7 @@ def out_of_memory_explained(advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def failed_writes_explained(what: str | Path) -> Iterator[None]:
+def failed_writes_explained(what: str | os.PathLike[str]) -> Iterator[None]:
     """Lets a write that the disk refused end in one message; other errors pass.
 
     Args:
@@ -86,9 +88,23 @@ def _refusal(error: BaseException | None) -> str | None:
     """What the system answered to a write, found in an error or in those behind it."""
     while error is not None:
         if isinstance(error, OSError):
-            return error.strerror or str(error)
+            return error.strerror or first_line(error)
         for answer in map(os.strerror, _DISK):
             if answer in str(error):
                 return answer
+        if _is_of_bucket(error):
+            return first_line(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def _is_of_bucket(error: BaseException) -> bool:
+    """Whether a library speaks of a bucket; tensorstore has no errors of its own."""
+    library = type(error).__module__.partition(".")[0]
+    return library in _BUCKET_LIBRARIES or _BUCKET_ANSWER in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line and without what a server sent beside it."""
+    text = " ".join(str(error).partition(_BUCKET_ANSWER)[0].split())
+    return f"{text or type(error).__name__}".rstrip(".")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +19,10 @@ from apinet_jax.data.pipeline import EvalLoader, stream
 from apinet_jax.errors import InputError, out_of_memory_explained
 from apinet_jax.mesh import make_mesh, replicated, to_global
 from apinet_jax.metrics import EvalSummary, summarise
+from apinet_jax.paths import AnyPath, to_path, write_atomically
 from apinet_jax.run_record import recorded_fingerprint
 from apinet_jax.steps import make_eval_step
-from apinet_jax.writer import Bar, json_number, result, say, write_atomically
+from apinet_jax.writer import Bar, json_number, result, say
 
 
 class Evaluation(NamedTuple):
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def report_workdir(
-    workdir: Path | str | None, which: str, config: ml_collections.ConfigDict | None
+    workdir: AnyPath | str | None, which: str, config: ml_collections.ConfigDict | None
 ) -> EvalSummary:
     """Evaluates a checkpoint of a run, prints the outcome and writes `evaluation-STEP.json`.
 
@@ -99,7 +99,7 @@ def report_workdir(
         InputError: If there is no such checkpoint, or the data are of other classes.
     """
     mesh = make_mesh()
-    checkpoint = Path(hosts.first_decides(lambda: str(find_checkpoint(workdir, which))))
+    checkpoint = to_path(hosts.first_decides(lambda: str(find_checkpoint(workdir, which))))
     weights = load_weights(checkpoint, sharding=replicated(mesh))
     recorded = recorded_config(weights.metadata["config"])
     if config is not None:

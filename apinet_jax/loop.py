@@ -8,7 +8,6 @@ evaluated after it, and an evaluation that a kill cut off is found missing and m
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ from apinet_jax.data.source import Dataset
 from apinet_jax.errors import DivergedError, Interrupted, out_of_memory_explained
 from apinet_jax.evaluate import Evaluation
 from apinet_jax.mesh import to_global
+from apinet_jax.paths import AnyPath
 from apinet_jax.steps import Stage
 from apinet_jax.writer import Bar, MetricsRows, json_number, say
 
@@ -60,7 +60,7 @@ class Run(NamedTuple):
     """
 
     config: ml_collections.ConfigDict
-    workdir: Path
+    workdir: AnyPath
     dataset: Dataset
     mesh: Mesh
     plan: Plan

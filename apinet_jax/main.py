@@ -20,12 +20,15 @@ from ml_collections import config_flags
 
 from apinet_jax.command_line import ending_in_one_message, parse_flags
 from apinet_jax.errors import InputError
+from apinet_jax.paths import is_remote, to_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with an optional preset: FILE[:code|paper].", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; runs/NAME of the configuration by default."
+    "workdir",
+    None,
+    "Folder of the run, on a disk or gs://BUCKET/...; runs/NAME of the configuration by default.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             "--help."
         )
     config = _CONFIG.value
-    workdir = _WORKDIR.value and Path(_WORKDIR.value).expanduser()
+    workdir = _WORKDIR.value and to_path(_WORKDIR.value)
     if config is None and _MODE.value == "train":
         raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
     if config is not None and config.train.deterministic:
@@ -69,7 +72,8 @@ def main(argv: Sequence[str]) -> None:
     if _MODE.value == "eval":
         from apinet_jax.evaluate import report_workdir
 
-        if workdir is None and not Path(_CHECKPOINT.value).expanduser().is_dir():
+        named = to_path(_CHECKPOINT.value)
+        if workdir is None and not (is_remote(named) or named.is_dir()):
             raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
         report_workdir(workdir, _CHECKPOINT.value, config)
         return

@@ -11,7 +11,8 @@ from apinet_jax.curves import draw_curves
 from apinet_jax.evaluate import Evaluation, as_json, as_lines
 from apinet_jax.loop import Run
 from apinet_jax.mesh import replicated
-from apinet_jax.writer import json_number, result, write_atomically
+from apinet_jax.paths import write_atomically
+from apinet_jax.writer import json_number, result
 
 
 def finish(run: Run, state: TrainState) -> None:

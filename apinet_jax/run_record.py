@@ -1,16 +1,11 @@
 """`run.json`: what a workdir was made with, and whether a new command may go on in it."""
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,9 +15,9 @@ import jax
 from apinet_jax import hosts
 from apinet_jax.checkpoint_files import BEST, LAST, steps_of
 from apinet_jax.config import result_differences
-from apinet_jax.errors import InputError, failed_writes_explained
+from apinet_jax.errors import InputError
 from apinet_jax.models.hub import find_pretrained, is_on_hub
-from apinet_jax.writer import write_atomically
+from apinet_jax.paths import AnyPath, check_writable, write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 # Seconds after which a network disk shows a new file to every host.
@@ -36,16 +31,13 @@ _PARTS = {
 }
 
 
-def read_record(workdir: Path) -> dict[str, Any] | None:
+def read_record(workdir: AnyPath) -> dict[str, Any] | None:
     """The record of a workdir, or `None` if no run began there.
 
     Raises:
         InputError: If the file is not a record, or the workdir cannot be one.
     """
-    there = next(place for place in (workdir, *workdir.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "may not be written to" if there.is_dir() else "is not a folder"
-        raise InputError(f"The workdir {workdir} cannot be used: {there} {reason}. Choose another.")
+    check_writable(workdir)
     path = workdir / "run.json"
     if not path.exists():
         _check_no_run(workdir)
@@ -53,7 +45,7 @@ def read_record(workdir: Path) -> dict[str, Any] | None:
     return _parsed(path)
 
 
-def recorded_fingerprint(workdir: Path) -> str | None:
+def recorded_fingerprint(workdir: AnyPath) -> str | None:
     """The fingerprint of the data that a run was made with, where its record is there."""
     try:
         return _parsed(workdir / "run.json")["data_fingerprint"]
@@ -61,7 +53,7 @@ def recorded_fingerprint(workdir: Path) -> str | None:
         return None
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parsed(path: AnyPath) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -77,14 +69,14 @@ def _parsed(path: Path) -> dict[str, Any]:
     return record
 
 
-def _no_record(path: Path, why: str) -> InputError:
+def _no_record(path: AnyPath, why: str) -> InputError:
     return InputError(
         f"{path} is not a run record ({why}). If the folder holds no run that you want to "
         "continue, remove it or choose another --workdir."
     )
 
 
-def _check_no_run(workdir: Path) -> None:
+def _check_no_run(workdir: AnyPath) -> None:
     """Refuses what a run left behind without its record: nobody could say what it was made with."""
     found = [name for name in (LAST, BEST) if steps_of(workdir, name)]
     if (workdir / "metrics.jsonl").exists():
@@ -94,57 +86,6 @@ def _check_no_run(workdir: Path) -> None:
             f"{workdir} holds {' and '.join(found)} of a run, but not its run.json, which says "
             "what it was made with. Put that back, or choose another --workdir."
         )
-
-
-@contextlib.contextmanager
-def only_process(workdir: Path, record: dict[str, Any] | None) -> Iterator[None]:
-    """Keeps other processes from training in a workdir meanwhile.
-
-    The system holds the lock on behalf of the open file, so that a kill frees it, and worker
-    processes do not inherit it. The file itself means nothing.
-
-    Args:
-        workdir: Folder of the run, made where missing.
-        record: What `read_record` returned.
-
-    Raises:
-        InputError: If another process trains there, or has since the record was read.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / ".lock"
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise InputError(
-                f"Another process ({file.read()}) trains in {workdir}. Wait until it has "
-                "ended, or stop it and start this command again, or choose another --workdir."
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
-                raise  # else: a network disk that knows no locks
-        if os.fstat(file.fileno()).st_nlink == 0 or read_record(workdir) != record:
-            raise InputError(
-                f"Another process has just trained in {workdir}. Start this command again to go on "
-                "from there, or choose another --workdir."
-            )
-        with failed_writes_explained(path):
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {platform.node()}")
-            file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def only_job(workdir: Path, record: dict[str, Any] | None) -> Iterator[None]:
-    """As `only_process`, for all processes of a job: the first holds the lock for them."""
-    with contextlib.ExitStack() as lock:
-        hosts.first_decides(lambda: lock.enter_context(only_process(workdir, record)))
-        yield
 
 
 def new_record(
@@ -175,7 +116,7 @@ def check_same_run(
     record: dict[str, Any],
     config: dict[str, Any],
     fingerprint: str,
-    workdir: Path,
+    workdir: AnyPath,
     *,
     extend: bool,
     num_devices: int = 1,
@@ -203,8 +144,8 @@ def check_same_run(
     elif pretrained and is_on_hub(pretrained):  # then its name tells the commit
         if pretrained != recorded["source"]:
             differences.append(("model.pretrained", recorded["source"], pretrained))
-    elif pretrained and Path(pretrained).exists():
-        now = sha256_of(Path(pretrained))
+    elif pretrained and (path := find_pretrained(pretrained).path).exists():
+        now = sha256_of(path)
         if now != recorded["sha256"]:
             differences.append(("SHA-256 of model.pretrained", recorded["sha256"], now))
     if fingerprint != record["data_fingerprint"]:
@@ -231,7 +172,7 @@ def check_same_run(
     )
 
 
-def begin_session(workdir: Path, record: dict[str, Any], step: int) -> None:
+def begin_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
     """Notes that a process, or a job of several, takes over at `step`, and writes the record.
 
     Raises:
@@ -244,13 +185,13 @@ def begin_session(workdir: Path, record: dict[str, Any], step: int) -> None:
         if time.monotonic() > until:
             raise InputError(
                 f"Host {jax.process_index()} does not see {workdir}/run.json, which host 0 has "
-                "written. Let --workdir lie on a disk that all hosts share."
+                "written. Let --workdir lie on a disk that all hosts share, or in a bucket."
             )
         time.sleep(0.1)
     hosts.wait_for_all()  # the first step's collectives would give up before the slowest disk
 
 
-def _note_session(workdir: Path, record: dict[str, Any], step: int) -> None:
+def _note_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
     device = jax.devices()[0]
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -270,7 +211,7 @@ def _note_session(workdir: Path, record: dict[str, Any], step: int) -> None:
     write_atomically(workdir / "run.json", json.dumps(record, indent=2) + "\n")
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: AnyPath) -> str:
     """SHA-256 of the bytes of a file of weights, in hexadecimal.
 
     Raises:

@@ -6,14 +6,13 @@ complete and is broken by any change to any file, its own included. Its lines ar
 """
 
 import hashlib
-from pathlib import Path
 
-from apinet_jax.writer import write_atomically
+from apinet_jax.paths import AnyPath, files_below, write_atomically
 
 SEAL = "SHA256SUMS"
 
 
-def write_seal(folder: Path) -> None:
+def write_seal(folder: AnyPath) -> None:
     """Seals the files that are there now.
 
     Raises:
@@ -22,12 +21,12 @@ def write_seal(folder: Path) -> None:
     write_atomically(folder / SEAL, _lines_of(_sums(folder)))
 
 
-def is_sealed(folder: Path) -> bool:
+def is_sealed(folder: AnyPath) -> bool:
     """Whether there is a seal, broken or not."""
     return (folder / SEAL).exists()
 
 
-def find_damage(folder: Path, unread: str | None = None) -> str | None:
+def find_damage(folder: AnyPath, unread: str | None = None) -> str | None:
     """What breaks the seal of a sealed folder, or `None` if nothing does.
 
     Args:
@@ -54,13 +53,13 @@ def find_damage(folder: Path, unread: str | None = None) -> str | None:
     return None
 
 
-def _sums(folder: Path, unread: str | None = None) -> dict[str, str]:
+def _sums(folder: AnyPath, unread: str | None = None) -> dict[str, str]:
     """The SHA-256 of every file below a folder but the seal, by its path there."""
     sums = {}
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != SEAL and not _is_below(name, unread):
-            with open(path, "rb") as file:
+        if name != SEAL and not _is_below(name, unread):
+            with path.open("rb") as file:
                 sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
 

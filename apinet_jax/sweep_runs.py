@@ -9,8 +9,9 @@ from typing import Any
 from apinet_jax.comparison import as_csv, as_markdown, compare, draw
 from apinet_jax.config import FREE_FIELDS, LATER_FIELDS, default_config, flatten
 from apinet_jax.errors import InputError, RunError, failed_writes_explained
+from apinet_jax.paths import write_atomically
 from apinet_jax.sweep_file import Metric, Sweep
-from apinet_jax.writer import read_rows, say, write_atomically
+from apinet_jax.writer import read_rows, say
 
 Runs = dict[tuple[str, int], dict[str, Any]]
 """A row of `runs.jsonl` for each cell and seed that was run to its end."""

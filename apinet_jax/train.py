@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,20 +34,18 @@ from apinet_jax.mesh import check_divisible, make_mesh, replicated
 from apinet_jax.models import check_trunk
 from apinet_jax.models.hub import find_pretrained, pinned
 from apinet_jax.models.recognise import check_weights
+from apinet_jax.paths import AnyPath, is_remote, to_path
 from apinet_jax.report import finish
-from apinet_jax.run_record import (
-    begin_session,
-    check_same_run,
-    new_record,
-    only_job,
-    read_record,
-)
+from apinet_jax.run_lock import only_job
+from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
 from apinet_jax.signals import stop_requests
 from apinet_jax.steps import Stage, make_eval_step
 from apinet_jax.writer import MetricsRows, MetricsWriter, say
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: bool = False) -> None:
+def train(
+    config: ml_collections.ConfigDict, workdir: AnyPath | str, *, extend: bool = False
+) -> None:
     """Trains in `workdir`, or goes on where a run there stopped, and reports the results.
 
     Args:
@@ -65,7 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path | str, *, extend: boo
     """
     check_config(config)
     check_trunk(config.model.trunk, config.data.crop)
-    workdir = Path(workdir).expanduser()
+    workdir = to_path(workdir)
     recorded = hosts.first_decides(lambda: read_record(workdir))
     config = _with_lasting_names(config, recorded)
     if recorded is None and config.model.pretrained:
@@ -124,7 +121,7 @@ def _with_lasting_names(
     """
     config = config.copy_and_resolve_references()
     for name in ("dir", "manual_dir"):
-        if config.data[name]:
+        if config.data[name] and not is_remote(config.data[name]):
             config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
     if config.model.pretrained:
         known = (record and record["pretrained"]) or {}
@@ -180,7 +177,7 @@ def _record(
     dataset: Dataset,
     mesh: Mesh,
     recorded: dict[str, Any] | None,
-    workdir: Path,
+    workdir: AnyPath,
     *,
     extend: bool,
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from rich.progress import (
 )
 
 from apinet_jax.errors import RunError, failed_writes_explained
+from apinet_jax.paths import AnyPath, is_remote, write_atomically
 
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ _LINE_EVERY = 30.0
 _FLUSH_EVERY = 120.0
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: AnyPath) -> list[dict[str, Any]]:
     """The rows of a metrics file; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
@@ -56,21 +58,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a kill, meets the old text or the new.
-
-    Raises:
-        RunError: If the disk does not take it.
-    """
-    part = path.with_suffix(path.suffix + ".part")
-    with failed_writes_explained(path):
-        with open(part, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-
-
 def json_number(value: float) -> float | None:
     """The number, or `None` where it is not finite: JSON has no word for that."""
     return value if math.isfinite(value) else None
@@ -79,7 +66,7 @@ def json_number(value: float) -> float | None:
 class MetricsRows:
     """The rows of a run, in a process that leaves writing them to another one of its job."""
 
-    def __init__(self, workdir: Path, start_step: int):
+    def __init__(self, workdir: AnyPath, start_step: int):
         """Reads the rows of the steps that are done, if any; see `MetricsWriter`."""
         rows = read_rows(workdir / _METRICS)
         self.rows = [row for row in rows if row["step"] <= start_step]
@@ -99,9 +86,13 @@ class MetricsRows:
 
 
 class MetricsWriter(MetricsRows):
-    """Appends rows to `metrics.jsonl` and to a TensorBoard event file."""
+    """Appends rows to `metrics.jsonl` and to a TensorBoard event file.
 
-    def __init__(self, workdir: Path, start_step: int):
+    No object of a bucket grows: there `sync` writes all rows anew, and what a kill takes of those
+    since is made again with the steps since the last checkpoint.
+    """
+
+    def __init__(self, workdir: AnyPath, start_step: int):
         """Takes back rows of steps that will be made again.
 
         Args:
@@ -113,13 +104,14 @@ class MetricsWriter(MetricsRows):
         """
         super().__init__(workdir, start_step)
         self._path = path = workdir / _METRICS
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._write_all()
         with failed_writes_explained(path):
-            self._file = open(path, "a")  # noqa: SIM115 - closed by `__exit__`
+            # closed by `__exit__`
+            self._file = None if is_remote(path) else open(path, "a")  # noqa: SIM115
             self._events = _Events(workdir / "tensorboard", start_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends a row; it survives a kill of this process from here on.
+        """Appends a row; on a disk it survives a kill of this process from here on.
 
         Args:
             row: `kind`, `step` and named numbers. Only numbers reach TensorBoard.
@@ -129,8 +121,9 @@ class MetricsWriter(MetricsRows):
         """
         super().write(row)
         with failed_writes_explained(self._path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            if self._file is not None:
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
                     self._events.add(f"{row['kind']}/{name}", value, row["step"])
@@ -142,33 +135,45 @@ class MetricsWriter(MetricsRows):
             RunError: If the disk does not take them.
         """
         with failed_writes_explained(self._path):
-            os.fsync(self._file.fileno())
+            if self._file is None:
+                self._write_all()
+            else:
+                os.fsync(self._file.fileno())
             self._events.flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Where the run failed, its error says more than that of rows which the disk may not take.
         with contextlib.nullcontext() if kind is None else contextlib.suppress(RunError):
             self.sync()
-        for file in (self._file, self._events):
+        for file in filter(None, (self._file, self._events)):
             with contextlib.suppress(OSError):  # nothing is left to write but what `sync` told
                 file.close()
 
+    def _write_all(self) -> None:
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
 
 class _Events:
-    """A TensorBoard event file, written at once.
+    """A TensorBoard event file, written at once; for a bucket, elsewhere first and copied there.
 
     tensorboardX's own writer hands events to a thread, and waits for good when a full disk ended
     that.
     """
 
-    def __init__(self, folder: Path, next_step: int):
+    def __init__(self, folder: AnyPath, next_step: int):
         """Begins a file; TensorBoard hides what older files say of `next_step` and later."""
         from tensorboardX.proto.event_pb2 import SessionLog
         from tensorboardX.record_writer import RecordWriter
 
-        folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}"
-        self._file = RecordWriter(str(folder / name))
+        self._target = self._place = folder / name
+        self._elsewhere = None
+        if is_remote(folder):
+            self._elsewhere = tempfile.TemporaryDirectory(prefix="apinet_jax-")
+            self._place = Path(self._elsewhere.name, name)
+        else:
+            folder.mkdir(exist_ok=True)
+        self._file = RecordWriter(str(self._place))
         self._flushed = time.monotonic()
         self._add(file_version="brain.Event:2")
         self._add(step=next_step, session_log=SessionLog(status=SessionLog.START))
@@ -184,11 +189,15 @@ class _Events:
     def flush(self) -> None:
         """Puts the events on disk."""
         self._file.flush()
+        if self._elsewhere is not None:
+            self._target.write_bytes(self._place.read_bytes())
         self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Ends the file."""
         self._file.close()
+        if self._elsewhere is not None:
+            self._elsewhere.cleanup()
 
     def _add(self, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event

@@ -67,7 +67,7 @@ find_python() {
 # What has to be installed: the level that was asked for, under a checksum of all the pins.
 stamp_of() {
     printf '%s %s %s\n' "$1" "$("$PYTHON_IN_VENV" -V)" \
-        "$(cat requirements.txt requirements-test.txt | cksum)"
+        "$(cat requirements.txt requirements-gcs.txt requirements-test.txt | cksum)"
 }
 
 prepare_environment() {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU VM, or on all hosts of a slice. Needs gcloud, logged in.
 #
-#     launch/tpu_vm.sh [OPTIONS] train --config configs/cub.py --workdir=/mnt/shared/runs/cub
+#     launch/tpu_vm.sh [OPTIONS] train --config configs/cub.py --workdir=gs://BUCKET/runs/cub
 #
 # Actions:
 #     train ...   makes the TPU or takes the one that is there, copies the last commit, installs,
@@ -21,7 +21,10 @@
 #     --queued            waits in the queue until there is one
 #     --spot              one that may be taken away: cheaper
 #
-# A slice of several hosts needs --workdir on a disk that all of them have mounted.
+# A slice of several hosts, which is one of more than 8 chips or cores, needs a --workdir that all of
+# them see: gs://BUCKET/..., or a disk that all have mounted. So does a run that is to outlive the
+# TPU, --spot for instance. The TPU's service account has to be allowed to get the bucket and to read,
+# write and delete its objects. Photos, archives and weights may lie in a bucket too.
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -30,6 +33,7 @@ dry_run=false name=apinet zone='' project='' type=v5litepod-8 image=v2-alpha-tpu
 queued=false spot=false
 readonly FOLDER=apinet_jax # on the hosts, below the home folder
 readonly POLL=30           # seconds between two looks at the queue
+readonly ONE_HOST=8        # chips or cores, as the type counts them, that a single host has at most
 
 say() {
     printf '%s\n' "$*" >&2
@@ -58,6 +62,34 @@ tpus() {
 # on WORKER COMMAND: a shell command on a host, or on all.
 on() {
     tpus tpu-vm ssh "$name" --worker="$1" --command="$2"
+}
+
+# workdir_in ARGUMENT ...: the folder of the run that a command line names last; nothing if none.
+workdir_in() {
+    local folder=''
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --workdir=* | -workdir=*) folder=${1#*=} ;;
+        --workdir | -workdir) folder=${2:-} ;;
+        esac
+        shift
+    done
+    printf '%s\n' "$folder"
+}
+
+# check_workdir FOLDER: refuses a folder that each host would have for itself.
+check_workdir() {
+    local size=${type##*-}
+    case $size in
+    '' | *[!0-9]*) return ;; # a type that does not end in a number says nothing of hosts
+    esac
+    [ "$size" -gt "$ONE_HOST" ] || return 0
+    case $1 in
+    gs://*) ;;
+    /*) say "$type has several hosts: $1 has to be a disk that all of them have mounted." ;;
+    *) fail "$type has several hosts, and all have to see the run: name a bucket, as in" \
+        "--workdir=gs://BUCKET/runs/x, or a folder /... of a disk that all have mounted" ;;
+    esac
 }
 
 # state_of GROUP FIELD: what gcloud says of the TPU or its place in the queue; nothing if not there.
@@ -113,7 +145,7 @@ install() {
         { sudo add-apt-repository -y ppa:deadsnakes/ppa &&
             sudo apt-get install -y -qq python3.11 python3.11-venv; }"
     on all "mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER && cd $FOLDER &&
-        bash -c 'source launch/environment.sh; prepare_environment requirements.txt' &&
+        bash -c 'source launch/environment.sh; prepare_environment requirements-gcs.txt' &&
         .venv/bin/pip install --quiet 'jax[tpu]==$jax'"
 }
 
@@ -165,6 +197,7 @@ fi
 case $action in
 train)
     [ $# -gt 0 ] || fail "train needs a configuration, as in: $0 train --config configs/cub.py"
+    check_workdir "$(workdir_in "$@")"
     create
     install
     start "$@"

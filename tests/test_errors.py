@@ -31,7 +31,8 @@ from apinet_jax.evaluate import report_workdir
 from apinet_jax.mesh import make_mesh
 from apinet_jax.models import make_trunk
 from apinet_jax.models.pretrained import to_torch_tensors
-from apinet_jax.run_record import only_process, read_record
+from apinet_jax.run_lock import only_process
+from apinet_jax.run_record import read_record
 from apinet_jax.train import train
 
 # Two steps, without worker processes or held-out images.

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "launch/tpu_vm.sh"
+SCRIPTS = [path for path in sorted(ROOT.glob("launch/*")) if path.name != "Dockerfile"]
 
 
 def run(*arguments, path=None):
@@ -114,7 +115,38 @@ def test_help_shows_actions_and_options():
     assert "set -e" not in done.stdout
 
 
-@pytest.mark.parametrize("script", sorted(ROOT.glob("launch/*")), ids=lambda path: path.name)
+@pytest.mark.parametrize("kind", ["v5litepod-16", "v6e-256", "v4-16"])
+def test_slice_of_several_hosts_needs_a_workdir_that_all_see(kind, gcloud, tmp_path):
+    path, _ = gcloud()
+    train = ("--dry-run", f"--type={kind}", "train", "--config=configs/cub.py")
+    for named in ([], ["--workdir=runs/cub"], ["--workdir", "runs/cub"]):
+        done = run(*train, *named, path=path)
+        assert done.returncode == 2
+        assert f"error: {kind} has several hosts, and all have to see the run" in done.stderr
+        assert "gcloud" not in done.stdout
+    done = run(*train, "--workdir=/mnt/shared/cub", path=path)
+    assert done.returncode == 0
+    assert "/mnt/shared/cub has to be a disk that all of them have mounted" in done.stderr
+    for named in (["--workdir=gs://bucket/cub"], ["--workdir", "gs://bucket/cub"]):
+        done = run(*train, *named, path=path)
+        assert done.returncode == 0, done.stderr
+        assert "several hosts" not in done.stderr
+        assert "gs://bucket/cub" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["v5litepod-8", "v6e-1", "v5p-8", "another"])
+def test_single_host_keeps_its_run_where_it_likes(kind, gcloud):
+    done = run("--dry-run", f"--type={kind}", "train", "--config=configs/cub.py", path=gcloud()[0])
+    assert done.returncode == 0, done.stderr
+    assert "several hosts" not in done.stderr
+
+
+def test_hosts_are_given_what_reads_buckets(gcloud):
+    done = run("--dry-run", "train", "--config=configs/cub.py", path=gcloud()[0])
+    assert "prepare_environment requirements-gcs.txt" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_free_of_what_shellcheck_knows(script):
     if shutil.which("shellcheck") is None:
         subprocess.run(["bash", "-n", script], check=True)

@@ -9,13 +9,8 @@ import pytest
 from apinet_jax import run_record
 from apinet_jax.config import default_config, flatten
 from apinet_jax.errors import InputError
-from apinet_jax.run_record import (
-    begin_session,
-    check_same_run,
-    new_record,
-    only_process,
-    read_record,
-)
+from apinet_jax.run_lock import only_process
+from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
 
 
 def test_second_process_is_turned_away_and_leaves_no_trace(tmp_path):

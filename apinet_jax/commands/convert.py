@@ -49,7 +49,8 @@ from apinet_jax.models.hub import (
 from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
 from apinet_jax.models.recognise import check_fit, recognise
 from apinet_jax.models.torch_files import SAFETENSORS, check_suffix, read_state, write_state
-from apinet_jax.writer import result, say, write_atomically
+from apinet_jax.paths import on_disk, write_atomically
+from apinet_jax.writer import result, say
 
 _HUB_PICKLE = "pytorch_model.bin"  # as the hub once had it, beside the same configuration
 
@@ -83,8 +84,8 @@ class Network(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("source", type=Path, help="a file of weights, a run, or a checkpoint")
-    parser.add_argument("target", type=Path, help="the file or folder to write")
+    parser.add_argument("source", type=on_disk, help="a file of weights, a run, or a checkpoint")
+    parser.add_argument("target", type=on_disk, help="the file or folder to write")
     parser.add_argument(
         "--to",
         choices=["ours", "authors", "torchvision"],

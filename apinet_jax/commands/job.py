@@ -21,6 +21,7 @@ from pathlib import Path
 from apinet_jax.checkpoint_files import LAST, steps_of
 from apinet_jax.errors import InputError, Interrupted, RunError
 from apinet_jax.hosts import HEARTBEAT
+from apinet_jax.paths import AnyPath, to_path
 from apinet_jax.signals import stop_requests
 
 _POLL = 0.1  # seconds between two looks at the processes and at the signals
@@ -137,11 +138,11 @@ def _share_of_gpus(index: int, count: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index * share : (index + 1) * share])}
 
 
-def _workdir(options: list[str]) -> Path:
+def _workdir(options: list[str]) -> AnyPath:
     """The folder of the run, as the program finds it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--workdir", "-workdir")
     parser.add_argument("--config", "-config", default="")
     given, _ = parser.parse_known_args(options)
     name = Path(given.config.split(":")[0]).stem
-    return Path(given.workdir).expanduser() if given.workdir else Path("runs", name)
+    return to_path(given.workdir or Path("runs", name))

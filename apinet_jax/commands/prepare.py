@@ -23,6 +23,7 @@ import numpy as np
 from apinet_jax.data.source import NAMES, Dataset, open_dataset
 from apinet_jax.data.survey import Survey, splits_of, survey, write_contact_sheet
 from apinet_jax.errors import InputError
+from apinet_jax.paths import on_disk
 from apinet_jax.writer import result
 
 _MOST_DUPLICATES = 10
@@ -32,17 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
     parser.add_argument(
-        "photos", nargs="?", type=Path, metavar="PHOTOS", help="of folder: where the photos lie"
+        "photos", nargs="?", metavar="PHOTOS", help="of folder: where the photos lie"
     )
     parser.add_argument(
         "--manual-dir",
-        type=Path,
         metavar="FOLDER",
         help="where archives or unpacked folders lie, or are downloaded to",
     )
     parser.add_argument(
         "--data-dir",
-        type=Path,
+        type=on_disk,
         metavar="FOLDER",
         help="where prepared records go; TFDS_DATA_DIR, else ~/tensorflow_datasets by default",
     )
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sheet",
-        type=Path,
+        type=on_disk,
         metavar="FILE.png",
         help="the contact sheet; DATASET-sheet.png by default",
     )
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             "The records of a folder go to TFDS_DATA_DIR: set that variable instead of --data-dir."
         )
-    sheet = (arguments.sheet or Path(f"{name}-sheet.png")).expanduser()
+    sheet = arguments.sheet or Path(f"{name}-sheet.png")
     if not sheet.parent.is_dir():
         raise InputError(f"There is no folder {sheet.parent} for the contact sheet.")
     if sheet.is_dir():
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
         crop_to_box=arguments.crop_to_box,
     )
     found = survey(dataset)
-    title = photos.expanduser().resolve().name if photos else name
+    title = Path(photos).expanduser().resolve().name if photos else name
     result(table(dataset, found, title))  # first: it does not depend on the disk
     write_contact_sheet(dataset, sheet, title)
     result([f"contact sheet   {sheet.absolute()}"])

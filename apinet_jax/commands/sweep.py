@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apinet_jax.errors import DivergedError, InputError, Interrupted, RunError
+from apinet_jax.paths import on_disk
 from apinet_jax.signals import stop_requests
 from apinet_jax.sweep_file import Sweep, read_sweep
 from apinet_jax.sweep_runs import TABLE, check_alike, finished_row, keep, read_runs, write_table
@@ -33,8 +34,10 @@ _POLL = 0.2  # seconds between two looks at a run and at the signals
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("sweep", help="the sweep file")
-    parser.add_argument("--folder", type=Path, required=True, help="where runs and table go")
-    parser.add_argument("--results", type=Path, help="where runs.jsonl, table and plot go instead")
+    parser.add_argument("--folder", type=on_disk, required=True, help="where runs and table go")
+    parser.add_argument(
+        "--results", type=on_disk, help="where runs.jsonl, table and plot go instead"
+    )
     parser.add_argument(
         "--set",
         action="append",

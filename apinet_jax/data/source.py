@@ -18,6 +18,8 @@ from PIL import Image
 from apinet_jax.data.stratify import draw_stratified
 from apinet_jax.data.transforms import decode
 from apinet_jax.errors import InputError, RunError
+from apinet_jax.mirror import mirrored
+from apinet_jax.paths import is_remote, on_disk, records_root
 
 # Data sets of the literature, from their official archives.
 OFFICIAL = ("cub", "aircraft", "cars", "dogs", "nabirds")
@@ -147,11 +149,6 @@ def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     )
 
 
-def records_root() -> Path:
-    """TFDS's own folder of prepared records: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-
-
 def open_dataset(
     name: str,
     data_dir: str | os.PathLike[str] | None = None,
@@ -167,6 +164,7 @@ def open_dataset(
             (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`); for the others the root itself.
         manual_dir: Where official archives or their unpacked folders lie, and where those that can
             be had without asking are downloaded to; `downloads/manual` below the root by default.
+            This and an image folder may lie in a bucket, of which a copy is then made.
         skip_unreadable: Leave unreadable files out instead of stopping with their list.
         crop_to_box: Look at the box around the object alone, where the archives have boxes.
 
@@ -194,16 +192,24 @@ def open_dataset(
                 "No image folder was named. Set --config.data.dir to the folder that holds "
                 "train/<class>/*."
             )
-        builder = folder.prepare(Path(data_dir).expanduser(), records_root(), skip_unreadable)
+        builder = folder.prepare(_at_hand(data_dir), records_root(), skip_unreadable)
         return _open(name, builder)
-    root = Path(data_dir).expanduser() if data_dir else records_root()
+    root = on_disk(data_dir) if data_dir else records_root()
     if name in OFFICIAL:
         from apinet_jax.data.builders import official
 
-        manual = Path(manual_dir).expanduser() if manual_dir else None
+        archives = [one for layout in _official(name).LAYOUTS for one in layout]
+        parts = {part for one in archives for part in (one.name, one.holds) if part}
+        manual = _at_hand(manual_dir, parts) if manual_dir else None
         builder = official.prepare(_official(name), manual, root, skip_unreadable, crop_to_box)
         return _open(name, builder, "boxes" if crop_to_box else "windows")
     return _open_birds(root)
+
+
+def _at_hand(folder: str | os.PathLike[str], only: set[str] | None = None) -> Path:
+    """A folder of the user's; one in a bucket, or the parts of it that are needed, as a copy."""
+    name = os.fspath(folder)
+    return mirrored(name, only) if is_remote(name) else on_disk(name)
 
 
 def _open_birds(root: Path) -> Dataset:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from apinet_jax.config import STATISTICS, of_pixels
 from apinet_jax.errors import InputError
+from apinet_jax.mirror import mirrored
+from apinet_jax.paths import AnyPath, is_remote, on_disk, to_path
 
 HUB = "timm:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -27,8 +29,8 @@ class Pretrained(NamedTuple):
 
     Attributes:
         path: The safetensors file.
-        source: What names the same file from any folder and at any time: its absolute path, or
-            `timm:NAME@COMMIT`.
+        source: What names the same file from any folder and at any time: its absolute path,
+            `gs://BUCKET/...` or `timm:NAME@COMMIT`.
         mean: Mean of each channel of the images it was trained on, of pixels in [0, 1], where its
             configuration says so.
         std: Their standard deviation.
@@ -55,7 +57,8 @@ def find_pretrained(name: str) -> Pretrained:
     Args:
         name: `timm:NAME`, which is the repository `timm/NAME` of the hub, or `timm:NAME@REVISION`;
             a safetensors file, whose configuration may lie beside it as `NAME.json`; or a folder
-            with `model.safetensors` and `config.json`, as the hub has them.
+            with `model.safetensors` and `config.json`, as the hub has them. File and folder may lie
+            in a bucket, and are copied.
 
     Raises:
         InputError: If there are no such weights, they are a pickle, the hub does not hand them out,
@@ -64,7 +67,9 @@ def find_pretrained(name: str) -> Pretrained:
     """
     if is_on_hub(name):
         return _from_hub(name)
-    path = Path(name).expanduser().absolute()
+    if is_remote(name):
+        return _from_bucket(name)
+    path = on_disk(name).absolute()
     if path.is_dir():
         if not (path / WEIGHTS).exists():
             raise InputError(f"The folder {path} has no {WEIGHTS}. Put it there, or name a file.")
@@ -78,7 +83,7 @@ def find_pretrained(name: str) -> Pretrained:
     return Pretrained(path, str(path), **(_read_config(beside) if beside.exists() else {}))
 
 
-def configuration_beside(path: Path) -> Path:
+def configuration_beside(path: AnyPath) -> AnyPath:
     """Where the configuration of a file of weights lies, as the hub has it or under their name."""
     return path.with_name(CONFIG) if path.name == WEIGHTS else path.with_suffix(".json")
 
@@ -109,6 +114,18 @@ def pixel_statistics(
     """What `config.json` says of weights, as timm writes it and `find_pretrained` reads it."""
     images = {"mean": list(mean), "std": list(std), "input_size": [3, size, size]}
     return {"architecture": architecture, "pretrained_cfg": images}
+
+
+def _from_bucket(name: str) -> Pretrained:
+    """Copies a file with its configuration, or what the hub's folders have."""
+    named = to_path(name)
+    folder, path = named, named / WEIGHTS
+    if named.suffix:
+        folder, path = named.parent, named
+    copy = mirrored(str(folder), {path.name, configuration_beside(path).name})
+    if not (copy / path.name).exists():
+        raise InputError(f"There are no weights {path}. Check {_OPTION}.")
+    return find_pretrained(str(copy / path.name))._replace(source=str(named))
 
 
 def _from_hub(name: str) -> Pretrained:

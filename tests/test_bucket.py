@@ -1,0 +1,302 @@
+"""Runs and data in a bucket: what differs from a disk, and what is told where it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from loopback_bucket import started_cloud
+from safetensors.numpy import save
+from small_archives import CUB_COUNTS, make_small, pack, put_cub
+from tiny_runs import draw_photos
+
+from apinet_jax.array_types import TrainState
+from apinet_jax.checkpoint import Checkpoints, load_weights
+from apinet_jax.checkpoint_files import find_checkpoint, steps_of
+from apinet_jax.config import default_config, flatten
+from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.source import open_dataset
+from apinet_jax.errors import InputError, RunError
+from apinet_jax.evaluate import report_workdir
+from apinet_jax.models.hub import find_pretrained, pinned
+from apinet_jax.paths import on_disk, records_root, to_path
+from apinet_jax.run_lock import only_process
+from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
+from apinet_jax.writer import MetricsRows, MetricsWriter
+
+METADATA = {"config": {}, "class_names": ["a", "b"]}
+COMMIT = "commit_success.txt"
+
+
+@pytest.fixture
+def cloud():
+    with started_cloud("bucket") as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def objects(cloud):
+    return cloud.buckets["bucket"]
+
+
+@pytest.fixture
+def workdir(cloud):
+    """Checkpoints of the steps 1, 2 and 3."""
+    workdir = to_path("gs://bucket/run")
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_of(step), METADATA)
+    assert steps_of(workdir) == [1, 2, 3]
+    return workdir
+
+
+def state_of(step):
+    return TrainState(jnp.array(step), {"w": step * jnp.ones(3)}, {}, {"m": jnp.zeros(3)})
+
+
+def fetched(cloud):
+    """Names of the objects whose content was asked for, since this was last called."""
+    asked = [path for _, path in cloud.requests if "alt=media" in path]
+    cloud.requests.clear()
+    return [path.partition("?")[0].rpartition("%2F")[2] for path in asked]
+
+
+def test_checkpoint_without_the_object_that_ends_it_does_not_count(workdir, objects):
+    del objects[f"run/checkpoints/3/{COMMIT}"]
+    assert steps_of(workdir) == [1, 2]
+    assert load_weights("gs://bucket/run").params["w"][0] == 2
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert checkpoints.latest_step() == 2
+        assert checkpoints.restore(2, state_of(0)).params["w"][0] == 2
+        assert not any(name.startswith("run/checkpoints/3/") for name in objects)
+        checkpoints.save(state_of(3), METADATA)
+    assert load_weights("gs://bucket/run/checkpoints/3").params["w"][0] == 3
+
+
+def test_half_deleted_checkpoint_is_removed(workdir, objects):
+    for name in [name for name in objects if name.startswith("run/checkpoints/3/weights/")]:
+        del objects[name]
+    with Checkpoints(workdir, keep=3):
+        assert steps_of(workdir) == [1, 2]
+    assert not any(name.startswith("run/checkpoints/3/") for name in objects)
+
+
+def test_damaged_checkpoint_is_put_aside(workdir, cloud, objects, capsys):
+    name = next(name for name in objects if name.startswith("run/checkpoints/3/weights/d/"))
+    content = bytearray(objects[name][0])
+    content[len(content) // 2] ^= 1
+    cloud.put("bucket", name, bytes(content))
+    with pytest.raises(InputError, match=r"checkpoints/3 is damaged: weights/d/\w+ has changed"):
+        load_weights("gs://bucket/run", "3")
+    before = {name for name in objects if name.startswith("run/checkpoints/3/")}
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        assert checkpoints.latest_step() == 2
+    below = [name.split("/", 3)[-1] for name in objects if name.startswith("run/damaged/3-")]
+    assert sorted(below) == sorted(name.split("/", 3)[-1] for name in before)
+    assert not any(name.startswith("run/checkpoints/3/") for name in objects)
+
+
+def test_only_the_newest_are_kept(cloud, objects):
+    with Checkpoints(to_path("gs://bucket/run"), keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_of(step), METADATA)
+    assert {name.split("/")[2] for name in objects} == {"2", "3"}
+
+
+def test_rows_are_there_from_each_sync_on(cloud, objects, tmp_path):
+    workdir = to_path("gs://bucket/run")
+    rows = [{"kind": "train", "step": step, "loss": 1 / step} for step in (1, 2, 3, 4)]
+    with MetricsWriter(workdir, 0) as writer:
+        for row in rows[:2]:
+            writer.write(row)
+        assert MetricsRows(workdir, 9).rows == []
+        writer.sync()
+        assert MetricsRows(workdir, 9).rows == rows[:2]
+        writer.write({**rows[2], "loss": 7.0})
+    assert MetricsRows(workdir, 9).rows[2]["loss"] == 7.0
+    with MetricsWriter(workdir, 2) as writer:  # as after a kill
+        assert writer.rows == rows[:2]
+        for row in rows[2:]:
+            writer.write(row)
+    with MetricsWriter(tmp_path, 0) as writer:
+        for row in rows:
+            writer.write(row)
+    assert objects["run/metrics.jsonl"][0] == (tmp_path / "metrics.jsonl").read_bytes()
+    events = [content for name, (content, *_) in objects.items() if "/tensorboard/" in name]
+    assert any(b"train/loss" in content for content in events)
+
+
+def test_run_that_began_in_between_is_not_written_over(cloud):
+    workdir = to_path("gs://bucket/run")
+    record = new_record({}, "fingerprint", None)
+    with only_process(workdir, read_record(workdir)):
+        begin_session(workdir, record, 0)
+    with pytest.raises(InputError, match="just trained in gs://bucket/run"):
+        only_process(workdir, None).__enter__()
+    with only_process(workdir, read_record(workdir)):
+        pass
+
+
+def test_bucket_that_takes_no_more_is_told(workdir, cloud):
+    def save_once_more():
+        with (
+            Checkpoints(workdir, keep=3) as checkpoints,
+            checkpoints.named_in_failures(),
+            MetricsWriter(workdir, 0) as writer,
+        ):
+            cloud.read_only = True
+            with pytest.raises(RunError, match=rf"write gs://bucket/run/metrics.jsonl: .*{why}"):
+                writer.sync()
+            checkpoints.save(state_of(4), METADATA)
+            checkpoints.wait()
+
+    why = r"does not have storage\.objects\.create access\. Once the disk takes it, the same"
+    with pytest.raises(
+        RunError, match=rf"checkpoint gs://bucket/run/checkpoints/4: .*{why}"
+    ) as told:
+        save_once_more()
+    assert str(told.value).endswith("The last good checkpoint is gs://bucket/run/checkpoints/3.")
+    assert "http_response" not in str(told.value)
+
+
+def test_photos_are_copied_and_kept_up_to_date(cloud, objects, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
+    photos = draw_photos(tmp_path / "photos", train=3, test=1)
+    cloud.put_folder("bucket", "my/photos", photos)
+    here, there = open_dataset("folder", photos), open_dataset("folder", "gs://bucket/my/photos")
+    assert there.fingerprint == here.fingerprint
+    assert there.train.read(0) == here.train.read(0)
+    assert len(fetched(cloud)) == 16
+    assert open_dataset("folder", "gs://bucket/my/photos/").fingerprint == here.fingerprint
+    assert fetched(cloud) == []
+    first, second, *_ = [name for name in objects if "/train/class1/" in name]
+    content = objects[first][0]
+    objects[first] = (objects[second][0], 99, objects[first][2] + 5)
+    del objects[second]
+    changed = open_dataset("folder", "gs://bucket/my/photos")
+    assert fetched(cloud) == [Path(first).name]
+    assert len(changed.train) == len(here.train) - 1
+    index = changed.train.file_names.index(first.removeprefix("my/photos/"))
+    assert changed.train.read(index) != content
+
+
+def test_of_archives_those_are_copied_that_are_needed(cloud, tmp_path, monkeypatch):
+    make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
+    manual = put_cub(tmp_path / "manual")
+    pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
+    cloud.put_folder("bucket", "archives", manual)
+    cloud.put("bucket", "archives/images.tar", b"of another data set")
+    dataset = open_dataset("cub", manual_dir="gs://bucket/archives")
+    assert len(dataset.train) == CUB_COUNTS["train"]
+    assert set(fetched(cloud)) == {"CUB_200_2011.tgz"}
+
+
+def test_weights_are_copied_and_known_by_their_place(cloud, objects):
+    tensors = {"conv1.weight": np.ones((2, 3), np.float32)}
+    statistics = {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    for name in ("model.safetensors", "birds.safetensors"):
+        cloud.put("bucket", f"w/{name}", save(tensors))
+    cloud.put("bucket", "w/config.json", json.dumps(statistics).encode())
+    folder, file = (find_pretrained(f"gs://bucket/w{name}") for name in ("", "/birds.safetensors"))
+    assert (folder.source, folder.mean) == ("gs://bucket/w", (0.5, 0.5, 0.5))
+    assert (file.source, file.mean) == ("gs://bucket/w/birds.safetensors", None)
+    assert file.path.read_bytes() == save(tensors)
+    assert pinned("gs://bucket/w", None) == "gs://bucket/w"
+    with pytest.raises(InputError, match=r"There are no weights gs://bucket/w/cats\.safetensors"):
+        find_pretrained("gs://bucket/w/cats.safetensors")
+    config = default_config()
+    config.model.pretrained = "gs://bucket/w/birds.safetensors"
+    run = to_path("gs://bucket/run")
+    record = new_record(flatten(config), "fingerprint", config.model.pretrained)
+    assert not check_same_run(record, flatten(config), "fingerprint", run, extend=False)
+    _, generation, seconds = objects["w/birds.safetensors"]
+    other = save({"conv1.weight": np.zeros((2, 3), np.float32)})
+    objects["w/birds.safetensors"] = (other, generation, seconds + 5)
+    with pytest.raises(InputError, match=r"SHA-256 of model\.pretrained"):
+        check_same_run(record, flatten(config), "fingerprint", run, extend=False)
+
+
+def ask_for(name):
+    """The ways in which a user names a place in a bucket."""
+    return {
+        "a run": lambda: read_record(to_path(name)),
+        "a checkpoint": lambda: find_checkpoint(name, "last"),
+        "the weights of a run": lambda: load_weights(name),
+        "an evaluation": lambda: report_workdir(name, "last", None),
+        "photos": lambda: open_dataset("folder", name),
+        "archives": lambda: open_dataset("cub", manual_dir=name),
+        "weights": lambda: find_pretrained(f"{name}/a.safetensors"),
+    }
+
+
+@pytest.mark.parametrize("what", ask_for(""))
+def test_bucket_that_is_not_there_or_not_ours_is_told(what, cloud, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match="There is no bucket gs://elsewhere, or not for you"):
+        ask_for("gs://elsewhere/x")[what]()
+    cloud.closed = True
+    who = r"gs://bucket/x.* cannot be used \(Anonymous caller does not have .* access\., 401\)"
+    with pytest.raises(InputError, match=rf"{who}\. Check the name of the bucket, the credentials"):
+        ask_for("gs://bucket/x")[what]()
+
+
+@pytest.mark.parametrize("what", ask_for(""))
+def test_what_reads_buckets_may_not_be_installed(what, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(InputError, match=r'not installed: pip install "apinet_jax\[gcs\]"'):
+        ask_for("gs://bucket/x")[what]()
+
+
+def test_workdir_that_may_only_be_read_is_refused_before_anything_is_done(cloud, objects):
+    cloud.read_only = True
+    with pytest.raises(InputError, match=r"gs://bucket/run cannot be used \(.*create access\)"):
+        read_record(to_path("gs://bucket/run"))
+    cloud.read_only = False
+    assert read_record(to_path("gs://bucket/run")) is None
+    assert not objects
+
+
+def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("s3://bucket/x", "hf://x", "file:///x"):
+        with pytest.raises(InputError, match=rf"{name} does not lie on a disk"):
+            to_path(name)
+    with pytest.raises(InputError, match="gs:// names no bucket"):
+        to_path("gs://")
+    with pytest.raises(InputError, match="gs://bucket/x does not lie on a disk"):
+        on_disk("gs://bucket/x")
+    for records in ("gs://bucket/x", "s3://bucket/x"):  # array_record reads disks alone
+        with pytest.raises(InputError, match="does not lie on a disk"):
+            open_dataset("birds", records)
+        monkeypatch.setenv("TFDS_DATA_DIR", records)
+        with pytest.raises(InputError, match="does not lie on a disk"):
+            records_root()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep", "configs/sweeps/ablations.py", "--folder=gs://bucket/x"],
+        ["convert", "gs://bucket/x.safetensors", "x.safetensors"],
+        ["prepare", "birds", "--sheet=gs://bucket/x.png"],
+    ],
+)
+def test_commands_that_know_disks_alone_say_so(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "apinet_jax", *arguments],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: gs://bucket/x" in done.stderr
+    assert "does not lie on a disk" in done.stderr
+    assert "Traceback" not in done.stderr
