@@ -99,7 +99,6 @@ FREE_FIELDS = (
     "checkpoint.keep",
 )
 
-
 # Fields that came when there were records of runs already. Hashes of a configuration leave them out
 # where they have their defaults, which compute what was computed without them.
 LATER_FIELDS = ("model.remat", "train.microbatches")
@@ -193,11 +192,17 @@ def recorded_config(saved: dict[str, Any]) -> ml_collections.ConfigDict:
     """A configuration that was saved with a run, as nested plain values.
 
     Fields that did not exist then have their defaults, which compute what was computed without.
+
+    Raises:
+        InputError: It is none: a name or a value is of another kind.
     """
     config = default_config().copy_and_resolve_references()
-    flat = flatten(ml_collections.ConfigDict(saved))
-    plain = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in flat.items()}
-    config.update_from_flattened_dict(plain)
+    try:
+        flat = flatten(ml_collections.ConfigDict(saved))
+        plain = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in flat.items()}
+        config.update_from_flattened_dict(plain)
+    except Exception as error:  # ml_collections has one for each way in which it is not like ours
+        raise InputError(f"The configuration of the run is damaged ({error}).") from error
     return config
 
 

@@ -94,12 +94,14 @@ def mat(**variables):
     """A MATLAB file; lists of strings become cells, lists of dicts structs."""
     stream = BytesIO()
     savemat(
-        stream, {name: _matlab(value) for name, value in variables.items()}, do_compression=True
+        stream,
+        {name: matlab_values(value) for name, value in variables.items()},
+        do_compression=True,
     )
     return stream.getvalue()
 
 
-def _matlab(value):
+def matlab_values(value):
     if isinstance(value[0], str):
         cells = np.empty((len(value), 1), object)
         cells[:, 0] = value

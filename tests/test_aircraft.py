@@ -93,7 +93,9 @@ def test_unknown_variant(manual):
         open_dataset("aircraft", manual_dir=manual)
 
 
-@pytest.mark.parametrize("box", ["0894380 9 5 40", "0894380 a b c d", "0894380 1 1 nan 9", ""])
+@pytest.mark.parametrize(
+    "box", ["0894380 9 5 40", "0894380 a b c d", "0894380 1 1 nan 9", "0894380 1 1 1e308 9", ""]
+)
 def test_box_that_is_none(manual, box):
     edit(manual / DATA / "images_box.txt", "0894380 9 5 40 48\n", box)
     with pytest.raises(InputError, match=r"Image 0894380 has no box of four numbers"):

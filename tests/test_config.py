@@ -266,6 +266,21 @@ def test_a_configuration_saved_by_an_older_run():
     assert flatten(recorded_config(saved)) == flatten(config)
 
 
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"optim": 3},
+        {"optim": {"lr": "much"}},
+        {"optim.lr": {"a": 1}},
+        {"seed": [1]},
+        {"model": {"trunk": {"a": None}}},
+    ],
+)
+def test_configuration_that_is_none(saved):
+    with pytest.raises(InputError, match="configuration of the run is damaged"):
+        recorded_config(saved)
+
+
 def test_config_is_plain_data():
     """It is saved beside every checkpoint as JSON."""
     config = default_config()

@@ -256,6 +256,7 @@ def test_networks_that_the_authors_program_does_not_know(fields, message, tmp_pa
         ({"map1.bias": None}, r"not of the authors' program: it has no map1\.bias"),
         ({"fc.weight": np.zeros((CLASSES, 64), np.float32)}, r"fc\.weight \(4, 64\) instead of"),
         ({"conv.module.9.weight": np.zeros(3, np.float32)}, r"resnet10_w16, the nearest: .*9\.wei"),
+        ({f"conv.{'9' * 5000}.a": np.zeros(3, np.float32)}, r"1 unexpected: conv\.9{5000}\.a"),
         ({"conv.module.1.bias": None}, r"authors\.safetensors: .*1 missing: bn1\.bias"),
         ({"extra.weight": np.zeros(3, np.float32)}, r"1 unexpected: extra\.weight"),
     ],

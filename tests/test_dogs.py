@@ -141,8 +141,9 @@ def test_boxes_are_asked_for_only_when_they_are_needed(manual, tmp_path, monkeyp
     assert open_dataset("dogs", manual_dir=manual).fingerprint == whole.fingerprint
 
 
-def test_annotation_without_a_box(manual):
-    (manual / "Annotation" / path_of(0, 5927)[:-4]).write_bytes(annotation())
+@pytest.mark.parametrize("boxes", [(), [(2, 1, "9" * 5000, 6)]], ids=["none", "endless"])
+def test_annotation_without_a_box(manual, boxes):
+    (manual / "Annotation" / path_of(0, 5927)[:-4]).write_bytes(annotation(*boxes))
     with pytest.raises(
         InputError, match=r"n02085620_5927 in .*Annotation is missing or has no box"
     ):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_what_is_no_image_is_ignored(photos):
     (photos / "train/.cache").mkdir()
     (photos / "train/stray.png").write_bytes(encoded())
     assert len(open_dataset("folder", photos).train) == 3
+
+
+def test_pipes_and_devices_are_no_images(photos):
+    os.mkfifo(photos / "train/cat/pipe.png")
+    (photos / "train/cat/zeros.png").symlink_to("/dev/zero")
+    signal.alarm(60)  # ends the process where it reads on for ever
+    try:
+        assert len(open_dataset("folder", photos).train) == 3
+    finally:
+        signal.alarm(0)
 
 
 def test_linked_folders_are_followed_but_not_in_circles(photos, tmp_path):

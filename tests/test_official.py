@@ -166,6 +166,12 @@ def test_data_set_without_boxes(name, tmp_path):
         open_dataset(name, tmp_path, crop_to_box=True)
 
 
+def test_box_beyond_all_numbers(manual):
+    edit(manual / "CUB_200_2011/bounding_boxes.txt", "5 1.0 2.0 5.5", "5 1e308 2.0 1e308")
+    with pytest.raises(InputError, match=r"Image 5 has no box of four numbers"):
+        open_dataset("cub", manual_dir=manual)
+
+
 def test_boxes_that_are_needed_and_not_there(manual):
     (manual / "CUB_200_2011/bounding_boxes.txt").unlink()
     assert len(open_dataset("cub", manual_dir=manual).train) == 4

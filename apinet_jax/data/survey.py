@@ -3,10 +3,8 @@
 import hashlib
 import os
 import re
-import warnings
 from collections import defaultdict
 from functools import partial
-from io import BytesIO
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -18,6 +16,7 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from apinet_jax.data.source import Dataset, Source
+from apinet_jax.data.transforms import stored_size
 from apinet_jax.errors import failed_writes_explained
 from apinet_jax.writer import tracked
 
@@ -54,9 +53,7 @@ def survey(dataset: Dataset) -> Survey:
     copies = defaultdict(list)
     sizes = []
     total = sum(map(len, splits.values()))
-    # All threads share the filters: pictures too large to decode were refused at the preparation.
-    with ThreadPool(os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ThreadPool(os.cpu_count()) as pool:
         looks = chain.from_iterable(
             pool.imap(partial(_look, source), range(len(source)), 32) for source in splits.values()
         )
@@ -77,8 +74,7 @@ def survey(dataset: Dataset) -> Survey:
 def _look(source: Source, index: int) -> tuple[str, tuple[int, int]]:
     data = source.read(index)
     if source.windows is None:
-        with Image.open(BytesIO(data)) as image:
-            size = image.size
+        size = stored_size(data)
     else:
         size = tuple(source.windows[source.rows[index], 2:].tolist())
     return hashlib.sha256(data).hexdigest(), size

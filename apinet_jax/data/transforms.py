@@ -7,14 +7,28 @@ to move large photos by more than one grey level on average, so every image is d
 """
 
 import math
+import re
+import threading
+from contextlib import nullcontext
 from io import BytesIO
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-# The size at which Pillow itself speaks of a decompression bomb; about 0.5 GB of RGB pixels.
+# The size at which Pillow itself speaks of a decompression bomb. Cameras of 100 and 150 megapixels
+# stay below; a PNG of one colour that is larger fits into some kilobytes.
 MAX_PIXELS = 178_956_970
+# The largest take 3 GB on their way to RGB, which threads on all cores would multiply: images
+# beyond this, which are larger than most photos, wait for one another.
+_LARGE = 1 << 25
+_one_large_image = threading.Lock()
+# A progressive JPEG of a few bytes a scan can ask for any number of passes over all its pixels.
+# Encoders write about ten.
+_MAX_SCANS = 500
+# What begins a segment: neither a stuffed byte of pixels, nor a restart, nor filling.
+_SEGMENT = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN, _BARE = 0xD8, 0xD9, 0xDA, 0x01
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -53,14 +67,30 @@ def decode(data: bytes) -> Image.Image:
     """
     try:
         image = _open(data)
-        if image.width * image.height > MAX_PIXELS:
+        pixels = image.width * image.height
+        if pixels > MAX_PIXELS:
             raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-        image.load()
-        orientation = _orientation(image)
-        rgb = _to_rgb(image)
+        if image.info.get("progressive") and _has_too_many_scans(data):
+            raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
+        with _one_large_image if pixels > _LARGE else nullcontext():
+            image.load()
+            orientation = _orientation(image)
+            rgb = _to_rgb(image)
     except Exception as error:  # a broken file surfaces as almost any exception type in Pillow
         raise ValueError(str(error) or type(error).__name__) from error
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Reads width and height from the header, before any orientation is applied.
+
+    Raises:
+        ValueError: There is no such header; the message is the reason alone.
+    """
+    try:
+        return _open(data).size
+    except Exception as error:  # as in `decode`
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def resize(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
@@ -176,6 +206,18 @@ def _open(data: bytes) -> Image.Image:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WebPImagePlugin.WebPImageFile(stream)
     raise ValueError("not a JPEG, PNG or WebP image")
+
+
+def _has_too_many_scans(data: bytes) -> bool:
+    position = scans = 0
+    while scans <= _MAX_SCANS and (found := _SEGMENT.search(data, position)):
+        (kind,), position = found[1], found.end()
+        if kind == _END_OF_IMAGE:
+            break
+        scans += kind == _START_OF_SCAN
+        if kind not in (_START_OF_IMAGE, _BARE):
+            position += int.from_bytes(data[position : position + 2])
+    return scans > _MAX_SCANS
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,7 +16,7 @@ TRUNK_PREFIX = "trunk."
 HEAD = ("map1.", "map2.", "fc.")
 _CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
 _INDEX = {name: index for index, name in _CHILDREN.items()}
-_TRUNK_NAME = re.compile(r"conv\.(?:module\.)?(\d+)\.(.+)")
+_TRUNK_NAME = re.compile(r"conv\.(?:module\.)?([0-9]{1,3})\.(.+)")
 
 
 def is_authors(tensors: Mapping[str, np.ndarray]) -> bool:

@@ -47,7 +47,7 @@ _UNPACKED_LISTS = (Archive(_TRAIN, _TRAIN, _PAGE), Archive(_TEST, _TEST, _PAGE))
 # The annotations are XML of one form; whatever else it can say is better not obeyed.
 _BOX = re.compile(
     rb"<bndbox>"
-    + b"".join(rb"\s*<%b>\s*(\d+)\s*</%b>" % (side, side) for side in _SIDES)
+    + b"".join(rb"\s*<%b>\s*(\d{1,9})\s*</%b>" % (side, side) for side in _SIDES)
     + rb"\s*</bndbox>"
 )
 

@@ -1,6 +1,5 @@
 """The text lists of official archives: a line for each image, which begins with its id."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -8,6 +7,9 @@ from functools import partial
 from apinet_jax.data.builders.archive import Files, read_list, require
 from apinet_jax.data.builders.scan import Box, Entry, Scan
 from apinet_jax.errors import InputError
+
+# Pixels from the corner of any picture. Beyond, sums of edges overflow.
+_FARTHEST = 1e9
 
 
 def read_lines(files: Files, name: str) -> list[str]:
@@ -55,13 +57,13 @@ def read_box(files: Files, name: str, image: int | str, text: str | None) -> lis
     """Returns the four numbers of an image's line in a list of boxes.
 
     Raises:
-        InputError: There are not four numbers.
+        InputError: There are not four numbers, or one lies far out of any picture.
     """
     try:
         numbers = [float(part) for part in (text or "").split()]
     except ValueError:
         numbers = []
-    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+    if len(numbers) != 4 or not all(abs(number) < _FARTHEST for number in numbers):
         raise InputError(
             f"Image {image} has no box of four numbers in {name} of {files.place}. {files.again}"
         )

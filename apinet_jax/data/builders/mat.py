@@ -12,6 +12,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadWarning
 
 from apinet_jax.data.builders.archive import Files, read_list
+from apinet_jax.data.builders.mat_structure import check_array
 from apinet_jax.errors import InputError
 
 _HEADER = 128
@@ -37,7 +38,7 @@ def read_mat(files: Files, name: str, *variables: str) -> list[np.ndarray]:
     """
     data = read_list(files, name)
     try:
-        _check_unpacked_size(data)
+        _check(data, variables)
         with warnings.catch_warnings():
             # scipy warns of what it cannot read, and goes on; the second is of no class of its own.
             warnings.simplefilter("error", MatReadWarning)
@@ -112,16 +113,30 @@ def whole(value: Any) -> int:
     return number
 
 
-def _check_unpacked_size(data: bytes) -> None:
-    """Refuses what would grow beyond bounds; the parser itself unpacks whatever it is given."""
+def _check(data: bytes, variables: tuple[str, ...]) -> None:
+    """Refuses what would grow beyond bounds or is built otherwise than it says; scipy obeys it.
+
+    Args:
+        data: The file.
+        variables: The variables that are to be read.
+
+    Raises:
+        ValueError: With the reason.
+    """
     if not data.startswith(b"MATLAB 5.0 MAT-file") or len(data) < _HEADER:
         raise ValueError("not a MATLAB file of version 5")
     order = "<" if data[_HEADER - 2 : _HEADER] == b"IM" else ">"
     position, room = _HEADER, _MAX_UNPACKED
-    while position + 8 <= len(data) and room > 0:
+    while position + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, position)
-        body = data[position + 8 : position + 8 + size]
+        # As scipy, which does not ask where an array ends that is not compressed.
+        content = memoryview(data)[position + 8 :]
+        if kind == _COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(content[:size], room)
+            room -= len(unpacked)
+            if room <= 0:
+                raise ValueError(f"it unpacks to more than {_MAX_UNPACKED:,} bytes")
+            check_array(memoryview(unpacked)[8:], order, variables)
+        else:
+            check_array(content, order, variables)
         position += 8 + size
-        room -= len(zlib.decompressobj().decompress(body, room) if kind == _COMPRESSED else body)
-    if room <= 0:
-        raise ValueError(f"it unpacks to more than {_MAX_UNPACKED:,} bytes")

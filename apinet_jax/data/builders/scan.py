@@ -144,6 +144,8 @@ def unreadable_error(place: Path, skipped: Iterable[tuple[str, str]]) -> InputEr
 def walk_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yields every file that is not hidden, at any depth, in a fixed order.
 
+    What only has a name like one, a pipe or a device, is no file: it would be read for ever.
+
     Args:
         folder: Where to begin. Linked folders are followed unless they lead back up.
 
@@ -163,7 +165,7 @@ def walk_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         )
         for name in sorted(files):
             path = parent / name
-            if not name.startswith(".") and path.exists():
+            if not name.startswith(".") and path.is_file():
                 yield path.relative_to(folder).as_posix(), path.stat()
 
 

@@ -1,0 +1,214 @@
+"""Damaged files: each a seed, changed in a few places that Hypothesis chooses and shrinks."""
+
+import gzip
+import re
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+# What parsers trip over: paths out of the folder, numbers beyond all types, what is no text, nests.
+TOKENS = (
+    b"",
+    b"\0",
+    b" ",
+    b"\n",
+    b"../",
+    b"../../outside/secret.jpg",
+    b"/etc/passwd",
+    b"-1",
+    b"0",
+    b"nan",
+    b"inf",
+    b"1e308",
+    b"-1e308",
+    b"1e999",
+    b"2147483648",
+    b"18446744073709551616",
+    b"9" * 5000,
+    b"\xff\xfe\x80",
+    "é\u2028\u0661".encode(),
+    b"\xed\xa0\x80",
+    b"a" * 300,
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'"',
+    b'"\\ud800"',
+    b"," * 9,
+    b"[" * 2000,
+    b'{"a":' * 2000,
+    b"{}, ",
+)
+NUMBERS = (
+    0,
+    1,
+    0x7F,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    2**24 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63,
+    2**64 - 1,
+)
+_DIGITS = re.compile(rb"-?\d+(?:\.\d+)?")
+_WORDS = re.compile(rb"[^\s,:]+")
+_MOST_CHANGES = 5
+
+
+class Seed(NamedTuple):
+    """A sound file.
+
+    Attributes:
+        name: Which file of the parser's it is.
+        content: What is damaged.
+        finish: Puts around it what would hide the damage otherwise: checksums, compression.
+    """
+
+    name: str
+    content: bytes
+    finish: Callable[[bytes], bytes] = bytes
+
+
+def damaged(seeds: Sequence[Seed]) -> st.SearchStrategy[tuple[str, bytes]]:
+    """Name and content of a damaged file."""
+    change = st.tuples(
+        st.sampled_from(CHANGES), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
+    )
+
+    def made(seed: Seed, changes: list) -> tuple[str, bytes]:
+        content = seed.content
+        for change, where, what in changes:
+            content = change(content, where * len(content) >> 16, what, seeds)
+        return seed.name, seed.finish(content)
+
+    return st.builds(
+        made, st.sampled_from(seeds), st.lists(change, min_size=1, max_size=_MOST_CHANGES)
+    )
+
+
+def _flip(content, at, what, seeds):
+    return (
+        content[:at]
+        + bytes(byte ^ (1 << what % 8) for byte in content[at : at + 1])
+        + content[at + 1 :]
+    )
+
+
+def _set(content, at, what, seeds):
+    return content[:at] + bytes([what & 0xFF]) + content[at + 1 :]
+
+
+def _insert(content, at, what, seeds):
+    return content[:at] + TOKENS[what % len(TOKENS)] + content[at:]
+
+
+def _overwrite(content, at, what, seeds):
+    token = TOKENS[what % len(TOKENS)]
+    return content[:at] + token + content[at + len(token) :]
+
+
+def _number(content, at, what, seeds):
+    """Writes a binary number of four or eight bytes, in either order."""
+    number = NUMBERS[what % len(NUMBERS)]
+    form = "<>"[what >> 8 & 1] + ("Q" if number >= 2**32 or what >> 9 & 1 else "I")
+    packed = struct.pack(form, number)
+    at -= at % 4
+    return content[:at] + packed + content[at + len(packed) :]
+
+
+def _replace(pattern):
+    def change(content, at, what, seeds):
+        """Puts a token in the place of the next number, or word."""
+        found = pattern.search(content, at)
+        if not found:
+            return content
+        return content[: found.start()] + TOKENS[what % len(TOKENS)] + content[found.end() :]
+
+    return change
+
+
+def _cut(content, at, what, seeds):
+    return content[:at]
+
+
+def _remove(content, at, what, seeds):
+    return content[:at] + content[at + what % 64 :]
+
+
+def _repeat(content, at, what, seeds):
+    part = content[at : at + what % 256]
+    return content[:at] + part * (1 + (what >> 8) % 20) + content[at:]
+
+
+def _splice(content, at, what, seeds):
+    other = seeds[what % len(seeds)].content
+    return content[:at] + other[(what >> 8) % (len(other) + 1) :]
+
+
+def _swap_lines(content, at, what, seeds):
+    lines = content.split(b"\n")
+    first, second = at % len(lines), what % len(lines)
+    lines[first], lines[second] = lines[second], lines[first]
+    return b"\n".join(lines)
+
+
+CHANGES = (
+    _flip,
+    _set,
+    _insert,
+    _overwrite,
+    _number,
+    _replace(_DIGITS),
+    _replace(_WORDS),
+    _cut,
+    _remove,
+    _repeat,
+    _splice,
+    _swap_lines,
+)
+
+
+def png_checksums(content: bytes) -> bytes:
+    """Makes the checksums of a PNG's chunks right."""
+    parts, at = [content[:8]], 8
+    while at + 12 <= len(content):
+        (size,) = struct.unpack_from(">I", content, at)
+        body = content[at + 4 : at + 8 + size]
+        parts += [content[at : at + 4], body, struct.pack(">I", zlib.crc32(body))]
+        at += 12 + size
+    return b"".join(parts)
+
+
+def tar_checksums(content: bytes) -> bytes:
+    """Makes the checksums of a tar's headers right, wherever a header may be."""
+    blocks = [content[at : at + 512] for at in range(0, len(content), 512)]
+    return b"".join(
+        block[:148] + b"%06o\0 " % (sum(block[:148]) + 256 + sum(block[156:])) + block[156:]
+        if b"ustar" in block[250:270]
+        else block
+        for block in blocks
+    )
+
+
+def gzipped(content: bytes) -> bytes:
+    """A gzip file of a tar with right checksums."""
+    return gzip.compress(tar_checksums(content), 1)
+
+
+def mat_compressed(content: bytes) -> bytes:
+    """Compresses what follows a MATLAB file's header, as one array."""
+    packed = zlib.compress(content[128:], 1)
+    return content[:128] + struct.pack("<II", 15, len(packed)) + packed
+
+
+def sized(content: bytes) -> bytes:
+    """Makes the first eight bytes of a safetensors file the length of its header."""
+    end = content.find(b"}}") + 2
+    return struct.pack("<Q", max(end - 8, 0)) + content[8:]

@@ -1,0 +1,286 @@
+"""Parsers of what a user brings from elsewhere, and the sound files that damage begins with."""
+
+import contextlib
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from fuzz_inputs import Seed, gzipped, mat_compressed, png_checksums, sized, tar_checksums
+from numeric import named_tensor
+from PIL import Image
+from safetensors.numpy import save
+from scipy.io import savemat
+from small_archives import cub_path, jpeg, matlab_values, put_cub, put_files
+
+from apinet_jax.commands.convert import _read_file
+from apinet_jax.data import transforms
+from apinet_jax.data.builders import archive as archives
+from apinet_jax.data.builders import scan as scans
+from apinet_jax.data.builders.aircraft import Aircraft
+from apinet_jax.data.builders.cars import Cars
+from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.builders.dogs import Dogs
+from apinet_jax.data.builders.nabirds import Nabirds
+from apinet_jax.data.download import Archive
+from apinet_jax.errors import InputError, RunError
+from apinet_jax.models import variable_shapes
+from apinet_jax.models.hub import find_pretrained
+from apinet_jax.models.pretrained import torch_shapes
+from apinet_jax.seal import SEAL, find_damage, write_seal
+
+SECRET = jpeg(7, size=(33, 17))
+SECRET_DIGEST = hashlib.sha256(SECRET).hexdigest()
+
+
+class Target(NamedTuple):
+    """A parser.
+
+    Attributes:
+        seeds: Sound files; the first of each name lies in the folder while another is damaged.
+        read: Reads the folder.
+        refusals: How it says no.
+    """
+
+    seeds: Sequence[Seed]
+    read: Callable[[], object]
+    refusals: tuple[type[Exception], ...] = (InputError, RunError)
+
+    def put(self, folder: Path) -> None:
+        """Writes the sound files."""
+        for seed in reversed(self.seeds):
+            put_files(folder, {seed.name: seed.finish(seed.content)})
+
+
+def image(folder):
+    path = folder / "image"
+
+    def saved(mode, file_format, **options):
+        stream = io.BytesIO()
+        Image.linear_gradient("L").resize((24, 18)).convert(mode).save(
+            stream, file_format, **options
+        )
+        return stream.getvalue()
+
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    pngs = [
+        saved("RGB", "PNG"),
+        saved("RGBA", "PNG", exif=exif),
+        saved("P", "PNG", transparency=3),
+        saved("I;16", "PNG"),
+        saved("1", "PNG"),
+        saved("LA", "PNG", icc_profile=b"profile" * 9),
+    ]
+    frames = [Image.new("RGBA", (24, 18), colour) for colour in ("red", "blue")]
+    others = [
+        saved("RGB", "JPEG", exif=exif),
+        saved("L", "JPEG", progressive=True, icc_profile=b"profile" * 9),
+        saved("CMYK", "JPEG"),
+        saved("RGB", "WEBP", exif=exif),
+        saved("RGBA", "WEBP", lossless=True),
+        saved("RGBA", "WEBP", save_all=True, append_images=frames),
+        saved("RGB", "PNG", save_all=True, append_images=frames),
+    ]
+    seeds = [Seed("image", content, png_checksums) for content in pngs]
+    seeds += [Seed("image", content) for content in (*others, *pngs[:2])]
+
+    def read():
+        data = path.read_bytes()
+        transforms.resize(transforms.decode(data), 8)
+        transforms.stored_size(data)
+
+    return Target(seeds, read, (ValueError,))
+
+
+def weights(folder):
+    shapes = torch_shapes(variable_shapes("resnet10_w16"))
+    names = {"layer1.0.conv1.weight": (2, 3), "fc.bias": (3,), "num_batches_tracked": ()}
+    kinds = (np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.uint8, bool)
+    mixed = {
+        f"{number}.{name}": np.ones(shape, kind)
+        for number, kind in enumerate(kinds)
+        for name, shape in names.items()
+    }
+    authors = {
+        "module.conv.module.0.weight": np.ones((2, 3), np.float32),
+        "module.conv.module.4.0.bn1.weight": np.ones(2, np.float32),
+        "module.map1.bias": np.ones(3, np.float32),
+    }
+    whole = {name: named_tensor(name, shape) for name, shape in shapes.items()}
+    contents = [save(tensors) for tensors in (mixed, authors, whole)]
+    # Twice as often damaged in the header, which is small beside the numbers.
+    heads = [content[: content.find(b"}}") + 100] for content in contents]
+    about = {
+        "architecture": "resnet10",
+        "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "input_size": [3, 224, 224]},
+    }
+    seeds = [Seed("w.safetensors", contents[2])]
+    seeds += [Seed("w.safetensors", content, sized) for content in (*contents[:2], *heads)]
+    seeds += [Seed("w.safetensors", content) for content in contents[:2]]
+    seeds += [Seed("w.json", json.dumps(about).encode()), Seed("w.json", b'{"std": [0.1, 0.1, 1]}')]
+
+    def read():
+        find_pretrained(str(folder / "w.safetensors"))
+        _read_file(folder / "w.safetensors", None)
+
+    return Target(seeds, read)
+
+
+def seal(folder):
+    put_files(folder / "sealed", {"weights/d/1": b"1", "weights/_METADATA": b"{}"})
+    write_seal(folder / "sealed")
+    seeds = [Seed(f"sealed/{SEAL}", (folder / "sealed" / SEAL).read_bytes())]
+
+    def read():
+        if damage := find_damage(folder / "sealed"):
+            raise InputError(damage)
+
+    return Target(seeds, read)
+
+
+def _lists(folder, builder, *pieces):
+    """Reads the lists of a builder, and every image that they name, as a preparation does."""
+
+    def read():
+        with contextlib.ExitStack() as stack:
+            files = {
+                piece: stack.enter_context(
+                    archives.open_files(Archive("", piece, "page"), folder / piece, folder)
+                )
+                for piece in pieces
+            }
+            scan = builder.read(files)._replace(need_boxes=True)
+            for entry in scan.entries:
+                assert scans._checked(scan, entry)[1] != SECRET_DIGEST
+
+    return read
+
+
+def _texts(folder, *names):
+    return [Seed(name, (folder / name).read_bytes()) for name in names]
+
+
+def cub(folder):
+    put_cub(folder)
+    names = ("classes", "images", "image_class_labels", "train_test_split", "bounding_boxes")
+    seeds = _texts(folder, *(f"CUB_200_2011/{name}.txt" for name in names))
+    return Target(seeds, _lists(folder, Cub, "CUB_200_2011"))
+
+
+def nabirds(folder):
+    put_cub(folder)
+    (folder / "CUB_200_2011").rename(folder / "nabirds")
+    for name in ("images", "image_class_labels", "train_test_split", "bounding_boxes"):
+        path = folder / f"nabirds/{name}.txt"
+        path.write_text("".join(f"0b9f-{line}\n" for line in path.read_text().splitlines()))
+    names = ("classes", "images", "image_class_labels", "train_test_split", "bounding_boxes")
+    seeds = _texts(folder, *(f"nabirds/{name}.txt" for name in names))
+    return Target(seeds, _lists(folder, Nabirds, "nabirds"))
+
+
+def aircraft(folder):
+    images = {"0034309": "C-130", "0698580": "707-320", "0894380": "707-320"}
+    lists = {
+        "variants.txt": ["707-320", "C-130"],
+        "images_variant_trainval.txt": [f"{name} {images[name]}" for name in list(images)[:2]],
+        "images_variant_test.txt": [f"{name} {images[name]}" for name in list(images)[2:]],
+        "images_box.txt": [f"{name} 9 5 40 28" for name in images],
+    }
+    pictures = {f"images/{name}.jpg": jpeg(1, (64, 48)) for name in images}
+    put_files(folder / "fgvc-aircraft-2013b/data", lists | pictures)
+    seeds = _texts(folder, *(f"fgvc-aircraft-2013b/data/{name}" for name in lists))
+    return Target(seeds, _lists(folder, Aircraft, "fgvc-aircraft-2013b"))
+
+
+def _mats(name, **variables):
+    """A MATLAB file, to be damaged before it is compressed, after, and where it never is."""
+    variables = {key: matlab_values(value) for key, value in variables.items()}
+    plain, packed = io.BytesIO(), io.BytesIO()
+    savemat(plain, variables)
+    savemat(packed, variables, do_compression=True)
+    plain, packed = plain.getvalue(), packed.getvalue()
+    return [Seed(name, plain), Seed(name, plain, mat_compressed), Seed(name, packed)]
+
+
+def cars(folder):
+    box = {"bbox_x1": 2, "bbox_y1": 1, "bbox_x2": 8, "bbox_y2": 5}
+    annos = [{**box, "class": label, "fname": f"{label:05d}.jpg"} for label in (1, 2)]
+    pictures = {
+        f"cars_{split}/{label:05d}.jpg": jpeg(label)
+        for split in ("train", "test")
+        for label in (1, 2)
+    }
+    put_files(folder, pictures)
+    seeds = [
+        *_mats("devkit/cars_meta.mat", class_names=["Acura", "Ram C/V"]),
+        *_mats("devkit/cars_train_annos.mat", annotations=annos),
+        *_mats("devkit/cars_test_annos_withlabels.mat", annotations=annos),
+    ]
+    return Target(seeds, _lists(folder, Cars, "cars_train", "cars_test", "devkit"))
+
+
+def dogs(folder):
+    breeds = ("n02085620-Chihuahua", "n02088094-Afghan_hound")
+    box = b"<bndbox>\n<xmin>2</xmin>\n<ymin>1</ymin>\n<xmax>7</xmax>\n<ymax>6</ymax>\n</bndbox>"
+    seeds = []
+    for split, numbers in (("train", (1, 2)), ("test", (3, 4))):
+        stems = [f"{breed}/{breed.split('-')[0]}_{n}" for breed in breeds for n in numbers]
+        put_files(
+            folder / "Images", {f"{stem}.jpg": jpeg(number) for number, stem in enumerate(stems)}
+        )
+        put_files(folder / "Annotation", dict.fromkeys(stems, box))
+        paths = [f"{stem}.jpg" for stem in stems]
+        seeds += _mats(f"lists/{split}_list.mat", file_list=paths, labels=[1, 1, 2, 2])
+        seeds += [Seed(f"Annotation/{stems[0]}", box * 2)]
+    return Target(seeds, _lists(folder, Dogs, "Images", "lists", "Annotation"))
+
+
+def archive(folder):
+    """The members of an archive, in each of the forms that tar has; one of them is a link out."""
+    link = tarfile.TarInfo(f"CUB_200_2011/images/{cub_path(5, 3)}")
+    link.type, link.linkname = tarfile.SYMTYPE, "../../../../outside/secret.jpg"
+    plain = []
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+            for name in ("classes.txt", f"images/{cub_path(1, 1)}", f"{'long/' * 19}é.jpg"):
+                member = tarfile.TarInfo(f"CUB_200_2011/{name}")
+                member.size, member.mtime = 9, 0.5
+                tar.addfile(member, io.BytesIO(b"123456789"))
+            tar.addfile(link)
+        plain.append(stream.getvalue()[: -10240 + 3072])
+    names = ("classes.txt", f"images/{cub_path(1, 1)}", f"images/{cub_path(5, 3)}")
+    seeds = [Seed("a.tar", content, tar_checksums) for content in plain]
+    seeds += [Seed("b.tgz", content, gzipped) for content in plain]
+    seeds += [Seed("b.tgz", gzipped(plain[2])), Seed("a.tar", plain[2])]
+
+    def read():
+        for place in ("a.tar", "b.tgz"):
+            opened = archives.open_files(
+                Archive(place, "CUB_200_2011", "page"), folder / place, folder
+            )
+            with opened as files:
+                for name in filter(files.has, names):
+                    assert len(files.read(name)) <= archives._MAX_FILE
+                    assert files.read(name) != SECRET
+
+    return Target(seeds, read)
+
+
+TARGETS = (
+    image,
+    weights,
+    seal,
+    cub,
+    nabirds,
+    aircraft,
+    cars,
+    dogs,
+    archive,
+)
