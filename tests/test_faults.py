@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -207,8 +208,11 @@ def killed_worker(scene):
 
 def workers_of(pid):
     """The processes that grain has started for a run."""
-    children = psutil.Process(pid).children()
-    return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.Error):  # one that has just ended
+            found += [child.pid] if "spawn_main" in " ".join(child.cmdline()) else []
+    return found
 
 
 def step_that_is_not_finite(scene):
