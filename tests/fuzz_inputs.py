@@ -78,19 +78,17 @@ class Seed(NamedTuple):
 
 def damaged(seeds: Sequence[Seed]) -> st.SearchStrategy[tuple[str, bytes]]:
     """Name and content of a damaged file."""
-    change = st.tuples(
-        st.sampled_from(CHANGES), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF_FFFF)
-    )
 
-    def made(seed: Seed, changes: list) -> tuple[str, bytes]:
+    def made(seed: Seed, drawn: bytes) -> tuple[str, bytes]:
         content = seed.content
-        for change, where, what in changes:
-            content = change(content, where * len(content) >> 16, what, seeds)
+        for change, where, what in struct.iter_unpack("<BHI", drawn[: len(drawn) // 7 * 7]):
+            at = where * len(content) >> 16
+            content = CHANGES[change % len(CHANGES)](content, at, what, seeds)
         return seed.name, seed.finish(content)
 
-    return st.builds(
-        made, st.sampled_from(seeds), st.lists(change, min_size=1, max_size=_MOST_CHANGES)
-    )
+    # A string of bytes is drawn at once, which takes a fraction of the time of a list of numbers.
+    changes = st.binary(min_size=7, max_size=7 * _MOST_CHANGES)
+    return st.builds(made, st.sampled_from(seeds), changes)
 
 
 def _flip(content, at, what, seeds):
