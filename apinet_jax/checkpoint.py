@@ -163,6 +163,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, RunError) and hosts.together():
+            # Closing waits for the other processes, which wait for this one; it is about to leave.
+            self._sealing.shutdown(wait=False)
+            return
         # Orbax raises the failure of a save once more; the error on its way out says it all.
         with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
             self.wait()

@@ -222,6 +222,14 @@ def step_that_is_not_finite(scene):
     assert " is not finite: loss = nan" in scene.fails(DivergedError, program, data__workers=0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_records(tmp_path_factory):
+    """A folder of prepared records that no other test shares, so that these may be damaged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return draw_photos(tmp_path_factory.mktemp("photos"))

@@ -12,6 +12,7 @@ from jobs import free_port, outcome, start_both
 from tiny_runs import (
     draw_photos,
     options,
+    rows_of,
     run_command,
     settings_for,
     started,
@@ -22,6 +23,15 @@ from tiny_runs import (
 from apinet_jax.checkpoint_files import steps_of
 
 pytestmark = pytest.mark.slow
+
+
+# Enough for everything but the arrays of a checkpoint.
+MAIN_ON_FULL_DISK = """
+from tiny_runs import full_disk
+from apinet_jax.main import entry_point
+with full_disk(500_000):
+    entry_point()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +57,28 @@ def test_a_workdir_that_only_one_host_sees_ends_the_job(photos, tmp_path):
     assert f"Host 1 does not see {tmp_path}/disk1/run/run.json, which host 0 has" in output
     assert "Traceback" not in output + told
     assert first != 0
+
+
+def test_a_full_disk_of_the_host_that_writes_ends_the_job_and_it_goes_on(photos, tmp_path):
+    workdir = tmp_path / "run"
+    command = options(settings_for(photos, data__workers=0), workdir)
+    address = f"--coordinator_address=localhost:{free_port()}"
+    began = time.monotonic()
+    with ExitStack() as stack:
+        processes = []
+        for index in range(2):
+            process = [*command, address, "--num_processes=2", f"--process_id={index}"]
+            program = ("-c", MAIN_ON_FULL_DISK) if index == 0 else ("-m", "apinet_jax.main")
+            processes.append(stack.enter_context(started(process, program=program)))
+        outcomes = outcome(processes)
+    print(f"{time.monotonic() - began:.0f} s")
+    assert outcomes[0][0] == 1, outcomes
+    assert "error: Could not write the checkpoint" in outcomes[0][1]
+    assert "Traceback" not in outcomes[0][1]
+    assert outcomes[1][0] != 0, outcomes
+    code, output = run_command(command, devices=4)
+    assert code == 0, output
+    assert rows_of(workdir)[-1]["step"] == 16
 
 
 def test_a_process_that_sees_other_images_ends_the_job(photos, tmp_path):

@@ -10,7 +10,7 @@ import host_trajectory
 import jax
 import numpy as np
 import pytest
-from jobs import job, outcome, start_both, start_job
+from jobs import free_port, job, outcome, start_both, start_job
 from numeric import max_error
 from tiny_runs import (
     SLOW_MAIN,
