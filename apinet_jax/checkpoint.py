@@ -7,13 +7,15 @@ over all (`seal.py`). `checkpoint_files.py` says which of them count.
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl.logging import get_absl_logger
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
@@ -65,7 +67,9 @@ class Checkpoints:
         """
         self._workdir, self._pending = workdir, []
         hosts.first_decides(lambda: clear_damaged(workdir))
-        self._sealing = ThreadPoolExecutor(1)
+        self._background = ThreadPoolExecutor(2)  # a save to wait for, and its seal
+        self._failures = _FailedSaves()
+        get_absl_logger().addFilter(self._failures)
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
@@ -105,11 +109,14 @@ class Checkpoints:
             )
 
         def finish() -> None:
-            response.result()
+            saved = self._background.submit(response.result)
+            ends = [saved, self._failures.first] if hosts.together() else [saved]
+            for end in wait(ends, return_when=FIRST_COMPLETED).done:
+                end.result()
             if hosts.is_first():
                 write_seal(folder)
 
-        self._pending.append((folder, self._sealing.submit(finish)))
+        self._pending.append((folder, self._background.submit(finish)))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Reads a state onto the devices that `like` lives on, whatever devices wrote it.
@@ -164,15 +171,34 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, RunError) and hosts.together():
-            # Closing waits for the other processes, which wait for this one; it is about to leave.
-            self._sealing.shutdown(wait=False)
-            return
+            return  # closing waits for the other processes; the job is about to end (`hosts.leave`)
         # Orbax raises the failure of a save once more; the error on its way out says it all.
         with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
             self.wait()
             self._last.close()
             self._best.close()
-        self._sealing.shutdown()
+        self._background.shutdown()
+        get_absl_logger().removeFilter(self._failures)
+
+
+class _FailedSaves(logging.Filter):
+    """Hears of a save that failed, and keeps orbax's traceback from the screen.
+
+    In a job of several processes orbax raises the failure only after all of them have finished
+    the save, which they cannot do: its log is then the one place that knows.
+
+    Attributes:
+        first: Has the first failure as its exception, once there is one.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.first = Future()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.levelno >= logging.ERROR and not self.first.done():
+            self.first.set_exception(record.exc_info[1])
+        return not record.exc_info
 
 
 def load_weights(

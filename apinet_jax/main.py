@@ -12,7 +12,6 @@ The same command continues a run that was interrupted. Every field of the config
 
 import os
 from collections.abc import Sequence
-from logging import LogRecord
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -51,7 +50,6 @@ def main(argv: Sequence[str]) -> None:
     """Runs the mode that the flags name."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells every file it touches
-        logging.get_absl_logger().addFilter(_is_no_traceback)
     if len(argv) > 1:
         raise InputError(
             f"'{argv[1]}' is not an option. Options begin with --, as in --workdir=runs/x; see "
@@ -82,11 +80,6 @@ def main(argv: Sequence[str]) -> None:
 
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
     train(config, workdir or Path("runs", name), extend=_EXTEND.value)
-
-
-def _is_no_traceback(record: LogRecord) -> bool:
-    """Leaves out what orbax's threads log of an exception: the command ends with it anyway."""
-    return not record.exc_info
 
 
 def entry_point() -> None:
