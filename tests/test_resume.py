@@ -117,9 +117,9 @@ def test_more_epochs_need_extend_and_get_a_new_cosine(again, reference, photos, 
 
 
 def test_restores_on_another_number_of_devices(reference, photos):
-    """Made on two devices; the next step computes the same on one, two and eight."""
+    """Made on two devices; the next step computes the same on one, two, four and eight."""
     expected = next(row for row in rows_of(reference) if row["step"] == TOTAL)
-    for devices in (1, 2, 8):
+    for devices in (1, 2, 4, 8):
         config, dataset, mesh, program = program_of(reference, photos, devices)
         state = state_at(reference, TOTAL - 1, config, mesh, program)
         assert all(len(leaf.sharding.device_set) == devices for leaf in jax.tree.leaves(state))
