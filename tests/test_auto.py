@@ -97,7 +97,7 @@ def test_a_heavy_trunk_on_a_laptop():
         ("resnet18", 96, 8),
         ("resnet50", 96, 8),
         ("squeezenet1_1", 96, 16),
-        ("densenet121", 96, 8),
+        pytest.param("densenet121", 96, 8, marks=pytest.mark.slow),
         ("vit_base_patch16_224", 96, 8),
     ],
 )

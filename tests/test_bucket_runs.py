@@ -13,6 +13,8 @@ from tiny_runs import draw_photos, options, rows_of, run_command, settings_for, 
 from apinet_jax.checkpoint import load_weights
 from apinet_jax.writer import TIME_FIELDS
 
+pytestmark = pytest.mark.slow
+
 WORKDIR = "gs://bucket/runs/x"
 SECOND = "runs/x/checkpoints/6/commit_success.txt"
 

@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from numeric import max_error, sample
 from trunk_figures import assert_deep_golden, map_and_gradient, named_variables
 
@@ -13,6 +14,7 @@ from apinet_jax.models.operations import avg_pool
 from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
 
 
+@pytest.mark.slow
 def test_golden_densenet161(goldens_dir):
     golden = np.load(goldens_dir / "densenet161.npz")
     assert_deep_golden("densenet161", ("features.norm5",), golden)

@@ -14,6 +14,7 @@ from apinet_jax.models.layers import normalise
 from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
 
 
+@pytest.mark.slow
 def test_logistic_regression_on_pooled_features(shared_dir):
     """Another implementation of this trunk, with the same weights and photos, gives 68.2 %."""
     dataset = open_dataset("folder", shared_dir / "data" / "cub50")

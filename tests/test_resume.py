@@ -1,11 +1,30 @@
-"""A run that is interrupted, whenever that is, ends as if nothing had happened, bit for bit."""
+"""A run that is interrupted, whenever that is, ends as if nothing had happened, bit for bit.
 
+`test_faults_in_any_order` is the fault script of `docs/reliability.md`.
+"""
+
+import random
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults import (
+    Scene,
+    asked_to_stop,
+    damaged_record,
+    ends_the_same,
+    flipped_newest_checkpoint,
+    full_disk_during_a_save,
+    killed,
+    killed_during_a_save,
+    killed_during_an_evaluation,
+    killed_while_the_best_is_saved,
+    killed_worker,
+    step_that_is_not_finite,
+    truncated_newest_checkpoint,
+)
 from same_runs import RECIPE, TOTAL, assert_same_run, program_of, state_at
 from tiny_runs import (
     config_for,
@@ -23,10 +42,19 @@ from apinet_jax.assemble import (
     make_train_loader,
 )
 from apinet_jax.checkpoint import Checkpoints, load_weights
+from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.compilation import compile_train_step
 from apinet_jax.errors import InputError
 from apinet_jax.mesh import to_global
 from apinet_jax.train import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_records(tmp_path_factory):
+    """A folder of prepared records that no other test shares, so that these may be damaged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +75,13 @@ def reference(photos, tmp_path_factory):
 def again(reference, tmp_path):
     """A copy of it, to go on with."""
     return shutil.copytree(reference, tmp_path / "again")
+
+
+@pytest.fixture
+def scene(photos, tmp_path):
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"the seed of the faults is {seed}")
+    return Scene(tmp_path / "run", photos, random.Random(seed))
 
 
 def test_saving_again_never_takes_away_what_is_there(tmp_path):
@@ -148,3 +183,60 @@ def test_load_weights_reads_parameters_alone(again, photos):
     np.testing.assert_array_equal(logits(weights.params, weights.batch_stats), expected)
     by_folder = load_weights(again / f"checkpoints/{TOTAL}")
     np.testing.assert_array_equal(logits(by_folder.params, by_folder.batch_stats), expected)
+
+
+def test_one_fault_after_the_other(scene, reference):
+    """The short version of the fault script: one run, and four of its faults."""
+    for fault in (
+        killed_worker,
+        killed_during_a_save,
+        damaged_record,
+        flipped_newest_checkpoint,
+    ):
+        print(fault.__name__, flush=True)
+        fault(scene)
+    ends_the_same(scene, reference)
+
+
+# How often each meets a run.
+TIMES = {
+    killed: 20,
+    killed_during_a_save: 3,
+    killed_while_the_best_is_saved: 3,
+    killed_during_an_evaluation: 3,
+    asked_to_stop: 3,
+    flipped_newest_checkpoint: 3,
+    truncated_newest_checkpoint: 3,
+    full_disk_during_a_save: 3,
+    damaged_record: 3,
+    killed_worker: 3,
+    step_that_is_not_finite: 3,
+}
+# Those whose moment lies in the first half of a run.
+EARLY = (killed_while_the_best_is_saved, killed_during_an_evaluation)
+
+
+@pytest.mark.slow
+def test_faults_in_any_order(scene, reference):
+    """Several to a run, as long as enough steps are left for the next one to meet."""
+    faults = [fault for fault, times in TIMES.items() for _ in range(times)]
+    scene.draw.shuffle(faults)
+    folder, runs = scene.workdir, 0
+
+    def next_run():
+        nonlocal scene, runs
+        ends_the_same(scene, reference)
+        runs += 1
+        scene = scene._replace(workdir=folder.with_name(f"run{runs}"))
+
+    while faults:
+        if rows_of(scene.workdir) and (
+            faults[-1] in EARLY or rows_of(scene.workdir)[-1]["step"] > 8
+        ):
+            next_run()
+        fault = faults.pop()
+        fault(scene)
+        print(runs, fault.__name__, steps_of(scene.workdir), flush=True)
+        if (scene.workdir / "results.json").exists():  # it had ended before
+            faults.append(fault)
+    next_run()

@@ -110,6 +110,7 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
     assert "DIVERGED" in output
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_saves_the_run_under_way(tmp_path):
     photos, folder = draw_photos(tmp_path / "photos", train=8, test=2), tmp_path / "sweep"
     path = sweep_file(tmp_path, {"default": {"optim.epochs": 20.0}})

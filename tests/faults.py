@@ -1,8 +1,6 @@
-"""What machines do to a run: it ends as if nothing had happened, or in one message; never less.
+"""What machines do to a run, each at a moment or in a place that is drawn.
 
-Each fault meets a run of its own workdir, at a moment that is drawn; then the same command goes
-on. Parameters, rows and results have to be those of a run that nothing disturbed, bit for bit.
-The slow tests are the fault script of `docs/reliability.md`.
+Each leaves a workdir in which the same command goes on.
 """
 
 import os
@@ -15,11 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-import pytest
 from same_runs import EPOCH, RECIPE, assert_same_run
 from tiny_runs import (
     SLOW_MAIN,
-    draw_photos,
     evaluating,
     options,
     rows_of,
@@ -159,8 +155,9 @@ def damaged_newest_checkpoint(scene, damage):
     file.write_bytes(damage(scene.draw, file.read_bytes()))
     code, output, _ = interrupt(scene, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    name = SEAL if file.name == SEAL else file.relative_to(folder)
-    assert f"WARNING: the checkpoint {folder} is not sound: {name} has changed." in output
+    assert f"WARNING: the checkpoint {folder} is not sound: " in output
+    if file.name != SEAL:  # a bit of a name in the seal looks like a file that is not there
+        assert f": {file.relative_to(folder)} has changed. " in output
     assert f"the one before, {folder.parent / str(before)}, takes its place." in output
 
 
@@ -222,95 +219,9 @@ def step_that_is_not_finite(scene):
     assert " is not finite: loss = nan" in scene.fails(DivergedError, program, data__workers=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_records(tmp_path_factory):
-    """A folder of prepared records that no other test shares, so that these may be damaged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return draw_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def reference(photos, tmp_path_factory):
-    """A run that nothing disturbs."""
-    workdir = tmp_path_factory.mktemp("runs") / "reference"
-    code, output = run_command(options(settings_for(photos, **RECIPE), workdir))
-    assert code == 0, output
-    return workdir
-
-
-@pytest.fixture
-def scene(photos, tmp_path):
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"the seed of the faults is {seed}")
-    return Scene(tmp_path / "run", photos, random.Random(seed))
-
-
 def ends_the_same(scene, reference):
     code, output = run_command(scene.command())
     assert code == 0, output
     assert not saving("checkpoints")(scene.workdir)
     assert not saving("best")(scene.workdir)
     assert_same_run(scene.workdir, reference, scene.photos)
-
-
-def test_one_fault_after_the_other(scene, reference):
-    """The short version: one run, and a fault of each kind that needs a run of its own."""
-    for fault in (
-        killed_worker,
-        killed_during_a_save,
-        damaged_record,
-        flipped_newest_checkpoint,
-    ):
-        print(fault.__name__, flush=True)
-        fault(scene)
-    ends_the_same(scene, reference)
-
-
-# How often each meets a run.
-TIMES = {
-    killed: 20,
-    killed_during_a_save: 3,
-    killed_while_the_best_is_saved: 3,
-    killed_during_an_evaluation: 3,
-    asked_to_stop: 3,
-    flipped_newest_checkpoint: 3,
-    truncated_newest_checkpoint: 3,
-    full_disk_during_a_save: 3,
-    damaged_record: 3,
-    killed_worker: 3,
-    step_that_is_not_finite: 3,
-}
-# Those whose moment lies in the first half of a run.
-EARLY = (killed_while_the_best_is_saved, killed_during_an_evaluation)
-
-
-@pytest.mark.slow
-def test_faults_in_any_order(scene, reference):
-    """Several to a run, as long as enough steps are left for the next one to meet."""
-    faults = [fault for fault, times in TIMES.items() for _ in range(times)]
-    scene.draw.shuffle(faults)
-    folder, runs = scene.workdir, 0
-
-    def next_run():
-        nonlocal scene, runs
-        ends_the_same(scene, reference)
-        runs += 1
-        scene = scene._replace(workdir=folder.with_name(f"run{runs}"))
-
-    while faults:
-        if rows_of(scene.workdir) and (
-            faults[-1] in EARLY or rows_of(scene.workdir)[-1]["step"] > 8
-        ):
-            next_run()
-        fault = faults.pop()
-        fault(scene)
-        print(runs, fault.__name__, steps_of(scene.workdir), flush=True)
-        if (scene.workdir / "results.json").exists():  # it had ended before
-            faults.append(fault)
-    next_run()
