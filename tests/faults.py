@@ -29,7 +29,7 @@ from tiny_runs import (
 
 from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.errors import DivergedError, RunError
-from apinet_jax.seal import SEAL
+from apinet_jax.seal import SEAL, is_sealed
 
 # Seconds that clouds leave a machine between the signal and its end.
 GRACE = 30
@@ -144,12 +144,17 @@ def truncate(draw, content):
     return content[: draw.randrange(len(content))]
 
 
+def sealed(workdir):
+    """The newest checkpoints; a kill may have left one behind them that is not sealed yet."""
+    folders = [workdir / "checkpoints" / str(step) for step in steps_of(workdir)]
+    return [folder for folder in folders if is_sealed(folder)]
+
+
 def damaged_newest_checkpoint(scene, damage):
     """Then the one before takes its place, which is told."""
-    if len(steps_of(scene.workdir)) < 2:
-        interrupt(scene, signal.SIGKILL, lambda workdir: len(steps_of(workdir)) >= 2)
-    *_, before, newest = steps_of(scene.workdir)
-    folder = scene.workdir / "checkpoints" / str(newest)
+    if len(sealed(scene.workdir)) < 2:
+        interrupt(scene, signal.SIGKILL, lambda workdir: len(sealed(workdir)) >= 2)
+    *_, before, folder = sealed(scene.workdir)
     files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
     file = scene.draw.choice(files)
     file.write_bytes(damage(scene.draw, file.read_bytes()))
@@ -158,7 +163,7 @@ def damaged_newest_checkpoint(scene, damage):
     assert f"WARNING: the checkpoint {folder} is not sound: " in output
     if file.name != SEAL:  # a bit of a name in the seal looks like a file that is not there
         assert f": {file.relative_to(folder)} has changed. " in output
-    assert f"the one before, {folder.parent / str(before)}, takes its place." in output
+    assert f"the one before, {before}, takes its place." in output
 
 
 def flipped_newest_checkpoint(scene):
