@@ -17,7 +17,9 @@ _KINDS = (
     "reduce-scatter",
     "collective-broadcast",
 )
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\(.*?(?:channel_id=(\d+)|$)", re.M)
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\((.*)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_IN_LOOP = "/while/body/"  # of the names that JAX gives to what it traces inside of a loop
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 
 
@@ -86,17 +88,19 @@ CHIPS = {
 }
 
 
-def collectives_of(text: str) -> tuple[Collective, ...]:
-    """The exchanges in the text of a compiled program, each once.
+def collectives_of(text: str, loops: int = 1) -> tuple[Collective, ...]:
+    """The exchanges of one run of a program, from its text.
 
     Args:
         text: `compiled.as_text()`.
+        loops: How often each of its loops runs, which the text of a TPU's program does not say.
     """
     found, seen = [], set()
-    for results, kind, start, channel in _COLLECTIVE.findall(re.sub(r"/\*.*?\*/", "", text)):
-        if channel and (kind, channel) in seen:
+    for results, kind, start, rest in _COLLECTIVE.findall(re.sub(r"/\*.*?\*/", "", text)):
+        channel = _CHANNEL.search(rest)
+        if channel and (kind, channel[1]) in seen:
             continue  # a compiler for TPUs writes one into several fusions
-        seen.add((kind, channel))
+        seen.add((kind, channel and channel[1]))
         arrays = [
             (math.prod(map(int, filter(None, dimensions.split(",")))), _WIDTHS.get(dtype, 4))
             for dtype, dimensions in _ARRAY.findall(results)
@@ -104,21 +108,29 @@ def collectives_of(text: str) -> tuple[Collective, ...]:
         if start and kind != "all-reduce":  # it names what goes in beside what comes out
             arrays = [max(arrays)]
         sizes = tuple(size for size, _ in arrays)
-        found.append(Collective(kind, sizes, sum(size * width for size, width in arrays)))
+        exchange = Collective(kind, sizes, sum(size * width for size, width in arrays))
+        found += [exchange] * (loops if _IN_LOOP in rest else 1)
     return tuple(found)
 
 
-def costs_of(compiled: jax.stages.Compiled) -> Costs:
-    """Reads what the compiler says of a program."""
+def costs_of(compiled: jax.stages.Compiled, loops: int = 1) -> Costs:
+    """Reads what the compiler says of a program.
+
+    Args:
+        compiled: The program.
+        loops: How often each of its loops runs, microbatches for instance. The compiler counts
+            what they do once, so its operations and bytes are taken this many times; what is done
+            once, the update for instance, is then counted too often.
+    """
     cost, need = compiled.cost_analysis(), compiled.memory_analysis()
     return Costs(
-        flops=cost.get("flops", 0.0),
-        moved=cost.get("bytes accessed", 0.0),
+        flops=loops * cost.get("flops", 0.0),
+        moved=loops * cost.get("bytes accessed", 0.0),
         arguments=need.argument_size_in_bytes,
         temporaries=need.temp_size_in_bytes,
         program=need.generated_code_size_in_bytes,
         total=program_bytes(compiled),
-        collectives=collectives_of(compiled.as_text()),
+        collectives=collectives_of(compiled.as_text(), loops),
     )
 
 

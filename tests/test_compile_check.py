@@ -21,6 +21,8 @@ PROGRAM = """
   %done = bf16[32,128]{1,0} all-gather-done(%start)
   %sum = s32[] all-reduce(%n), replica_groups={{0,1}}, to_apply=%add
   %no = f32[1024]{0} add(%c, %d)
+  %in = f32[8]{0} all-reduce(%e), channel_id=57, metadata={op_name="jit(f)/while/body/reduce_sum"}
+  %out = f32[9]{0} all-reduce(%g), channel_id=58, metadata={op_name="jit(f)/transpose(jvp())/while"}
 """
 SETTINGS = (
     "data.resize=36",
@@ -37,7 +39,12 @@ def test_exchanges_are_counted_once_with_what_comes_out_of_them():
         Collective("all-reduce", (32, 6), 128 + 12),
         Collective("all-gather", (4096,), 8192),
         Collective("all-reduce", (1,), 4),
+        Collective("all-reduce", (8,), 32),
+        Collective("all-reduce", (9,), 36),
     )
+    in_loop, behind = collectives_of(PROGRAM, loops=3)[4:-1], collectives_of(PROGRAM, loops=3)[-1]
+    assert in_loop == 3 * (Collective("all-reduce", (8,), 32),)
+    assert behind.sizes == (9,)
 
 
 def test_the_slowest_resource_bounds_a_step():

@@ -111,8 +111,10 @@ def _mesh(topology: str) -> Any:
 
     from apinet_jax.mesh import make_mesh
 
+    # Hosts of four chips are what the compiler expects otherwise.
+    alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        described = topologies.get_topology_desc(topology, "tpu", **alone)
     except Exception as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -156,7 +158,9 @@ def _check(
     need = memory.program_bytes(step) if step else None
     if step is None or need > chip.memory:
         return _Row(_misfit(config, mesh, chip.memory, need, compiled), fits=False)
-    costs = costs_of(step)
+    costs = costs_of(step, config.train.microbatches)
+    if config.train.microbatches > 1:
+        say("Operations and bytes are a part's times their number: the update counts too often.")
     say(f"Compiling the evaluation step for {topology} ...")
     program = make_program(config, num_classes, num_images, mesh)
     evaluation = costs_of(compile_eval_step(config, program, mesh))
