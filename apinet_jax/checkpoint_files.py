@@ -51,7 +51,7 @@ def clear_damaged(workdir: AnyPath) -> None:
             sound = folder
             break
     else:  # without any seal it is a run of an older version, and taken as it is
-        sound = next((folder for folder in folders if not is_sealed(folder)), None)
+        sound = folders[0] if folders and not any(map(is_sealed, folders)) else None
     if folders and sound is None:
         told = "\n".join(f"  {folder}: {damage}" for folder, damage in damages.items())
         raise InputError(
@@ -90,7 +90,9 @@ def find_checkpoint(workdir: AnyPath | str | None, which: str) -> AnyPath:
     check_bucket(workdir)
     last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
     if which == "last" and last:
-        return workdir / LAST / str(last[-1])
+        folders = [workdir / LAST / str(step) for step in last]
+        # What a kill left unsealed is none that a run would go on from.
+        return ([folder for folder in folders if is_sealed(folder)] or folders)[-1]
     if which == "best" and best:
         return workdir / BEST / str(best[-1])
     if which.isdigit() and int(which) in last + best:

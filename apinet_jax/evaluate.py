@@ -21,6 +21,7 @@ from apinet_jax.mesh import make_mesh, replicated, to_global
 from apinet_jax.metrics import EvalSummary, summarise
 from apinet_jax.paths import AnyPath, to_path, write_atomically
 from apinet_jax.run_record import recorded_fingerprint
+from apinet_jax.signals import stop_requests
 from apinet_jax.steps import make_eval_step
 from apinet_jax.writer import Bar, json_number, result, say
 
@@ -126,7 +127,7 @@ def report_workdir(
     )
     model, preprocess = make_network(recorded, len(class_names))
     step = weights.metadata["step"]
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), stop_requests() as check_signals:
         summary, *_ = evaluate(
             make_eval_step(mesh, model=model, preprocess=preprocess, flip=bool(recorded.eval.flip)),
             weights.params,
@@ -135,6 +136,7 @@ def report_workdir(
             mesh,
             title=f"Evaluating {split} images",
             workers=recorded.data.workers,
+            before_batch=check_signals,
         )
     result([f"{split.capitalize()} images, step {step}", *as_lines(summary, class_names)])
     path = checkpoint.parents[1] / f"evaluation-{step}.json"

@@ -72,15 +72,22 @@ def human(num_bytes: int) -> str:
     return f"{num_bytes / _MIB:.0f} MiB"
 
 
-def smaller(config: ml_collections.ConfigDict, num_devices: int) -> list[dict[str, Any]]:
+def smaller(
+    config: ml_collections.ConfigDict, num_devices: int, platform: str
+) -> list[dict[str, Any]]:
     """Changes that need less memory, from the least to the most painful, then all of them at once.
+
+    Args:
+        config: The configuration.
+        num_devices: Devices that share a batch.
+        platform: Theirs, as in `cpu`; CPUs gain nothing from bfloat16.
 
     Returns:
         Values by field; a smaller crop comes with the resize that suits it.
     """
     classes, images, crop = config.batch.classes, config.batch.images, config.data.crop
     options: list[dict[str, Any]] = []
-    if config.model.dtype == "float32" and jax.default_backend() != "cpu":
+    if config.model.dtype == "float32" and platform != "cpu":
         options.append({"model.dtype": "bfloat16"})
     for parts in (2, 4, 8):
         if classes * images % (parts * num_devices) == 0:

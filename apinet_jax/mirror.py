@@ -4,6 +4,7 @@ They are read from a disk by libraries that know nothing else, most of them more
 is brought up to date each time it is asked for: what has not changed in the bucket is not fetched.
 """
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Collection
@@ -92,7 +93,10 @@ def _changed(about: dict[str, Any]) -> float:
 
 
 def _remove_others(copy: Path, there: Collection[str]) -> None:
-    """Removes what the bucket has no more."""
-    for path in copy.rglob("*"):
-        if path.is_file() and path.relative_to(copy).as_posix() not in there:
+    """Removes what the bucket has no more, and the folders that are empty then."""
+    for path in sorted(copy.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+        elif path.relative_to(copy).as_posix() not in there:
             path.unlink()

@@ -230,7 +230,7 @@ def _compiled_stages(
             f"A step needs {memory.human(need)} of the {memory.human(has)} of each device "
             f"({mesh.size} x {mesh.devices.flat[0].device_kind})."
         )
-    smaller = memory.smaller(config, mesh.size)
+    smaller = memory.smaller(config, mesh.size, mesh.devices.flat[0].platform)
     hosts.first_decides(
         lambda: memory.check_fits(need, has, smaller, lambda changes: compiled(changes, ahead[0]))
     )

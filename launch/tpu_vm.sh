@@ -106,9 +106,15 @@ create() {
         say "The TPU $name is there."
         return
         ;;
+    STOPPED)
+        tpus tpu-vm start "$name"
+        return
+        ;;
+    PREEMPTED | TERMINATED) delete ;; # what is left of it only holds the name
     '') ;;
-    *) # taken away, or stopped: what is left of it only holds the name
-        delete
+    *)
+        "$queued" || fail "the TPU $name is neither there nor gone: gcloud compute tpus tpu-vm" \
+            "describe $name; the same command goes on once it is READY"
         ;;
     esac
     if ! "$queued"; then
@@ -125,7 +131,9 @@ create() {
         say "$(date +%H:%M) the TPU $name is ${state:-unknown}"
         case $state in
         ACTIVE) return ;;
-        FAILED | SUSPENDING | SUSPENDED) fail "the queue gave $name up; see: $0 delete" ;;
+        FAILED | SUSPENDING | SUSPENDED)
+            fail "the queue gave $name up; $0 with the same options and delete frees the name"
+            ;;
         esac
         sleep "$POLL"
     done
@@ -149,13 +157,18 @@ install() {
         .venv/bin/pip install --quiet 'jax[tpu]==$jax'"
 }
 
-# start ARGUMENT ...: the program on every host, unless it is running there.
+# idle: whether the program runs on no host.
+idle() {
+    "$dry_run" || on all "! pkill -0 -F $FOLDER/run.pid 2>/dev/null"
+}
+
+# start ARGUMENT ...: the program on every host.
 start() {
     local arguments
     arguments=$(printf ' %q' "$@")
-    on all "cd $FOLDER && if ! pkill -0 -F run.pid 2>/dev/null; then
-        nohup .venv/bin/python -m apinet_jax.main$arguments >>run.log 2>&1 </dev/null &
-        echo \$! >run.pid; fi"
+    on all "cd $FOLDER &&
+        { nohup .venv/bin/python -m apinet_jax.main$arguments >>run.log 2>&1 </dev/null &
+            echo \$! >run.pid; }"
 }
 
 follow() {
@@ -163,7 +176,7 @@ follow() {
 }
 
 delete() {
-    if "$queued"; then
+    if "$queued" || [ -n "$(state_of queued-resources state.state)" ]; then
         tpus queued-resources delete "$name" --force --quiet
     else
         tpus tpu-vm delete "$name" --quiet
@@ -199,8 +212,12 @@ train)
     [ $# -gt 0 ] || fail "train needs a configuration, as in: $0 train --config configs/cub.py"
     check_workdir "$(workdir_in "$@")"
     create
-    install
-    start "$@"
+    if idle; then
+        install
+        start "$@"
+    else
+        say "The program is running there."
+    fi
     follow
     ;;
 log) follow ;;

@@ -182,6 +182,9 @@ def test_photos_are_copied_and_kept_up_to_date(cloud, objects, tmp_path, monkeyp
     assert len(changed.train) == len(here.train) - 1
     index = changed.train.file_names.index(first.removeprefix("my/photos/"))
     assert changed.train.read(index) != content
+    for name in [name for name in objects if "/class1/" in name]:
+        del objects[name]
+    assert len(open_dataset("folder", "gs://bucket/my/photos").class_names) == 3
 
 
 def test_of_archives_those_are_copied_that_are_needed(cloud, tmp_path, monkeypatch):

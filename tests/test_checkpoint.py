@@ -91,7 +91,7 @@ def test_damaged_checkpoint_is_told_by_its_name(workdir):
     message = rf"The checkpoint {folder} cannot be read; it is incomplete or damaged .*"
     (folder / SEAL).unlink()
     with pytest.raises(InputError, match=message + "Choose another with --checkpoint"):
-        load_weights(workdir)
+        load_weights(workdir, "3")
     gc.collect()  # its complaints about those reads belong to this test
 
 
@@ -155,6 +155,7 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_checkpoint(workdir, change,
 
 def test_a_save_that_a_kill_left_without_its_seal_is_no_checkpoint_yet(workdir, capsys):
     (workdir / "checkpoints/3" / SEAL).unlink()
+    assert load_weights(workdir).metadata["step"] == 2
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert checkpoints.latest_step() == 2
     assert "checkpoints/3 is not sound: it was not finished" in capsys.readouterr().err
@@ -177,6 +178,14 @@ def test_without_a_sound_checkpoint_nothing_is_touched(workdir):
     ):
         Checkpoints(workdir, keep=3)
     assert content_of(workdir) == before
+
+
+def test_an_unsealed_checkpoint_takes_the_place_of_no_damaged_one(workdir):
+    (workdir / "checkpoints/3" / SEAL).unlink()
+    for step in (1, 2):
+        flipped(workdir / "checkpoints" / str(step) / "weights/manifest.ocdbt", 77)
+    with pytest.raises(InputError, match=r"No checkpoint of .* is sound:\n  .*was not finished"):
+        Checkpoints(workdir, keep=3)
 
 
 def test_a_damaged_best_checkpoint_is_told_before_training(workdir):

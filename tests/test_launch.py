@@ -67,7 +67,7 @@ def test_a_tpu_that_is_there_is_taken(gcloud):
     path, asked = gcloud(tpu_vm="READY")
     done = run("--name=birds", "train", "--config=configs/cub.py", path=path)
     assert done.returncode == 0, done.stderr
-    assert asked() == ["tpu-vm scp", *["tpu-vm ssh"] * 4]
+    assert asked() == ["tpu-vm ssh", "tpu-vm scp", *["tpu-vm ssh"] * 4]
 
 
 def test_one_that_was_taken_away_is_made_again(gcloud):
@@ -75,6 +75,41 @@ def test_one_that_was_taken_away_is_made_again(gcloud):
     done = run("--name=birds", "train", "--config=configs/cub.py", path=path)
     assert done.returncode == 0, done.stderr
     assert asked()[:2] == ["tpu-vm delete", "tpu-vm create"]
+
+
+def test_one_that_was_stopped_is_started_and_keeps_its_disk(gcloud):
+    path, asked = gcloud(tpu_vm="STOPPED")
+    done = run("train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 0, done.stderr
+    assert asked()[0] == "tpu-vm start"
+    assert "tpu-vm delete" not in asked()
+
+
+def test_one_that_is_under_repair_is_left_alone(gcloud):
+    path, asked = gcloud(tpu_vm="REPAIRING")
+    done = run("train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 2
+    assert "error: the TPU apinet is neither there nor gone" in done.stderr
+    assert asked() == []
+
+
+def test_a_program_that_runs_is_followed_and_nothing_installed_under_it(gcloud):
+    path, asked = gcloud(tpu_vm="READY")
+    stand_in = path / "gcloud"
+    busy = """case "$*" in *'! pkill -0'*) exit 1 ;; esac"""
+    stand_in.write_text(f"{stand_in.read_text()}{busy}\n")
+    done = run("train", "--config=configs/cub.py", path=path)
+    assert done.returncode == 0, done.stderr
+    assert "The program is running there." in done.stderr
+    assert asked() == ["tpu-vm ssh"] * 2
+
+
+@pytest.mark.parametrize(("queue", "expected"), [("FAILED", "queued-resources"), (None, "tpu-vm")])
+def test_what_is_deleted_is_what_is_there(queue, expected, gcloud):
+    path, asked = gcloud(**({"queued_resources": queue} if queue else {}))
+    done = run("delete", path=path)
+    assert done.returncode == 0, done.stderr
+    assert asked() == [f"{expected} delete"]
 
 
 def test_the_queue_is_waited_for(gcloud):

@@ -21,7 +21,8 @@ def test_bytes_of_a_program_by_hand():
 
 def test_smaller_settings_end_with_all_of_them_at_once():
     config = default_config()
-    options = memory.smaller(config, num_devices=8)
+    options = memory.smaller(config, num_devices=8, platform="cpu")
+    assert memory.smaller(config, num_devices=8, platform="tpu")[0] == {"model.dtype": "bfloat16"}
     assert {"batch.classes": 10} in options
     assert {"data.resize": 384, "data.crop": 320} not in options  # 336 is not a multiple of 32
     assert {"data.resize": 366, "data.crop": 320} in options
@@ -35,7 +36,7 @@ def test_smaller_settings_end_with_all_of_them_at_once():
         "model.trunk": "resnet10_w16",
     }
     config.model.pretrained = "weights.safetensors"
-    assert not any("model.trunk" in option for option in memory.smaller(config, 8))
+    assert not any("model.trunk" in option for option in memory.smaller(config, 8, "cpu"))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_smaller_settings_end_with_all_of_them_at_once():
 def test_smaller_crops_are_whole_patches(trunk, crops):
     config = default_config()
     config.model.trunk = trunk
-    (*options, _) = memory.smaller(config, num_devices=1)
+    (*options, _) = memory.smaller(config, num_devices=1, platform="cpu")
     assert [option["data.crop"] for option in options if "data.crop" in option] == crops
 
 

@@ -211,7 +211,7 @@ def _misfit(
     if need is not None:
         needed = f"{memory.human(need)}, {memory.human(need - has)} too much"
     fitting: list[str] = []
-    for changes in _options(config, mesh.size):
+    for changes in _options(config, mesh):
         if len(fitting) == _MOST_OPTIONS:
             break
         told = " ".join(f"--set {field}={value}" for field, value in changes.items())
@@ -228,13 +228,13 @@ def _misfit(
     }
 
 
-def _options(config: ml_collections.ConfigDict, num_devices: int) -> Iterator[dict[str, Any]]:
+def _options(config: ml_collections.ConfigDict, mesh: Any) -> Iterator[dict[str, Any]]:
     """Settings that need less memory, from the least to the most painful."""
     from apinet_jax import memory
 
     if config.model.remat == "none":
         yield {"model.remat": "full"}
-    yield from memory.smaller(config, num_devices)
+    yield from memory.smaller(config, mesh.size, mesh.devices.flat[0].platform)
 
 
 def _table(rows: dict[str, _Row]) -> list[str]:

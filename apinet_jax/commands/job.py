@@ -27,6 +27,8 @@ from apinet_jax.signals import stop_requests
 _POLL = 0.1  # seconds between two looks at the processes and at the signals
 # Seconds in which the runtime ends those that wait for a process which is lost.
 _GRACE = HEARTBEAT + 15
+# How a process ends that was asked to: with its state saved, or before it listened.
+_STOPPED = (128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     count, options = arguments.processes, arguments.arguments
     if count < 1:
         raise InputError(f"A job has at least 1 process, not {count}.")
+    # A step of SLURM that this job is started in is one process, and not one of these.
+    outside = {k: v for k, v in os.environ.items() if k not in ("SLURM_PROCID", "SLURM_LOCALID")}
     with stop_requests() as check_signals:
         address = f"--coordinator_address=localhost:{_free_port()}"
         processes = [
@@ -58,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
                     *(f"--num_processes={count}", f"--process_id={index}"),
                 ],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **_share_of_gpus(index, count)},
+                env={**outside, **_share_of_gpus(index, count)},
                 # In a group of its own: a Ctrl-C to the whole group would reach it twice.
                 process_group=0,
             )
@@ -70,11 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
             for process in processes:
                 process.kill()
                 process.wait()
-    if asked is not None:
-        raise asked
     if first is None:
         return
     code = processes[first].returncode
+    if asked is not None and code in _STOPPED:
+        raise asked
     if code > 0:
         raise SystemExit(code)
     workdir = _workdir(options)
