@@ -69,7 +69,7 @@ class Checkpoints:
         hosts.first_decides(lambda: clear_damaged(workdir))
         self._background = ThreadPoolExecutor(2)  # a save to wait for, and its seal
         self._failures = _FailedSaves()
-        get_absl_logger().addFilter(self._failures)
+        get_absl_logger().addFilter(self._failures)  # to stay: orbax's threads may log at the end
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
@@ -178,7 +178,6 @@ class Checkpoints:
             self._last.close()
             self._best.close()
         self._background.shutdown()
-        get_absl_logger().removeFilter(self._failures)
 
 
 class _FailedSaves(logging.Filter):
