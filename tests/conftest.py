@@ -1,7 +1,6 @@
 """Eight CPU devices, strict ranks, and the folders that tests read."""
 
 import os
-import tempfile
 from pathlib import Path
 
 # Tests compile many programs and run each a few times: LLVM's optimiser costs five times what it
@@ -11,11 +10,6 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 ).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
-# What one process has compiled, those that it starts need not, nor the other workers.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    COMPILED = tempfile.TemporaryDirectory()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ REPOSITORY = Path(__file__).parents[1]
 CONFIG = REPOSITORY / "configs/folder.py"
 SLOW_MAIN = Path(__file__).parent / "slow_main.py"
 CLASSES = 4
+# What one process of a test has compiled, the next ones need not.
+COMPILED = tempfile.TemporaryDirectory()
 
 # 36 training images in batches of 8: epochs of 4 steps, a save every 3, 16 steps in all.
 SETTINGS = {
@@ -82,6 +85,8 @@ def started(arguments, program=("-m", "apinet_jax.main"), devices=2):
         **os.environ,
         "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
     }
     process = subprocess.Popen(
