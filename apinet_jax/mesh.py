@@ -89,8 +89,3 @@ def check_divisible(batch_size: int, mesh: Mesh, where: str, microbatches: int =
             f"devices{parts}. Choose {where} so that the batch is a multiple of {unit}, "
             f"for instance {below or above} or {above}."
         )
-
-
-def as_numpy(tree: object) -> object:
-    """Copies a tree of fully replicated arrays to this host in one transfer."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -51,13 +51,16 @@ def mirrored(name: str, only: Collection[str] | None = None) -> Path:
         }
     if not there and only is None:
         raise InputError(f"There is nothing in {name}. Check the name of the folder.")
-    if outside := [below for below in there if ".." in below.split("/")]:
+    # An object's name may be any text: `a//etc/x` would be a path from the root.
+    if outside := [below for below in there if {"", ".", ".."} & set(below.split("/"))]:
         raise InputError(f"{name}/{outside[0]} would lie outside of the copy. Rename it.")
     copy = records_root() / "downloads" / "gs" / Path(*folder.parts[2:])
     with failed_writes_explained(copy):
         copy.mkdir(parents=True, exist_ok=True)
         with open(copy.with_name(f".{copy.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another process of this machine may ask for it too
+            with contextlib.suppress(OSError):  # a file system without locks
+                # Another process of this machine may ask for it too.
+                fcntl.flock(lock, fcntl.LOCK_EX)
             missing = [below for below in there if not _is_current(copy / below, there[below])]
             if missing:
                 say(f"Copying {len(missing)} files from {name} to {copy}.")

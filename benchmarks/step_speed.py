@@ -3,11 +3,14 @@
     python -m benchmarks.step_speed --trunk resnet50 --classes 2 --images 4 --crop 224
 
 It is the whole step: pixels to floats, trunk, pair mining, interaction, losses, gradients, update.
-Loading images is left out. Several trunks take turns, step by step, so that their ratio holds on a
-noisy machine.
+Loading images is left out. Several trunks, and settings under which each of them is timed beside
+the plain one, take turns, step by step, so that their ratio holds on a noisy machine:
+
+    python -m benchmarks.step_speed --dtype bfloat16 --also model.remat=full train.microbatches=4
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -19,6 +22,7 @@ from apinet_jax.array_types import Batch
 from apinet_jax.assemble import fresh_state, make_program
 from apinet_jax.compilation import compile_train_step
 from apinet_jax.config import default_config
+from apinet_jax.config_file import parse_change
 from apinet_jax.mesh import make_mesh, to_global
 from apinet_jax.models import TRUNKS
 
@@ -32,6 +36,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="S (default: 4)")
     parser.add_argument("--crop", type=int, default=448, help="side of an image (default: 448)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--also", nargs="+", default=[], metavar="FIELD=VALUE", help="settings to time as well"
+    )
     parser.add_argument("--stage", default="full", choices=["full", "frozen"])
     parser.add_argument("--repeats", type=int, default=5, help="timed steps each (default: 5)")
     arguments = parser.parse_args()
@@ -47,33 +54,37 @@ def main() -> None:
     )
 
     steps, states, need = {}, {}, {}
-    for trunk in arguments.trunk:
+    for trunk, also in itertools.product(arguments.trunk, ["", *arguments.also]):
         config = default_config()
         config.model.trunk, config.model.dtype = trunk, arguments.dtype
         config.data.crop = config.data.resize = arguments.crop
         config.batch.classes, config.batch.images = arguments.classes, arguments.images
+        if also:
+            config.update_from_flattened_dict(dict([parse_change(also, config)]))
         program = make_program(config, max(200, arguments.classes), 100 * count, mesh)
-        steps[trunk] = compile_train_step(config, program, mesh, arguments.stage)
-        states[trunk] = fresh_state(config, program, mesh)
-        need[trunk] = memory.program_bytes(steps[trunk])
+        name = f"{trunk} {also}".rstrip()
+        steps[name] = compile_train_step(config, program, mesh, arguments.stage)
+        states[name] = fresh_state(config, program, mesh)
+        need[name] = memory.program_bytes(steps[name])
 
-    seconds = {trunk: [] for trunk in arguments.trunk}
+    seconds = {name: [] for name in steps}
     for repeat in range(arguments.repeats + 1):
-        for trunk, step in steps.items():
+        for name, step in steps.items():
             start = time.perf_counter()
-            states[trunk], metrics = step(states[trunk], batch)
+            states[name], metrics = step(states[name], batch)
             jax.block_until_ready(metrics)
             if repeat:  # the first one warms up
-                seconds[trunk].append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
 
     device = f"{mesh.size} x {jax.devices()[0].device_kind}"
     shape = f"{arguments.classes} x {arguments.images} at {arguments.crop}, {arguments.dtype}"
     print(f"Training step ({arguments.stage}), {shape}, on {device}")
-    for trunk, values in seconds.items():
+    width = max(map(len, seconds))
+    for name, values in seconds.items():
         median = statistics.median(values)
         print(
-            f"  {trunk:28}  {median:.3f} s ({min(values):.3f} to {max(values):.3f}), "
-            f"{count / median:.1f} images/s, {memory.human(need[trunk])} a device"
+            f"  {name:{width}}  {median:.4f} s ({min(values):.4f} to {max(values):.4f}), "
+            f"{count / median:.1f} images/s, {memory.human(need[name])} a device"
         )
 
 

@@ -9,7 +9,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 ).strip()
-os.environ["JAX_PLATFORMS"] = "cpu"
+# `APINET_TEST_PLATFORM=cuda` runs the tests that need one device on a GPU.
+os.environ["JAX_PLATFORMS"] = os.environ.get("APINET_TEST_PLATFORM", "cpu")
 
 import jax
 import pytest

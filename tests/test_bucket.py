@@ -187,6 +187,19 @@ def test_photos_are_copied_and_kept_up_to_date(cloud, objects, tmp_path, monkeyp
     assert len(open_dataset("folder", "gs://bucket/my/photos").class_names) == 3
 
 
+@pytest.mark.parametrize(
+    "below", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "a//x.jpg", "./x.jpg"]
+)
+def test_names_that_lead_out_of_the_copy_are_refused(below, cloud, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    cloud.put("bucket", f"photos/{below}", b"an image")
+    cloud.put("bucket", "photos/train/cat/1.jpg", b"an image")
+    with pytest.raises(InputError, match="would lie outside of the copy. Rename it."):
+        open_dataset("folder", "gs://bucket/photos")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_of_archives_those_are_copied_that_are_needed(cloud, tmp_path, monkeypatch):
     make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
     manual = put_cub(tmp_path / "manual")

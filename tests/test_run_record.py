@@ -45,9 +45,10 @@ def test_run_that_began_in_between_is_not_written_over(tmp_path):
         pass
 
 
-def test_disk_without_locks_is_used_without(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_disk_without_locks_is_used_without(code, tmp_path, monkeypatch):
     def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(code, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with only_process(tmp_path, None):
