@@ -68,8 +68,8 @@ class Checkpoints:
         self._workdir, self._pending = workdir, []
         hosts.first_decides(lambda: clear_damaged(workdir))
         self._background = ThreadPoolExecutor(2)  # a save to wait for, and its seal
-        self._failures = _FailedSaves()
-        get_absl_logger().addFilter(self._failures)  # to stay: orbax's threads may log at the end
+        _FAILED_SAVES.forget()
+        get_absl_logger().addFilter(_FAILED_SAVES)  # to stay: orbax's threads may log at the end
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
@@ -110,7 +110,7 @@ class Checkpoints:
 
         def finish() -> None:
             saved = self._background.submit(response.result)
-            ends = [saved, self._failures.first] if hosts.together() else [saved]
+            ends = [saved, _FAILED_SAVES.first] if hosts.together() else [saved]
             for end in wait(ends, return_when=FIRST_COMPLETED).done:
                 end.result()
             if hosts.is_first():
@@ -192,12 +192,19 @@ class _FailedSaves(logging.Filter):
 
     def __init__(self):
         super().__init__()
-        self.first = Future()
+        self.forget()
+
+    def forget(self) -> None:
+        """Listens anew."""
+        self.first: Future[None] = Future()
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.levelno >= logging.ERROR and not self.first.done():
             self.first.set_exception(record.exc_info[1])
         return not record.exc_info
+
+
+_FAILED_SAVES = _FailedSaves()  # one for the process, as is the log
 
 
 def load_weights(

@@ -107,12 +107,7 @@ def report_workdir(
         _adopt(recorded, config)
     dataset = hosts.first_goes_ahead(lambda: make_dataset(recorded))
     class_names = tuple(weights.metadata["class_names"])
-    if class_names != dataset.class_names:
-        raise InputError(
-            f"The checkpoint knows {len(class_names)} classes ({class_names[0]}, ...), the data "
-            f"have {len(dataset.class_names)} ({dataset.class_names[0]}, ...), and they are not "
-            "the same. Evaluate on the data set that the run was trained for."
-        )
+    hosts.first_decides(lambda: _check_same_classes(class_names, dataset.class_names))
     fingerprint = recorded_fingerprint(checkpoint.parents[1])
     if fingerprint not in (None, dataset.fingerprint):
         say(
@@ -144,6 +139,15 @@ def report_workdir(
     hosts.first_decides(lambda: write_atomically(path, json.dumps(report, indent=2) + "\n"))
     result([f"  every class           {path}"])
     return summary
+
+
+def _check_same_classes(known: Sequence[str], there: Sequence[str]) -> None:
+    if tuple(known) != tuple(there):
+        raise InputError(
+            f"The checkpoint knows {len(known)} classes ({known[0]}, ...), the data have "
+            f"{len(there)} ({there[0]}, ...), and they are not the same. Evaluate on the data set "
+            "that the run was trained for."
+        )
 
 
 def _adopt(recorded: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:

@@ -13,6 +13,7 @@ from apinet_jax.errors import RunError
 from apinet_jax.models import trunk_spec
 
 _MIB = 2**20
+_MOST_OPTIONS = 3  # of the settings that are named
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -80,13 +81,16 @@ def smaller(
     Args:
         config: The configuration.
         num_devices: Devices that share a batch.
-        platform: Theirs, as in `cpu`; CPUs gain nothing from bfloat16.
+        platform: Theirs, as in `cpu`; CPUs gain nothing from bfloat16, nor from making again what
+            a backward pass needs.
 
     Returns:
         Values by field; a smaller crop comes with the resize that suits it.
     """
     classes, images, crop = config.batch.classes, config.batch.images, config.data.crop
     options: list[dict[str, Any]] = []
+    if config.model.remat == "none" and platform != "cpu":
+        options.append({"model.remat": "full"})
     if config.model.dtype == "float32" and platform != "cpu":
         options.append({"model.dtype": "bfloat16"})
     for parts in (2, 4, 8):
@@ -115,7 +119,7 @@ def check_fits(
     need: int | None,
     has: int,
     options: Sequence[dict[str, Any]],
-    compiles: Callable[[dict[str, Any]], jax.stages.Compiled | None],
+    compiles: Callable[[dict[str, Any]], jax.stages.Compiled | None] | None,
 ) -> None:
     """Refuses a program that needs more memory than the device has.
 
@@ -123,22 +127,27 @@ def check_fits(
         need: Bytes that the program needs, or `None` if the compiler found no way to fit it.
         has: Bytes that the device has.
         options: Changes that may need less, tried until three fit.
-        compiles: Compiles the program under one of them, where that is possible.
+        compiles: Compiles the program under one of them, where that is possible; `None` where none
+            can be tried, which the advice then says.
 
     Raises:
         RunError: With both figures and the settings that fit.
     """
     if need is not None and need <= has:
         return
-    fitting: list[str] = []
+    listed: list[str] = []
     for option in options:
-        if len(fitting) == 3:
+        if len(listed) == _MOST_OPTIONS:
             break
-        compiled = compiles(option)
-        if compiled is not None and (then := program_bytes(compiled)) <= has:
-            flags = " ".join(f"--config.{field}={value}" for field, value in option.items())
-            fitting.append(f"  {flags}  ({human(then)})")
-    advice = "Any of these would fit:\n" + "\n".join(fitting) if fitting else "Use more devices."
+        flags = " ".join(f"--config.{field}={value}" for field, value in option.items())
+        if compiles is None:
+            listed.append(f"  {flags}")
+        elif (compiled := compiles(option)) and (then := program_bytes(compiled)) <= has:
+            listed.append(f"  {flags}  ({human(then)})")
+    advice = "Use more devices."
+    if listed:
+        would = "Each of these needs less" if compiles is None else "Any of these would fit"
+        advice = "\n".join([f"{would}:", *listed])
     needs = human(need) if need is not None else "more than the compiler could arrange"
     raise RunError(
         f"The training step needs {needs} on each device, which has {human(has)}. Nothing "

@@ -49,13 +49,19 @@ def _passed_on() -> Iterator[Callable[[], None]]:
     from jax.experimental.multihost_utils import reached_preemption_sync_point
 
     calls = itertools.count()
+    received: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def check() -> None:
         if reached_preemption_sync_point(next(calls)):
-            raise Interrupted(signal.SIGTERM)
+            raise Interrupted(*received or [signal.SIGTERM])
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    signal.signal(signal.SIGINT, pass_on)
     try:
         yield check
     finally:

@@ -60,10 +60,8 @@ def train(
             does not take what is written.
         Interrupted: After SIGTERM or Ctrl-C, with the state saved.
     """
-    check_config(config)
-    check_trunk(config.model.trunk, config.data.crop)
     workdir = to_path(workdir)
-    recorded = hosts.first_decides(lambda: read_record(workdir))
+    recorded = hosts.first_decides(lambda: _read_checked(config, workdir))
     config = _with_lasting_names(config, recorded)
     if recorded is None and config.model.pretrained:
         hosts.first_goes_ahead(
@@ -112,6 +110,13 @@ def train(
             finish(run, state)
 
 
+def _read_checked(config: ml_collections.ConfigDict, workdir: AnyPath) -> dict[str, Any] | None:
+    """The record of the run that is there, once the settings are known to make sense."""
+    check_config(config)
+    check_trunk(config.model.trunk, config.data.crop)
+    return read_record(workdir)
+
+
 def _with_lasting_names(
     config: ml_collections.ConfigDict, record: dict[str, Any] | None
 ) -> ml_collections.ConfigDict:
@@ -152,14 +157,13 @@ def _completed(
             record and record["config"],
         )
         say(*choices)
+        check_config(complete)
+        batch_size = complete.batch.classes * complete.batch.images
+        where = "batch.classes x batch.images"
+        check_divisible(batch_size, mesh, where, complete.train.microbatches)
         return complete.to_dict()
 
-    config = ml_collections.ConfigDict(hosts.first_decides(chosen))
-    check_config(config)
-    batch_size = config.batch.classes * config.batch.images
-    where = "batch.classes x batch.images"
-    check_divisible(batch_size, mesh, where, config.train.microbatches)
-    return config
+    return ml_collections.ConfigDict(hosts.first_decides(chosen))
 
 
 def _check_same_images(dataset: Dataset) -> None:
@@ -231,9 +235,10 @@ def _compiled_stages(
             f"({mesh.size} x {mesh.devices.flat[0].device_kind})."
         )
     smaller = memory.smaller(config, mesh.size, mesh.devices.flat[0].platform)
-    hosts.first_decides(
-        lambda: memory.check_fits(need, has, smaller, lambda changes: compiled(changes, ahead[0]))
-    )
+    # The compiler for GPUs shares its timings among the processes of a job: one that compiled what
+    # the others do not would wait for them.
+    compiles = None if hosts.together() else lambda changes: compiled(changes, ahead[0])
+    hosts.first_decides(lambda: memory.check_fits(need, has, smaller, compiles))
     hosts.wait_for_all()  # the first collective gives up if a slow compiler comes late
     return stages
 

@@ -24,6 +24,7 @@ from absl import flags
 from apinet_jax import main as program
 from apinet_jax import memory, sizing
 from apinet_jax.command_line import parse_flags
+from apinet_jax.durations import steps_per_epoch
 
 CLASSES, TRAIN_IMAGES, TEST_IMAGES = 200, 8, 1
 HEIGHT, WIDTH = 375, 500
@@ -64,7 +65,7 @@ def main() -> None:
         config.data.name, config.data.dir = "folder", str(photos)
         batch_size = config.batch.classes * config.batch.images
         config.optim.frozen_epochs = 0.0
-        config.optim.epochs = (arguments.steps + 0.5) * batch_size / (CLASSES * TRAIN_IMAGES)
+        config.optim.epochs = arguments.steps / steps_per_epoch(CLASSES * TRAIN_IMAGES, batch_size)
         config.checkpoint.every = config.optim.epochs
         program.main(sys.argv[:1])
         rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, or on all hosts of a slice. Needs gcloud, logged in.
+# Trains on a Cloud TPU VM, or on all hosts of a slice. Needs gcloud, logged in; for several hosts its
+# key has to be known to the agent: ssh-add ~/.ssh/google_compute_engine.
 #
 #     launch/tpu_vm.sh [OPTIONS] train --config configs/cub.py --workdir=gs://BUCKET/runs/cub
 #
 # Actions:
 #     train ...   makes the TPU or takes the one that is there, copies the last commit, installs,
 #                 starts the program with the rest of the line on every host, follows its log;
-#                 where it is running already, it only follows; where it was interrupted, it goes on
+#                 where it is running already, it only follows; where it was interrupted, it goes on;
+#                 ends as the program on the first host does
 #     log         follows the log of the first host
 #     stop        asks the program to save and end
 #     delete      gives the TPU back; what lies on its disks is lost
@@ -151,28 +153,38 @@ install() {
     # The images have an older Python.
     on all "command -v python3.11 >/dev/null ||
         { sudo add-apt-repository -y ppa:deadsnakes/ppa &&
-            sudo apt-get install -y -qq python3.11 python3.11-venv; }"
+            sudo apt-get -o DPkg::Lock::Timeout=600 install -y -qq python3.11 python3.11-venv; }"
     on all "mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER && cd $FOLDER &&
-        bash -c 'source launch/environment.sh; prepare_environment requirements-gcs.txt' &&
+        bash -ec 'source launch/environment.sh; prepare_environment requirements-gcs.txt' &&
         .venv/bin/pip install --quiet 'jax[tpu]==$jax'"
 }
 
+# The number that is left of a program may be another's by now.
+readonly OURS='-F run.pid -f apinet_jax.main'
+
 # idle: whether the program runs on no host.
 idle() {
-    "$dry_run" || on all "! pkill -0 -F $FOLDER/run.pid 2>/dev/null"
+    local hosts
+    if "$dry_run"; then return; fi
+    hosts=$(on all "cd $FOLDER 2>/dev/null && pkill -0 $OURS 2>/dev/null && echo running ||
+        echo idle") || fail "the hosts of $name could not be asked whether the program runs there"
+    case $hosts in
+    *running*) return 1 ;;
+    esac
 }
 
 # start ARGUMENT ...: the program on every host.
 start() {
     local arguments
     arguments=$(printf ' %q' "$@")
-    on all "cd $FOLDER &&
-        { nohup .venv/bin/python -m apinet_jax.main$arguments >>run.log 2>&1 </dev/null &
-            echo \$! >run.pid; }"
+    on all "cd $FOLDER && rm -f run.pid run.rc &&
+        { nohup bash -c '\"\$@\" & echo \$! >run.pid; wait \$!; echo \$? >run.rc' - \
+            .venv/bin/python -m apinet_jax.main$arguments >>run.log 2>&1 </dev/null & } &&
+        until [ -s run.pid ]; do sleep 0.1; done"
 }
 
 follow() {
-    on 0 "cd $FOLDER && tail -n 50 --pid=\$(cat run.pid) -F run.log"
+    on 0 "cd $FOLDER && tail -n 50 --pid=\$(cat run.pid) -F run.log; sleep 1; exit \$(cat run.rc)"
 }
 
 delete() {
@@ -221,7 +233,7 @@ train)
     follow
     ;;
 log) follow ;;
-stop) on all "cd $FOLDER && pkill -TERM -F run.pid" ;;
+stop) on all "cd $FOLDER && pkill -TERM $OURS" ;;
 delete) delete ;;
 *) fail "'$action' is none of: train, log, stop, delete; see $0 --help" ;;
 esac

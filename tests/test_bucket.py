@@ -195,7 +195,7 @@ def test_names_that_lead_out_of_the_copy_are_refused(below, cloud, tmp_path, mon
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     cloud.put("bucket", f"photos/{below}", b"an image")
     cloud.put("bucket", "photos/train/cat/1.jpg", b"an image")
-    with pytest.raises(InputError, match="would lie outside of the copy. Rename it."):
+    with pytest.raises(InputError, match="would lie outside of the copy"):
         open_dataset("folder", "gs://bucket/photos")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -5,7 +5,7 @@ import importlib.util
 import jax
 import pytest
 
-from apinet_jax import program_costs
+from apinet_jax import memory, program_costs
 from apinet_jax.__main__ import run_command
 from apinet_jax.commands import compile_check
 from apinet_jax.errors import InputError, RunError
@@ -24,6 +24,7 @@ PROGRAM = """
   %in = f32[8]{0} all-reduce(%e), channel_id=57, metadata={op_name="jit(f)/while/body/reduce_sum"}
   %out = f32[9]{0} all-reduce(%g), channel_id=58, metadata={op_name="jit(f)/transpose(jvp())/while"}
 """
+CUB_ON_TWO = ["--config=configs/cub.py", "--topology=v5e:1x2"]
 SETTINGS = (
     "data.resize=36",
     "data.crop=32",
@@ -94,7 +95,7 @@ def test_a_program_that_fits_is_told_in_a_table(stand_in, capsys):
 
 def test_a_program_that_does_not_fit_is_told_with_what_would(stand_in, monkeypatch, capsys):
     stand_in(2**20)
-    monkeypatch.setattr(compile_check, "_options", lambda *_: iter([{"batch.classes": 2}]))
+    monkeypatch.setattr(memory, "smaller", lambda *_: [{"batch.classes": 2}])
     with pytest.raises(RunError, match="does not fit v5e:1x2"):
         check()
     told = capsys.readouterr().out
@@ -115,6 +116,8 @@ def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
         (["--config=configs/none.py", "--topology=v5e:2x4"], "configs/none.py is not there"),
         (["--config=configs/cub.py", "--topology=v5e:2x4", "--set=model.trnk=x"], "no field 'mod"),
         (["--config=configs/cub.py"], "required: --topology"),
+        ([*CUB_ON_TWO, "--images", "0", "200"], "--images 0 200: there must be at least 2 classes"),
+        ([*CUB_ON_TWO, "--images", "200", "1"], "--images 200 1: there must be"),
     ],
 )
 def test_wrong_input(stand_in, arguments, message):

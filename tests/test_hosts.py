@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,9 +52,9 @@ def stopped(photos, tmp_path_factory):
     with ExitStack() as stack:
         processes = start_job(stack, command, program=(SLOW_MAIN,))
         wait_until(processes[0], trained(7), workdir)
-        processes[1].terminate()
+        processes[1].send_signal(signal.SIGINT)  # which is passed on as SIGTERM
         first = outcome(processes)
-    assert [code for code, _ in first] == [143, 143], first
+    assert [code for code, _ in first] == [143, 130], first
     step = rows_of(workdir)[-1]["step"]
     second = job(command)
     assert [code for code, _ in second] == [0, 0], second
@@ -134,13 +135,19 @@ def test_evaluating_as_a_job_gives_what_one_process_does(stopped, tmp_path):
     assert max_error(by_two["nll"], by_one["nll"]) < 1e-5
 
 
-def test_an_error_of_the_first_process_is_told_once_and_ends_both(photos, tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({}, "is not a run record"), ({"optim__lr": -1.0}, "optim.lr = -1.0: must be")],
+)
+def test_an_error_that_all_would_make_is_told_once_and_ends_both(
+    changes, message, photos, tmp_path
+):
     workdir = tmp_path / "no record"
     workdir.mkdir()
     (workdir / "run.json").write_text("nonsense")
-    (code, output), (other, silence) = job(options(settings_for(photos), workdir))
+    (code, output), (other, silence) = job(options(settings_for(photos, **changes), workdir))
     assert code == other == 2
-    assert "is not a run record" in output
+    assert message in output
     assert "error" not in silence
     assert "Traceback" not in output + silence
 

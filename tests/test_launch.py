@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -93,15 +94,83 @@ def test_one_that_is_under_repair_is_left_alone(gcloud):
     assert asked() == []
 
 
-def test_a_program_that_runs_is_followed_and_nothing_installed_under_it(gcloud):
+@pytest.fixture
+def host(gcloud, tmp_path):
+    """A host that runs what it is told, but for the installation, with a program for API-Net's."""
+    path, asked = gcloud(tpu_vm="READY")
+    home = tmp_path / "home"
+    python = home / "apinet_jax/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    stand_in = path / "gcloud"
+    told = f"""for word; do case $word in
+        *apt-get*|*prepare_environment*) ;;
+        --command=*) cd {home} && bash -c "${{word#--command=}}"; exit ;;
+        esac; done"""
+    stand_in.write_text(f"{stand_in.read_text()}{told}\n")
+
+    def prepare(program):
+        python.write_text(f"#!/bin/bash\n{program}\n")
+        python.chmod(0o755)
+        return path, asked, home / "apinet_jax"
+
+    return prepare
+
+
+needs_pkill = pytest.mark.skipif(shutil.which("pkill") is None, reason="there is no pkill")
+
+
+@needs_pkill
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_end_is_that_of_the_program(code, host):
+    path, *_ = host(f'printf "<%s>" "$@"; exit {code}')
+    done = run("train", "--config=configs/cub.py", "--config.data.dir=/mnt/my data", path=path)
+    assert "<-m><apinet_jax.main><--config=configs/cub.py><--config.data.dir=/mnt/my data>" in (
+        done.stdout
+    )
+    assert done.returncode == code, done.stderr
+
+
+@needs_pkill
+def test_a_program_that_runs_is_followed_and_nothing_installed_under_it(host):
+    path, asked, folder = host(
+        "trap 'echo saved; exit 143' TERM; for _ in {1..300}; do sleep 0.1; done"
+    )
+    command = ["bash", SCRIPT, "train", "--config=configs/cub.py"]
+    environment = os.environ | {"PATH": f"{path}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as first:
+        while not (folder / "run.pid").is_file():
+            time.sleep(0.1)
+        before = len(asked())
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as second:
+            assert "is there" in second.stderr.readline()
+            assert second.stderr.readline() == "The program is running there.\n"
+            assert run("stop", path=path).returncode == 0
+            assert "saved" in second.communicate()[0]
+        assert "saved" in first.communicate()[0]
+    assert (first.returncode, second.returncode) == (143, 143)
+    assert asked()[before:].count("tpu-vm scp") == 0
+
+
+@needs_pkill
+def test_a_number_that_is_another_programs_now_is_no_run(host):
+    path, asked, folder = host("exit 0")
+    (folder / "run.pid").write_text(f"{os.getpid()}\n")
+    assert run("train", "--config=configs/cub.py", path=path).returncode == 0
+    assert "tpu-vm scp" in asked()
+
+
+def test_hosts_that_do_not_answer_are_not_taken_for_busy(gcloud):
     path, asked = gcloud(tpu_vm="READY")
     stand_in = path / "gcloud"
-    busy = """case "$*" in *'! pkill -0'*) exit 1 ;; esac"""
-    stand_in.write_text(f"{stand_in.read_text()}{busy}\n")
+    stand_in.write_text(f"{stand_in.read_text()}case $4 in ssh) exit 255 ;; esac\n")
     done = run("train", "--config=configs/cub.py", path=path)
-    assert done.returncode == 0, done.stderr
-    assert "The program is running there." in done.stderr
-    assert asked() == ["tpu-vm ssh"] * 2
+    assert done.returncode == 2
+    assert "could not be asked whether the program runs there" in done.stderr
+    assert asked() == ["tpu-vm ssh"]
 
 
 @pytest.mark.parametrize(("queue", "expected"), [("FAILED", "queued-resources"), (None, "tpu-vm")])

@@ -22,7 +22,10 @@ def test_bytes_of_a_program_by_hand():
 def test_smaller_settings_end_with_all_of_them_at_once():
     config = default_config()
     options = memory.smaller(config, num_devices=8, platform="cpu")
-    assert memory.smaller(config, num_devices=8, platform="tpu")[0] == {"model.dtype": "bfloat16"}
+    assert memory.smaller(config, num_devices=8, platform="tpu")[:2] == [
+        {"model.remat": "full"},
+        {"model.dtype": "bfloat16"},
+    ]
     assert {"batch.classes": 10} in options
     assert {"data.resize": 384, "data.crop": 320} not in options  # 336 is not a multiple of 32
     assert {"data.resize": 366, "data.crop": 320} in options
@@ -63,6 +66,16 @@ def test_a_program_that_no_single_setting_saves():
     assert "needs 16 MiB on each device, which has 1 MiB" in text
     assert "--config.batch.classes=10 --config.data.crop=224  (" in text
     assert text.count("--config.batch.classes") == 1
+
+
+def test_settings_that_cannot_be_tried_are_named_all_the_same():
+    options = [{"model.remat": "full"}, {"data.resize": 256, "data.crop": 224}]
+    with pytest.raises(RunError) as caught:
+        memory.check_fits(2**24, 2**20, options, None)
+    assert str(caught.value).endswith(
+        "Each of these needs less:\n  --config.model.remat=full\n"
+        "  --config.data.resize=256 --config.data.crop=224"
+    )
 
 
 def test_a_compiler_that_gives_up():

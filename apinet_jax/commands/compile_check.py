@@ -13,7 +13,7 @@ Examples:
 import argparse
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -86,6 +86,11 @@ def run(arguments: argparse.Namespace) -> None:
     config.update_from_flattened_dict(changes)
     check_config(config)
     num_images, num_classes = arguments.images or _counts(config)
+    if not 2 <= num_classes <= num_images:
+        raise InputError(
+            f"--images {num_images} {num_classes}: there must be at least 2 classes, and an image "
+            "of each."
+        )
     meshes = {name: _mesh(name) for name in arguments.topology}  # all names are checked first
     rows = {
         name: _check(config, name, mesh, num_images, num_classes) for name, mesh in meshes.items()
@@ -211,7 +216,7 @@ def _misfit(
     if need is not None:
         needed = f"{memory.human(need)}, {memory.human(need - has)} too much"
     fitting: list[str] = []
-    for changes in _options(config, mesh):
+    for changes in memory.smaller(config, mesh.size, mesh.devices.flat[0].platform):
         if len(fitting) == _MOST_OPTIONS:
             break
         told = " ".join(f"--set {field}={value}" for field, value in changes.items())
@@ -226,15 +231,6 @@ def _misfit(
         "needed": needed,
         "would fit": "; ".join(fitting) or "more chips",
     }
-
-
-def _options(config: ml_collections.ConfigDict, mesh: Any) -> Iterator[dict[str, Any]]:
-    """Settings that need less memory, from the least to the most painful."""
-    from apinet_jax import memory
-
-    if config.model.remat == "none":
-        yield {"model.remat": "full"}
-    yield from memory.smaller(config, mesh.size, mesh.devices.flat[0].platform)
 
 
 def _table(rows: dict[str, _Row]) -> list[str]:

@@ -127,15 +127,18 @@ def _free_port() -> int:
 
 def _share_of_gpus(index: int, count: int) -> dict[str, str]:
     """The variable that shows a process its GPUs alone, where there are enough for all."""
-    if shutil.which("nvidia-smi") is None:
+    if (shown := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        gpus = [gpu for gpu in shown.split(",") if gpu]
+    elif shutil.which("nvidia-smi") is None:
         return {}
-    told = subprocess.run(
-        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    gpus = told.stdout.split()
+    else:
+        told = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        gpus = told.stdout.split()
     share = len(gpus) // count
     if not share:
         return {}
