@@ -39,9 +39,10 @@ def join(
 ) -> None:
     """Becomes one process of a job of several, before JAX has started a device.
 
-    What is not given is taken from the environment, where JAX knows it: Cloud TPU (GKE's too), SLURM and
-    Open MPI, or the variable `JAX_COORDINATOR_ADDRESS`. Without any of these, or where SLURM has
-    started a single task, which is to use all GPUs of its host, the process stays by itself.
+    What is not given is taken from the environment, where JAX knows it: Cloud TPU (GKE also),
+    SLURM and Open MPI, or the variable `JAX_COORDINATOR_ADDRESS`. Without any of these, or where
+    SLURM has started a single task, which is to use all GPUs of its host, the process stays by
+    itself.
 
     Args:
         coordinator: Address and port of the first process, at which all meet.

@@ -95,10 +95,10 @@ def test_a_heavy_trunk_on_a_laptop():
     ("trunk", "crop", "batch"),
     [
         ("resnet18", 96, 8),
-        ("resnet50", 96, 8),
+        pytest.param("resnet50", 96, 8, marks=pytest.mark.slow),
         ("squeezenet1_1", 96, 16),
         pytest.param("densenet121", 96, 8, marks=pytest.mark.slow),
-        ("vit_base_patch16_224", 96, 8),
+        pytest.param("vit_base_patch16_224", 96, 8, marks=pytest.mark.slow),
     ],
 )
 def test_estimate_against_the_compilers_figure(trunk, crop, batch):
