@@ -29,6 +29,7 @@ from apinet_jax.writer import result, say
 # What the compiler asks of the machine that it believes to be on.
 _ON_NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these commands, no chip between them
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "JAX_PLATFORMS": "cpu",
