@@ -46,8 +46,9 @@ def mirrored(name: str, only: Collection[str] | None = None) -> Path:
     with bucket_explained(name):
         there = {
             below: about
-            for below, about in objects_below(folder).items()
-            if not below.endswith("/") and (only is None or below.split("/")[0] in only)
+            for part in (("",) if only is None else only)
+            for below, about in objects_below(folder, part).items()
+            if not below.endswith("/")
         }
     if not there and only is None:
         raise InputError(f"There is nothing in {name}. Check the name of the folder.")

@@ -152,10 +152,15 @@ def files_below(folder: AnyPath) -> list[AnyPath]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def objects_below(folder: AnyPath) -> dict[str, dict[str, Any]]:
-    """What a bucket says of every object below a folder, by its path there: one request."""
+def objects_below(folder: AnyPath, part: str = "") -> dict[str, dict[str, Any]]:
+    """What a bucket says of every object below a folder, by its path there: one request.
+
+    Args:
+        folder: The folder, in a bucket.
+        part: The name of a file or folder in it, to be told of that alone.
+    """
     system, root = file_system(folder)
-    found = system.find(root, detail=True)
+    found = system.find(f"{root}/{part}".rstrip("/"), detail=True)
     return {name.removeprefix(f"{root}/"): about for name, about in found.items()}
 
 
