@@ -141,8 +141,8 @@ def report_workdir(
     return summary
 
 
-def _check_same_classes(known: Sequence[str], there: Sequence[str]) -> None:
-    if tuple(known) != tuple(there):
+def _check_same_classes(known: tuple[str, ...], there: tuple[str, ...]) -> None:
+    if known != there:
         raise InputError(
             f"The checkpoint knows {len(known)} classes ({known[0]}, ...), the data have "
             f"{len(there)} ({there[0]}, ...), and they are not the same. Evaluate on the data set "

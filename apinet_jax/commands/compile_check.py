@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     config.update_from_flattened_dict(changes)
     check_config(config)
     num_images, num_classes = arguments.images or _counts(config)
-    if not 2 <= num_classes <= num_images:
+    if arguments.images and not 2 <= num_classes <= num_images:
         raise InputError(
             f"--images {num_images} {num_classes}: there must be at least 2 classes, and an image "
             "of each."
