@@ -181,7 +181,8 @@ def open_dataset(
         )
     if crop_to_box and name not in OFFICIAL:
         raise InputError(
-            f"The data set {name!r} has no boxes to crop to. Set --config.data.crop_to_box=False."
+            f"The data set {name!r} has no boxes to crop to. Set --config.data.crop_to_box=False "
+            "(python -m apinet_jax prepare: leave out --crop-to-box)."
         )
     # Importing TFDS takes a second: only those who open a data set wait for it.
     if name == "folder":
