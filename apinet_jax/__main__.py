@@ -5,9 +5,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from apinet_jax.command_line import ending_in_one_message
 from apinet_jax.commands import COMMANDS
-from apinet_jax.errors import InputError
+from apinet_jax.commands.cli import ending_in_one_message
+from apinet_jax.system.errors import InputError
 
 
 class _Parser(argparse.ArgumentParser):

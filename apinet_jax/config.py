@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 PRESETS = ("code", "paper")
 

@@ -10,20 +10,21 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from apinet_jax import hosts
-from apinet_jax.assemble import make_dataset, make_eval_loader, make_network
-from apinet_jax.checkpoint import load_weights
-from apinet_jax.checkpoint_files import find_checkpoint
 from apinet_jax.config import FREE_FIELDS, flatten, recorded_config, result_differences
 from apinet_jax.data.pipeline import EvalLoader, stream
-from apinet_jax.errors import InputError, out_of_memory_explained
-from apinet_jax.mesh import make_mesh, replicated, to_global
-from apinet_jax.metrics import EvalSummary, summarise
-from apinet_jax.paths import AnyPath, to_path, write_atomically
-from apinet_jax.run_record import recorded_fingerprint
-from apinet_jax.signals import stop_requests
-from apinet_jax.steps import make_eval_step
-from apinet_jax.writer import Bar, json_number, result, say
+from apinet_jax.method.metrics import EvalSummary, summarise
+from apinet_jax.method.steps import make_eval_step
+from apinet_jax.setup.build import make_dataset, make_eval_loader, make_network
+from apinet_jax.system import hosts
+from apinet_jax.system.console import Bar, result, say
+from apinet_jax.system.errors import InputError, out_of_memory_explained
+from apinet_jax.system.mesh import make_mesh, replicated, to_global
+from apinet_jax.system.paths import AnyPath, to_path, write_atomically
+from apinet_jax.system.signals import stop_requests
+from apinet_jax.workdir.checkpoint import load_weights
+from apinet_jax.workdir.checkpoint_files import find_checkpoint
+from apinet_jax.workdir.metrics_log import json_number
+from apinet_jax.workdir.record import recorded_fingerprint
 
 
 class Evaluation(NamedTuple):

@@ -17,17 +17,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from apinet_jax.array_types import StepMetrics, TrainState
-from apinet_jax.assemble import Plan
-from apinet_jax.checkpoint import Checkpoints
 from apinet_jax.data.pipeline import TrainLoader, stream
 from apinet_jax.data.source import Dataset
-from apinet_jax.errors import DivergedError, Interrupted, out_of_memory_explained
 from apinet_jax.evaluate import Evaluation
-from apinet_jax.mesh import to_global
-from apinet_jax.paths import AnyPath
-from apinet_jax.steps import Stage
-from apinet_jax.writer import Bar, MetricsRows, json_number, say
+from apinet_jax.method.steps import Stage
+from apinet_jax.method.types import StepMetrics, TrainState
+from apinet_jax.setup.build import Plan
+from apinet_jax.system.console import Bar, say
+from apinet_jax.system.errors import DivergedError, Interrupted, out_of_memory_explained
+from apinet_jax.system.mesh import to_global
+from apinet_jax.system.paths import AnyPath
+from apinet_jax.workdir.checkpoint import Checkpoints
+from apinet_jax.workdir.metrics_log import MetricsRows, json_number
 
 # Steps in flight: the host reads the metrics of a step while the device is busy with the next.
 _IN_FLIGHT = 2

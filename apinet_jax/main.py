@@ -17,9 +17,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apinet_jax.command_line import ending_in_one_message, parse_flags
-from apinet_jax.errors import InputError
-from apinet_jax.paths import is_remote, to_path
+from apinet_jax.commands.cli import ending_in_one_message, parse_flags
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.paths import is_remote, to_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with an optional preset: FILE[:code|paper].", lock_config=True
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
         flag = "--xla_gpu_exclude_nondeterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if _DISTRIBUTED.value:
-        from apinet_jax.hosts import join
+        from apinet_jax.system.hosts import join
 
         join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _MODE.value == "eval":

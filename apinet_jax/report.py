@@ -2,17 +2,18 @@
 
 import json
 
-from apinet_jax import hosts
-from apinet_jax.array_types import TrainState
-from apinet_jax.calibration import LEAST, MOST, calibration_error, fit_temperature
-from apinet_jax.checkpoint import load_weights
-from apinet_jax.checkpoint_files import BEST, LAST
-from apinet_jax.curves import draw_curves
 from apinet_jax.evaluate import Evaluation, as_json, as_lines
 from apinet_jax.loop import Run
-from apinet_jax.mesh import replicated
-from apinet_jax.paths import write_atomically
-from apinet_jax.writer import json_number, result
+from apinet_jax.method.calibration import LEAST, MOST, calibration_error, fit_temperature
+from apinet_jax.method.types import TrainState
+from apinet_jax.system import hosts
+from apinet_jax.system.console import result
+from apinet_jax.system.mesh import replicated
+from apinet_jax.system.paths import write_atomically
+from apinet_jax.workdir.checkpoint import load_weights
+from apinet_jax.workdir.checkpoint_files import BEST, LAST
+from apinet_jax.workdir.curves import draw_curves
+from apinet_jax.workdir.metrics_log import json_number
 
 
 def finish(run: Run, state: TrainState) -> None:

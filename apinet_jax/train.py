@@ -11,9 +11,19 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from apinet_jax import hosts, memory
-from apinet_jax.array_types import TrainState
-from apinet_jax.assemble import (
+from apinet_jax.config import check_config, flatten
+from apinet_jax.data.source import Dataset
+from apinet_jax.evaluate import Evaluation, evaluate
+from apinet_jax.loop import Run, fit
+from apinet_jax.method.steps import Stage, make_eval_step
+from apinet_jax.method.types import TrainState
+from apinet_jax.models import check_trunk
+from apinet_jax.models.weights.hub import find_pretrained, pinned
+from apinet_jax.models.weights.recognise import check_weights
+from apinet_jax.report import finish
+from apinet_jax.setup import memory
+from apinet_jax.setup.auto import choose
+from apinet_jax.setup.build import (
     Program,
     fresh_state,
     make_dataset,
@@ -22,25 +32,17 @@ from apinet_jax.assemble import (
     make_train_loader,
     with_pretrained,
 )
-from apinet_jax.auto import choose
-from apinet_jax.checkpoint import Checkpoints
-from apinet_jax.compilation import compile_train_step
-from apinet_jax.config import check_config, flatten
-from apinet_jax.data.source import Dataset
-from apinet_jax.errors import InputError
-from apinet_jax.evaluate import Evaluation, evaluate
-from apinet_jax.loop import Run, fit
-from apinet_jax.mesh import check_divisible, make_mesh, replicated
-from apinet_jax.models import check_trunk
-from apinet_jax.models.hub import find_pretrained, pinned
-from apinet_jax.models.recognise import check_weights
-from apinet_jax.paths import AnyPath, is_remote, to_path
-from apinet_jax.report import finish
-from apinet_jax.run_lock import only_job
-from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
-from apinet_jax.signals import stop_requests
-from apinet_jax.steps import Stage, make_eval_step
-from apinet_jax.writer import MetricsRows, MetricsWriter, say
+from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.system import hosts
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import check_divisible, make_mesh, replicated
+from apinet_jax.system.paths import AnyPath, is_remote, to_path
+from apinet_jax.system.signals import stop_requests
+from apinet_jax.workdir.checkpoint import Checkpoints
+from apinet_jax.workdir.lock import only_job
+from apinet_jax.workdir.metrics_log import MetricsRows, MetricsWriter
+from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
 
 def train(

@@ -23,12 +23,12 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from apinet_jax.__main__ import run_command
-from apinet_jax.assemble import make_network
-from apinet_jax.checkpoint import load_weights
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD
 from apinet_jax.models.layers import normalise
+from apinet_jax.setup.build import make_network
+from apinet_jax.workdir.checkpoint import load_weights
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
 from numeric import max_error, named_tensor
 
 CLASSES, HIDDEN = 5, 512

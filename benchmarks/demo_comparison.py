@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from apinet_jax.comparison import mean_and_sd, paired_difference
+from apinet_jax.sweeps.comparison import mean_and_sd, paired_difference
 
 METHODS = ("apinet", "softmax")
 RATES = (0.02, 0.05, 0.1, 0.2)

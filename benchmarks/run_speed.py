@@ -22,9 +22,9 @@ import numpy as np
 from absl import flags
 
 from apinet_jax import main as program
-from apinet_jax import memory, sizing
-from apinet_jax.command_line import parse_flags
-from apinet_jax.durations import steps_per_epoch
+from apinet_jax.commands.cli import parse_flags
+from apinet_jax.method.durations import steps_per_epoch
+from apinet_jax.setup import memory, sizing
 
 CLASSES, TRAIN_IMAGES, TEST_IMAGES = 200, 8, 1
 HEIGHT, WIDTH = 375, 500

@@ -17,11 +17,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from apinet_jax.array_types import TrainState
-from apinet_jax.checkpoint import Checkpoints
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.types import TrainState
 from apinet_jax.models import TRUNKS, make_trunk
-from apinet_jax.models.apinet import APINet
-from apinet_jax.seal import SEAL, find_damage, write_seal
+from apinet_jax.workdir.checkpoint import Checkpoints
+from apinet_jax.workdir.seal import SEAL, find_damage, write_seal
 
 
 def state_of(trunk: str, step: int) -> TrainState:

@@ -17,14 +17,14 @@ import time
 import jax
 import numpy as np
 
-from apinet_jax import memory
-from apinet_jax.array_types import Batch
-from apinet_jax.assemble import fresh_state, make_program
-from apinet_jax.compilation import compile_train_step
 from apinet_jax.config import default_config
-from apinet_jax.config_file import parse_change
-from apinet_jax.mesh import make_mesh, to_global
+from apinet_jax.data.batch import Batch
 from apinet_jax.models import TRUNKS
+from apinet_jax.setup import memory
+from apinet_jax.setup.build import fresh_state, make_program
+from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.setup.config_file import parse_change
+from apinet_jax.system.mesh import make_mesh, to_global
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from torch.nn.functional import relu
 from apinet_jax.models import TRUNKS
 from apinet_jax.models.vit import resample
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
 from numeric import max_error, named_noise, named_tensor, sample
 from trunk_figures import map_and_gradient
 

@@ -11,8 +11,6 @@ import ml_collections
 import numpy as np
 import pytest
 
-from apinet_jax.assemble import make_network, make_plan, make_program
-from apinet_jax.auto import choose
 from apinet_jax.config import (
     check_config,
     default_config,
@@ -20,8 +18,10 @@ from apinet_jax.config import (
     recorded_config,
     result_differences,
 )
-from apinet_jax.errors import InputError
-from apinet_jax.mesh import make_mesh
+from apinet_jax.setup.auto import choose
+from apinet_jax.setup.build import make_network, make_plan, make_program
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import make_mesh
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 # Names that scripts and notebooks rely on.

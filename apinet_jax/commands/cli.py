@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from apinet_jax.config import default_config, flatten
-from apinet_jax.errors import InputError, Interrupted, RunError
+from apinet_jax.system.errors import InputError, Interrupted, RunError
 
 _EXAMPLE = "--config configs/demo.py"
 
@@ -42,7 +42,7 @@ def ending_in_one_message(run: Callable[[], None]) -> None:
 
 def _leave_job(exit_code: int) -> None:
     """Ends a process of several at once: they would wait for each other, each for another thing."""
-    from apinet_jax import hosts
+    from apinet_jax.system import hosts
 
     if hosts.together():
         sys.stderr.flush()

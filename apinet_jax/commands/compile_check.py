@@ -21,10 +21,10 @@ import ml_collections
 import numpy as np
 
 from apinet_jax.config import check_config
-from apinet_jax.config_file import parse_change, read_config
 from apinet_jax.data.source import OFFICIAL, official_counts
-from apinet_jax.errors import InputError, RunError
-from apinet_jax.writer import result, say
+from apinet_jax.setup.config_file import parse_change, read_config
+from apinet_jax.system.console import result, say
+from apinet_jax.system.errors import InputError, RunError
 
 # What the compiler asks of the machine that it believes to be on.
 _ON_NO_TPU = {
@@ -105,7 +105,7 @@ def _counts(config: ml_collections.ConfigDict) -> tuple[int, int]:
     """Training images and classes of the data set: official ones, or of that which is there."""
     if config.data.name in OFFICIAL:
         return official_counts(config.data.name)
-    from apinet_jax.assemble import make_dataset
+    from apinet_jax.setup.build import make_dataset
 
     dataset = make_dataset(config)
     return len(dataset.train), len(dataset.class_names)
@@ -115,7 +115,7 @@ def _mesh(topology: str) -> Any:
     """The mesh of the devices that a topology describes."""
     from jax.experimental import topologies
 
-    from apinet_jax.mesh import make_mesh
+    from apinet_jax.system.mesh import make_mesh
 
     # Hosts of four chips are what the compiler expects otherwise.
     alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
@@ -136,12 +136,12 @@ def _check(
     """Compiles both steps for a topology."""
     import jax
 
-    from apinet_jax import memory
-    from apinet_jax.assemble import eval_batch_size, make_program
-    from apinet_jax.auto import choose
-    from apinet_jax.compilation import compile_eval_step, compile_train_step
-    from apinet_jax.mesh import check_divisible
-    from apinet_jax.program_costs import CHIPS, costs_of, roofline
+    from apinet_jax.setup import memory
+    from apinet_jax.setup.auto import choose
+    from apinet_jax.setup.build import eval_batch_size, make_program
+    from apinet_jax.setup.compile import compile_eval_step, compile_train_step
+    from apinet_jax.setup.program_costs import CHIPS, costs_of, roofline
+    from apinet_jax.system.mesh import check_divisible
 
     kind = mesh.devices.flat[0].device_kind
     chip = CHIPS.get(kind)
@@ -211,7 +211,7 @@ def _misfit(
     compiled: Callable[[dict[str, Any]], Any],
 ) -> dict[str, str]:
     """What is told of a program that does not fit: by how much, and what would."""
-    from apinet_jax import memory
+    from apinet_jax.setup import memory
 
     needed = "more than the compiler could arrange"
     if need is not None:

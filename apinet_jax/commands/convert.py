@@ -31,26 +31,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apinet_jax.array_types import TrainState
-from apinet_jax.assemble import make_network
-from apinet_jax.checkpoint import Checkpoints, load_weights
 from apinet_jax.config import default_config, recorded_config
 from apinet_jax.data.source import NAMES
-from apinet_jax.errors import InputError
+from apinet_jax.method.types import TrainState
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, trunk_spec
-from apinet_jax.models.authors import HEAD, TRUNK_PREFIX, from_authors, is_authors, to_authors
-from apinet_jax.models.hub import (
+from apinet_jax.models.weights.authors import (
+    HEAD,
+    TRUNK_PREFIX,
+    from_authors,
+    is_authors,
+    to_authors,
+)
+from apinet_jax.models.weights.files import SAFETENSORS, check_suffix, read_state, write_state
+from apinet_jax.models.weights.hub import (
     WEIGHTS,
     Statistics,
     configuration_beside,
     find_pretrained,
     pixel_statistics,
 )
-from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
-from apinet_jax.models.recognise import check_fit, recognise
-from apinet_jax.models.torch_files import SAFETENSORS, check_suffix, read_state, write_state
-from apinet_jax.paths import on_disk, write_atomically
-from apinet_jax.writer import result, say
+from apinet_jax.models.weights.recognise import check_fit, recognise
+from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
+from apinet_jax.setup.build import make_network
+from apinet_jax.system.console import result, say
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.paths import on_disk, write_atomically
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 
 _HUB_PICKLE = "pytorch_model.bin"  # as the hub once had it, beside the same configuration
 

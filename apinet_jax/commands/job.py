@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from apinet_jax.checkpoint_files import LAST, steps_of
-from apinet_jax.errors import InputError, Interrupted, RunError
-from apinet_jax.hosts import HEARTBEAT
-from apinet_jax.paths import AnyPath, to_path
-from apinet_jax.signals import stop_requests
+from apinet_jax.system.errors import InputError, Interrupted, RunError
+from apinet_jax.system.hosts import HEARTBEAT
+from apinet_jax.system.paths import AnyPath, to_path
+from apinet_jax.system.signals import stop_requests
+from apinet_jax.workdir.checkpoint_files import LAST, steps_of
 
 _POLL = 0.1  # seconds between two looks at the processes and at the signals
 # Seconds in which the runtime ends those that wait for a process which is lost.

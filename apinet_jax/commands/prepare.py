@@ -22,9 +22,9 @@ import numpy as np
 
 from apinet_jax.data.source import NAMES, Dataset, open_dataset
 from apinet_jax.data.survey import Survey, splits_of, survey, write_contact_sheet
-from apinet_jax.errors import InputError
-from apinet_jax.paths import on_disk
-from apinet_jax.writer import result
+from apinet_jax.system.console import result
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.paths import on_disk
 
 _MOST_DUPLICATES = 10
 

@@ -21,12 +21,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from apinet_jax.errors import DivergedError, InputError, Interrupted, RunError
-from apinet_jax.paths import on_disk
-from apinet_jax.signals import stop_requests
-from apinet_jax.sweep_file import Sweep, read_sweep
-from apinet_jax.sweep_runs import TABLE, check_alike, finished_row, keep, read_runs, write_table
-from apinet_jax.writer import result, say
+from apinet_jax.sweeps.results import TABLE, check_alike, finished_row, keep, read_runs, write_table
+from apinet_jax.sweeps.spec import Sweep, read_sweep
+from apinet_jax.system.console import result, say
+from apinet_jax.system.errors import DivergedError, InputError, Interrupted, RunError
+from apinet_jax.system.paths import on_disk
+from apinet_jax.system.signals import stop_requests
 
 _POLL = 0.2  # seconds between two looks at a run and at the signals
 

@@ -1,1 +1,1 @@
-"""From files on disk to batches: builders, sources, sampling, transforms, the pipeline."""
+"""From files on disk to batches: sources, sampling, transforms, the pipeline."""

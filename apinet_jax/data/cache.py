@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 
 from apinet_jax.data.source import Source
 from apinet_jax.data.transforms import resize
-from apinet_jax.errors import RunError
-from apinet_jax.writer import tracked
+from apinet_jax.system.console import tracked
+from apinet_jax.system.errors import RunError
 
 
 class ImageReader:

@@ -22,11 +22,11 @@ import numpy as np
 from absl import flags, logging
 from jaxtyping import Int
 
-from apinet_jax.array_types import Batch
+from apinet_jax.data.batch import Batch
 from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.sampler import Sampler
 from apinet_jax.data.transforms import center_crop, random_crop_flip, random_resized_crop_flip
-from apinet_jax.errors import RunError
+from apinet_jax.system.errors import RunError
 
 # Workers see the CPU only; this process has read that variable long ago. Shared memory that an exit
 # overtakes, before grain's background thread frees it, is freed by Python's tracker without a word.

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 Tail = Literal["drop", "carry"]
 

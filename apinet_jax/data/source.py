@@ -17,9 +17,9 @@ from PIL import Image
 
 from apinet_jax.data.stratify import draw_stratified
 from apinet_jax.data.transforms import decode
-from apinet_jax.errors import InputError, RunError
-from apinet_jax.mirror import mirrored
-from apinet_jax.paths import is_remote, on_disk, records_root
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.mirror import mirrored
+from apinet_jax.system.paths import is_remote, on_disk, records_root
 
 # Data sets of the literature, from their official archives.
 OFFICIAL = ("cub", "aircraft", "cars", "dogs", "nabirds")
@@ -186,7 +186,7 @@ def open_dataset(
         )
     # Importing TFDS takes a second: only those who open a data set wait for it.
     if name == "folder":
-        from apinet_jax.data.builders import folder
+        from apinet_jax.data.records import folder
 
         if not data_dir:
             raise InputError(
@@ -197,7 +197,7 @@ def open_dataset(
         return _open(name, builder)
     root = on_disk(data_dir) if data_dir else records_root()
     if name in OFFICIAL:
-        from apinet_jax.data.builders import official
+        from apinet_jax.data.official import base as official
 
         archives = [one for layout in _official(name).LAYOUTS for one in layout]
         parts = {part for one in archives for part in (one.name, one.holds) if part}
@@ -217,8 +217,8 @@ def _open_birds(root: Path) -> Dataset:
     """Opens the drawn birds, drawing them first unless they are there."""
     import tensorflow_datasets as tfds
 
-    from apinet_jax.data.builders.birds import Birds
-    from apinet_jax.data.builders.records import explained
+    from apinet_jax.data.birds.builder import Birds
+    from apinet_jax.data.records.builder import explained
 
     tfds.disable_progress_bar()  # the builder shows its own
     try:
@@ -248,7 +248,7 @@ def official_counts(name: str) -> tuple[int, int]:
 
 
 def _official(name: str) -> Any:
-    from apinet_jax.data.builders import aircraft, cars, cub, dogs, nabirds
+    from apinet_jax.data.official import aircraft, cars, cub, dogs, nabirds
 
     builders = (cub.Cub, aircraft.Aircraft, cars.Cars, dogs.Dogs, nabirds.Nabirds)
     return dict(zip(OFFICIAL, builders, strict=True))[name]

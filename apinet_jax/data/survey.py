@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.data.transforms import stored_size
-from apinet_jax.errors import failed_writes_explained
-from apinet_jax.writer import tracked
+from apinet_jax.system.console import tracked
+from apinet_jax.system.errors import failed_writes_explained
 
 _MOST_CLASSES = 64
 _MOST_COLUMNS = 8

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.array_types import at_least_float32
-from apinet_jax.errors import InputError
-from apinet_jax.losses import PairLogits
+from apinet_jax.method.losses import PairLogits
 from apinet_jax.models.layers import torch_default
+from apinet_jax.models.operations import at_least_float32
+from apinet_jax.system.errors import InputError
 
 MutualActivation = Literal["none", "relu"]
 Mutual = Literal["mlp", "sum", "product", "sq_difference", "own"]

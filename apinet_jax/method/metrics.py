@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from apinet_jax.calibration import calibration_error
-from apinet_jax.losses import cross_entropy
+from apinet_jax.method.calibration import calibration_error
+from apinet_jax.method.losses import cross_entropy
 
 
 class EvalSums(NamedTuple):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from apinet_jax.array_types import PairIndex, at_least_float32
+from apinet_jax.method.types import PairIndex
+from apinet_jax.models.operations import at_least_float32
 
 Distance = Literal["sq_euclidean", "euclidean"]
 Choice = Literal["similar", "dissimilar", "random"]

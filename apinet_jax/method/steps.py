@@ -10,15 +10,16 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from apinet_jax.array_types import Batch, PairIndex, StepMetrics, TrainState
-from apinet_jax.losses import LossTerms, Reduction, cross_entropy, pair_loss
-from apinet_jax.mesh import replicated, sharded_by_batch
-from apinet_jax.metrics import EvalSums, eval_sums
-from apinet_jax.microbatches import Preprocess, trunk_features
-from apinet_jax.models.apinet import APINet
+from apinet_jax.data.batch import Batch
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.losses import LossTerms, Reduction, cross_entropy, pair_loss
+from apinet_jax.method.metrics import EvalSums, eval_sums
+from apinet_jax.method.optim import TRUNK
+from apinet_jax.method.pairs import Choice, Distance, mine_pairs
+from apinet_jax.method.trunk_pass import Preprocess, trunk_features
+from apinet_jax.method.types import PairIndex, StepMetrics, TrainState
 from apinet_jax.models.layers import normalise
-from apinet_jax.optim import TRUNK
-from apinet_jax.pairs import Choice, Distance, mine_pairs
+from apinet_jax.system.mesh import replicated, sharded_by_batch
 
 Method = Literal["apinet", "softmax"]
 Stage = Literal["frozen", "full"]

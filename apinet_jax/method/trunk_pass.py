@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped, UInt8
 
-from apinet_jax.models.apinet import APINet
+from apinet_jax.method.interaction import APINet
 from apinet_jax.models.layers import normalise
 
 

@@ -7,24 +7,7 @@ width of the mutual MLP, `C` classes, `H W` pixels, `h w` feature-map cells, `N`
 
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
-
-
-class Batch(NamedTuple):
-    """One global batch as it crosses to the device.
-
-    Attributes:
-        image: Pixels, 0 to 255.
-        label: True class of each image.
-        image_id: Record each image was read from. Copies of one record share it and never pair.
-        mask: False for the rows that only pad the last batch of an evaluation.
-    """
-
-    image: UInt8[Array, "B H W 3"]
-    label: Int[Array, " B"]
-    image_id: Int[Array, " B"]
-    mask: Bool[Array, " B"]
+from jaxtyping import Array, Bool, Float, Int
 
 
 class PairIndex(NamedTuple):
@@ -87,8 +70,3 @@ class StepMetrics(NamedTuple):
     top1: Float[Array, ""]
     grad_norm: Float[Array, ""]
     pairs: Int[Array, ""]
-
-
-def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Widens half-precision values; float32 and float64 stay as they are."""
-    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from apinet_jax.errors import InputError
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import Remat
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
 from apinet_jax.models.vit import ViT, check_sides
+from apinet_jax.system.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -13,9 +13,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from apinet_jax.array_types import at_least_float32
-from apinet_jax.errors import InputError
-from apinet_jax.models.operations import conv
+from apinet_jax.models.operations import at_least_float32, conv
+from apinet_jax.system.errors import InputError
 
 he_normal_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
 """torch's `kaiming_normal_(mode="fan_out", nonlinearity="relu")`, not truncated."""

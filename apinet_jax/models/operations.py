@@ -163,3 +163,8 @@ def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]
     h, w = height // window, width // window
     x = x[:, : h * window, : w * window]
     return x.reshape(batch, h, window, w, window, features).mean((2, 4))
+
+
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Widens half-precision values; float32 and float64 stay as they are."""
+    return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)

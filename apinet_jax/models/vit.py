@@ -9,9 +9,9 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.array_types import at_least_float32
-from apinet_jax.errors import InputError
 from apinet_jax.models.layers import Conv, Remat, rematerialised, torch_default
+from apinet_jax.models.operations import at_least_float32
+from apinet_jax.system.errors import InputError
 
 MLP_RATIO = 4
 small_normal = initializers.normal(0.02)

@@ -12,12 +12,11 @@ import numpy as np
 from jaxtyping import Int
 
 from apinet_jax.config import flatten
-from apinet_jax.idle_settings import idle_settings
-from apinet_jax.memory import human
 from apinet_jax.models import trunk_spec
-from apinet_jax.models.hub import Pretrained, find_pretrained
-from apinet_jax.models.recognise import check_weights
-from apinet_jax.sizing import (
+from apinet_jax.models.weights.hub import Pretrained, find_pretrained
+from apinet_jax.models.weights.recognise import check_weights
+from apinet_jax.setup.memory import human
+from apinet_jax.setup.sizing import (
     PAPER_CLASSES,
     PAPER_IMAGES,
     SIZES,
@@ -25,6 +24,7 @@ from apinet_jax.sizing import (
     largest,
     step_bytes,
 )
+from apinet_jax.setup.unused_settings import idle_settings
 
 _WARNING = (
     "WARNING: no pretrained weights, so the trunk starts from noise, and a few thousand photos are "

@@ -13,26 +13,26 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from apinet_jax.array_types import TrainState
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
 from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
-from apinet_jax.durations import epochs_to_steps, steps_per_epoch
-from apinet_jax.errors import InputError
-from apinet_jax.mesh import host_rows, replicated
-from apinet_jax.models import make_trunk, trunk_spec
-from apinet_jax.models.apinet import APINet
-from apinet_jax.models.hub import find_pretrained
-from apinet_jax.models.pretrained import load_torch_tensors
-from apinet_jax.models.recognise import read_weights
-from apinet_jax.optim import TRUNK, cosine_schedule, make_optimizer
-from apinet_jax.paths import records_root
-from apinet_jax.steps import (
+from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.optim import TRUNK, cosine_schedule, make_optimizer
+from apinet_jax.method.steps import (
     Objective,
     Preprocess,
     init_state,
 )
+from apinet_jax.method.types import TrainState
+from apinet_jax.models import make_trunk, trunk_spec
+from apinet_jax.models.weights.hub import find_pretrained
+from apinet_jax.models.weights.recognise import read_weights
+from apinet_jax.models.weights.torch_names import load_torch_tensors
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import host_rows, replicated
+from apinet_jax.system.paths import records_root
 
 
 class Plan(NamedTuple):

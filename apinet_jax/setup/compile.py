@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from apinet_jax.array_types import Batch, TrainState
-from apinet_jax.assemble import Program, eval_batch_size, first_draw
-from apinet_jax.mesh import replicated, sharded_by_batch
-from apinet_jax.steps import Stage, make_eval_step, make_train_step
+from apinet_jax.data.batch import Batch
+from apinet_jax.method.steps import Stage, make_eval_step, make_train_step
+from apinet_jax.method.types import TrainState
+from apinet_jax.setup.build import Program, eval_batch_size, first_draw
+from apinet_jax.system.mesh import replicated, sharded_by_batch
 
 
 def compile_train_step(

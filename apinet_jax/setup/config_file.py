@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from apinet_jax.config import flatten
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 
 def read_config(name: str) -> ml_collections.ConfigDict:

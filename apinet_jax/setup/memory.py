@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from apinet_jax.errors import RunError
 from apinet_jax.models import trunk_spec
+from apinet_jax.system.errors import RunError
 
 _MIB = 2**20
 _MOST_OPTIONS = 3  # of the settings that are named

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from apinet_jax.memory import program_bytes
+from apinet_jax.setup.memory import program_bytes
 
 _WIDTHS = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s64": 8, "u64": 8}
 _KINDS = (

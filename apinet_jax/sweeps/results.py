@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.comparison import as_csv, as_markdown, compare, draw
 from apinet_jax.config import FREE_FIELDS, LATER_FIELDS, default_config, flatten
-from apinet_jax.errors import InputError, RunError, failed_writes_explained
-from apinet_jax.paths import write_atomically
-from apinet_jax.sweep_file import Metric, Sweep
-from apinet_jax.writer import read_rows, say
+from apinet_jax.sweeps.comparison import as_csv, as_markdown, compare, draw
+from apinet_jax.sweeps.spec import Metric, Sweep
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError, RunError, failed_writes_explained
+from apinet_jax.system.paths import write_atomically
+from apinet_jax.workdir.metrics_log import read_rows
 
 Runs = dict[tuple[str, int], dict[str, Any]]
 """A row of `runs.jsonl` for each cell and seed that was run to its end."""

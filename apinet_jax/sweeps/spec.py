@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import ml_collections
 
 from apinet_jax.config import FREE_FIELDS, check_config, flatten
-from apinet_jax.config_file import parse_change, read_config
-from apinet_jax.errors import InputError
 from apinet_jax.models import check_trunk
+from apinet_jax.setup.config_file import parse_change, read_config
+from apinet_jax.system.errors import InputError
 
 Metric = Literal["test", "validation"]
 
@@ -100,7 +100,7 @@ def _loaded(path: Path | str) -> Sweep:
     if not isinstance(sweep, Sweep):
         raise InputError(
             f"get_sweep() of {path} returns a {type(sweep).__name__}, not a "
-            "apinet_jax.sweep_file.Sweep; see configs/sweeps for one."
+            "apinet_jax.sweeps.spec.Sweep; see configs/sweeps for one."
         )
     return sweep
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import jax
 from absl import logging
 
-from apinet_jax.errors import InputError, RunError
-from apinet_jax.writer import say, silence
+from apinet_jax.system.console import say, silence
+from apinet_jax.system.errors import InputError, RunError
 
 T = TypeVar("T")
 

@@ -1,14 +1,17 @@
 """The data mesh: every device holds a slice of the batch and a copy of the parameters."""
 
+from typing import TypeVar
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
-from apinet_jax.array_types import Batch
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 DATA_AXIS = "data"
+
+T = TypeVar("T", bound=tuple)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -31,17 +34,17 @@ def sharded_by_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def to_global(batch: Batch, mesh: Mesh) -> Batch:
+def to_global(batch: T, mesh: Mesh) -> T:
     """Joins the rows that each host loaded into one global batch.
 
     Args:
-        batch: This host's rows as NumPy arrays.
+        batch: This host's rows: a named tuple of NumPy arrays, as `Batch`.
         mesh: The data mesh.
 
     Returns:
         The same fields as global arrays, sharded by row.
     """
-    sharding, per_device = sharded_by_batch(mesh), len(batch.label) // len(mesh.local_devices)
+    sharding, per_device = sharded_by_batch(mesh), len(batch[0]) // len(mesh.local_devices)
     batch_size = per_device * mesh.size
     firsts = host_rows(batch_size, mesh)[::per_device]
 
@@ -52,7 +55,7 @@ def to_global(batch: Batch, mesh: Mesh) -> Batch:
 
         return jax.make_array_from_callback((batch_size, *field.shape[1:]), sharding, of_device)
 
-    return Batch(*map(to_devices, batch))
+    return type(batch)(*map(to_devices, batch))
 
 
 def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:

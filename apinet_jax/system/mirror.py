@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.errors import InputError, failed_writes_explained
-from apinet_jax.paths import (
+from apinet_jax.system.console import say, tracked
+from apinet_jax.system.errors import InputError, failed_writes_explained
+from apinet_jax.system.paths import (
     bucket_explained,
     check_bucket,
     file_system,
@@ -21,7 +22,6 @@ from apinet_jax.paths import (
     records_root,
     to_path,
 )
-from apinet_jax.writer import say, tracked
 
 _AT_ONCE = 64  # objects that are fetched side by side
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from apinet_jax.errors import InputError, failed_writes_explained, first_line
+from apinet_jax.system.errors import InputError, failed_writes_explained, first_line
 
 AnyPath = Path | epath.Path
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from apinet_jax import hosts
-from apinet_jax.errors import Interrupted
+from apinet_jax.system import hosts
+from apinet_jax.system.errors import Interrupted
 
 
 @contextmanager

@@ -19,9 +19,11 @@ from absl.logging import get_absl_logger
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from apinet_jax import hosts
-from apinet_jax.array_types import TrainState
-from apinet_jax.checkpoint_files import (
+from apinet_jax.method.types import TrainState
+from apinet_jax.system import hosts
+from apinet_jax.system.errors import InputError, RunError, failed_writes_explained
+from apinet_jax.system.paths import AnyPath, absolute, bucket_explained
+from apinet_jax.workdir.checkpoint_files import (
     BEST,
     LAST,
     clear_damaged,
@@ -29,9 +31,7 @@ from apinet_jax.checkpoint_files import (
     is_checkpoint,
     steps_of,
 )
-from apinet_jax.errors import InputError, RunError, failed_writes_explained
-from apinet_jax.paths import AnyPath, absolute, bucket_explained
-from apinet_jax.seal import find_damage, is_sealed, write_seal
+from apinet_jax.workdir.seal import find_damage, is_sealed, write_seal
 
 _ANOTHER = "Choose another with --checkpoint=last|best|STEP."
 

@@ -2,8 +2,9 @@
 
 import time
 
-from apinet_jax.errors import InputError
-from apinet_jax.paths import (
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.paths import (
     AnyPath,
     absolute,
     check_bucket,
@@ -11,8 +12,7 @@ from apinet_jax.paths import (
     move_folder,
     remove_folder,
 )
-from apinet_jax.seal import find_damage, is_sealed
-from apinet_jax.writer import say
+from apinet_jax.workdir.seal import find_damage, is_sealed
 
 LAST, BEST = "checkpoints", "best"
 # Where damaged ones are put aside.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from apinet_jax.paths import AnyPath
+from apinet_jax.system.paths import AnyPath
 
 
 def smooth(values: Float[np.ndarray, " T"], window: int) -> Float[np.ndarray, " T"]:

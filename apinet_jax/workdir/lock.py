@@ -7,10 +7,10 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
-from apinet_jax import hosts
-from apinet_jax.errors import InputError, failed_writes_explained
-from apinet_jax.paths import AnyPath, is_remote
-from apinet_jax.run_record import read_record
+from apinet_jax.system import hosts
+from apinet_jax.system.errors import InputError, failed_writes_explained
+from apinet_jax.system.paths import AnyPath, is_remote
+from apinet_jax.workdir.record import read_record
 
 
 @contextlib.contextmanager

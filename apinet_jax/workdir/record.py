@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 
-from apinet_jax import hosts
-from apinet_jax.checkpoint_files import BEST, LAST, steps_of
 from apinet_jax.config import result_differences
-from apinet_jax.errors import InputError
-from apinet_jax.models.hub import find_pretrained, is_on_hub
-from apinet_jax.paths import AnyPath, check_writable, write_atomically
+from apinet_jax.models.weights.hub import find_pretrained, is_on_hub
+from apinet_jax.system import hosts
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.paths import AnyPath, check_writable, write_atomically
+from apinet_jax.workdir.checkpoint_files import BEST, LAST, steps_of
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 # Seconds after which a network disk shows a new file to every host.
@@ -228,7 +228,7 @@ def sha256_of(path: AnyPath) -> str:
 
 def _commit() -> str | None:
     """The commit of this checkout, or `None` for an installed package, wherever that lies."""
-    checkout = Path(__file__).parents[1]
+    checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -7,7 +7,7 @@ complete and is broken by any change to any file, its own included. Its lines ar
 
 import hashlib
 
-from apinet_jax.paths import AnyPath, files_below, write_atomically
+from apinet_jax.system.paths import AnyPath, files_below, write_atomically
 
 SEAL = "SHA256SUMS"
 

@@ -7,7 +7,7 @@ SqueezeNet 1.1 with ImageNet weights, 8 epochs under the whole cosine, equal for
 CPU cores a run takes about 5 minutes; the table is in docs/results.md.
 """
 
-from apinet_jax.sweep_file import Sweep
+from apinet_jax.sweeps.spec import Sweep
 
 
 def get_sweep() -> Sweep:

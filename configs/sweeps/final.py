@@ -9,7 +9,7 @@ is held out here.
 
 import runpy
 
-from apinet_jax.sweep_file import Sweep
+from apinet_jax.sweeps.spec import Sweep
 
 BEST = {"API-Net": "API-Net 5", "softmax": "softmax 5"}
 

@@ -9,7 +9,7 @@ the mutual vectors without an MLP.
 
 import runpy
 
-from apinet_jax.sweep_file import Sweep
+from apinet_jax.sweeps.spec import Sweep
 
 CELLS = (
     "API-Net",

@@ -10,7 +10,7 @@ prints at its end as any run does. The best recipe of each method then runs over
 configs/sweeps/final.py.
 """
 
-from apinet_jax.sweep_file import Sweep
+from apinet_jax.sweeps.spec import Sweep
 
 CROP, RESIZED = "crop", "random_resized"
 # A column is a recipe.

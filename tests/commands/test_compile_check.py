@@ -5,12 +5,12 @@ import importlib.util
 import jax
 import pytest
 
-from apinet_jax import memory, program_costs
 from apinet_jax.__main__ import run_command
 from apinet_jax.commands import compile_check
-from apinet_jax.errors import InputError, RunError
-from apinet_jax.mesh import make_mesh
-from apinet_jax.program_costs import Chip, Collective, Costs, collectives_of, roofline
+from apinet_jax.setup import memory, program_costs
+from apinet_jax.setup.program_costs import Chip, Collective, Costs, collectives_of, roofline
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.mesh import make_mesh
 
 # Lines as compilers for TPUs and CPUs write them.
 PROGRAM = """

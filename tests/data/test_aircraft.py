@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from small_archives import edit, make_small, pack, put_files, split_jpeg
 
-from apinet_jax.data.builders.aircraft import Aircraft
+from apinet_jax.data.official.aircraft import Aircraft
 from apinet_jax.data.source import open_dataset
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 VARIANTS = ("707-320", "C-130", "DHC-8-100", "F-16A/B")
 TRAINVAL = {"0034309": "C-130", "1187707": "F-16A/B", "0698580": "707-320", "0450014": "DHC-8-100"}

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from apinet_jax.data.builders import bird_foreground
-from apinet_jax.data.builders.bird_drawing import draw_bird
-from apinet_jax.data.builders.bird_species import (
+from apinet_jax.data.birds import foreground as bird_foreground
+from apinet_jax.data.birds.builder import Birds, BirdsConfig, Sighting, draw_record, sighting_rng
+from apinet_jax.data.birds.drawing import draw_bird
+from apinet_jax.data.birds.species import (
     GENERA,
     PART,
     PART_NAMES,
     SPECIES,
     differing_parts,
 )
-from apinet_jax.data.builders.birds import Birds, BirdsConfig, Sighting, draw_record, sighting_rng
 
 UNDECODED = {"image": tfds.decode.SkipDecoding()}
 TINY = {"train_per_species": 2, "test_per_species": 1}
@@ -35,7 +35,7 @@ def prepared(tmp_path_factory) -> tuple[str, subprocess.CompletedProcess]:
     folder = str(tmp_path_factory.mktemp("birds"))
     program = (
         "import sys\n"
-        "from apinet_jax.data.builders.birds import Birds, BirdsConfig\n"
+        "from apinet_jax.data.birds.builder import Birds, BirdsConfig\n"
         f"config = BirdsConfig(**{TINY})\n"
         f"builder = Birds(config=config, data_dir={folder!r}, file_format='array_record')\n"
         "builder.download_and_prepare()\n"

@@ -18,7 +18,7 @@ from apinet_jax.data import transforms
 from apinet_jax.data.source import open_dataset
 from apinet_jax.data.survey import survey
 from apinet_jax.data.transforms import decode, stored_size
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 
 def chunk(kind, body):

@@ -11,11 +11,11 @@ import pytest
 from scipy.io.matlab import MatReadWarning
 from small_archives import jpeg, make_small, mat, pack, put_files
 
-from apinet_jax.data.builders import mat as matlab
-from apinet_jax.data.builders.archive import Files
-from apinet_jax.data.builders.cars import Cars
+from apinet_jax.data.official import mat as matlab
+from apinet_jax.data.official.archive import Files
+from apinet_jax.data.official.cars import Cars
 from apinet_jax.data.source import open_dataset
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 NAMES = ("AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012")
 # Classes of the images, from 1.

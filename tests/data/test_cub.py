@@ -20,11 +20,12 @@ from small_archives import (
     put_cub,
 )
 
-from apinet_jax.data.builders import archive as archives
-from apinet_jax.data.builders import official, records
-from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.official import archive as archives
+from apinet_jax.data.official import base as official
+from apinet_jax.data.official.cub import Cub
+from apinet_jax.data.records import builder as records
 from apinet_jax.data.source import open_dataset
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from file_server import serving
 
-from apinet_jax.data import download as module
-from apinet_jax.data.download import Archive, differs, download
-from apinet_jax.errors import RunError
+from apinet_jax.data.official import download as module
+from apinet_jax.data.official.download import Archive, differs, download
+from apinet_jax.system.errors import RunError
 
 CONTENT = np.random.default_rng(0).bytes(3_500_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -13,7 +13,7 @@ import pytest
 from image_folder import encoded, put, put_photos
 
 from apinet_jax.data.source import open_dataset
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 
 @pytest.fixture(autouse=True)

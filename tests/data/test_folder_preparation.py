@@ -7,10 +7,10 @@ import shutil
 import pytest
 from image_folder import encoded, put, put_photos
 
-from apinet_jax.data.builders import records
-from apinet_jax.data.builders.folder import Folder
+from apinet_jax.data.records import builder as records
+from apinet_jax.data.records.folder import Folder
 from apinet_jax.data.source import open_dataset
-from apinet_jax.errors import InputError, RunError
+from apinet_jax.system.errors import InputError, RunError
 
 
 @pytest.fixture(autouse=True)

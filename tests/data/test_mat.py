@@ -6,10 +6,10 @@ import zlib
 import pytest
 from small_archives import mat
 
-from apinet_jax.data.builders import mat_structure
-from apinet_jax.data.builders.archive import Files
-from apinet_jax.data.builders.mat import read_mat
-from apinet_jax.errors import InputError
+from apinet_jax.data.official import mat_structure
+from apinet_jax.data.official.archive import Files
+from apinet_jax.data.official.mat import read_mat
+from apinet_jax.system.errors import InputError
 
 HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
 CELL, STRUCT, OBJECT, CHAR, SPARSE, DOUBLE, FUNCTION = 1, 2, 3, 4, 5, 6, 16

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apinet_jax.array_types import Batch
+from apinet_jax.data.batch import Batch
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream
 from apinet_jax.data.sampler import BalancedSampler
 from apinet_jax.data.source import Source
 from apinet_jax.data.transforms import center_crop, decode, random_crop_flip, resize
-from apinet_jax.errors import RunError
+from apinet_jax.system.errors import RunError
 
 COUNT, SIZE, CROP = 26, 20, 16
 

@@ -9,9 +9,9 @@ from PIL import Image
 from small_archives import CUB_COUNTS, cub_path, make_small, put_cub
 
 from apinet_jax.__main__ import run_command
-from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.survey import _font, _wrapped
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 
 from apinet_jax.data import sampler as sampler_module
 from apinet_jax.data.sampler import BalancedSampler, ShuffledSampler
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 # Ten classes: ordinary, exactly S, fewer than S, one image.
 COUNTS = [7, 4, 3, 1, 30, 12, 9, 8, 5, 6]

@@ -9,11 +9,11 @@ import pytest
 from image_folder import put
 from small_archives import CUB_COUNTS, jpeg, make_small, put_cub
 
-from apinet_jax.data.builders.birds import Birds, BirdsConfig
-from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.birds.builder import Birds, BirdsConfig
+from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
 from apinet_jax.data.stratify import draw_stratified
-from apinet_jax.errors import InputError, RunError
+from apinet_jax.system.errors import InputError, RunError
 
 
 def listed(labels):

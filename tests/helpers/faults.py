@@ -27,9 +27,9 @@ from tiny_runs import (
     wait_until,
 )
 
-from apinet_jax.checkpoint_files import steps_of
-from apinet_jax.errors import DivergedError, RunError
-from apinet_jax.seal import SEAL, is_sealed
+from apinet_jax.system.errors import DivergedError, RunError
+from apinet_jax.workdir.checkpoint_files import steps_of
+from apinet_jax.workdir.seal import SEAL, is_sealed
 
 # Seconds that clouds leave a machine between the signal and its end.
 GRACE = 30

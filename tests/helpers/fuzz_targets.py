@@ -21,19 +21,20 @@ from small_archives import cub_path, jpeg, matlab_values, put_cub, put_files
 
 from apinet_jax.commands.convert import _read_file
 from apinet_jax.data import transforms
-from apinet_jax.data.builders import archive as archives
-from apinet_jax.data.builders import scan as scans
-from apinet_jax.data.builders.aircraft import Aircraft
-from apinet_jax.data.builders.cars import Cars
-from apinet_jax.data.builders.cub import Cub
-from apinet_jax.data.builders.dogs import Dogs
-from apinet_jax.data.builders.nabirds import Nabirds
-from apinet_jax.data.download import Archive
-from apinet_jax.errors import InputError, RunError
-from apinet_jax.models import TRUNKS, recognise, variable_shapes
-from apinet_jax.models.hub import find_pretrained
-from apinet_jax.models.pretrained import torch_shapes
-from apinet_jax.seal import SEAL, find_damage, write_seal
+from apinet_jax.data.official import archive as archives
+from apinet_jax.data.official.aircraft import Aircraft
+from apinet_jax.data.official.cars import Cars
+from apinet_jax.data.official.cub import Cub
+from apinet_jax.data.official.dogs import Dogs
+from apinet_jax.data.official.download import Archive
+from apinet_jax.data.official.nabirds import Nabirds
+from apinet_jax.data.records import scan as scans
+from apinet_jax.models import TRUNKS, variable_shapes
+from apinet_jax.models.weights import recognise
+from apinet_jax.models.weights.hub import find_pretrained
+from apinet_jax.models.weights.torch_names import torch_shapes
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.workdir.seal import SEAL, find_damage, write_seal
 
 SECRET = jpeg(7, size=(33, 17))
 SECRET_DIGEST = hashlib.sha256(SECRET).hexdigest()

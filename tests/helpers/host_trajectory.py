@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apinet_jax import hosts
-from apinet_jax.array_types import Batch
+from apinet_jax.data.batch import Batch
 from apinet_jax.data.sampler import BalancedSampler
-from apinet_jax.mesh import host_rows, make_mesh, replicated, sharded_by_batch, to_global
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.optim import cosine_schedule, make_optimizer
+from apinet_jax.method.pairs import mine_pairs
+from apinet_jax.method.steps import Objective, Preprocess, init_state, make_train_step
 from apinet_jax.models import make_trunk
-from apinet_jax.models.apinet import APINet
-from apinet_jax.optim import cosine_schedule, make_optimizer
-from apinet_jax.pairs import mine_pairs
-from apinet_jax.steps import Objective, Preprocess, init_state, make_train_step
+from apinet_jax.system import hosts
+from apinet_jax.system.mesh import host_rows, make_mesh, replicated, sharded_by_batch, to_global
 
 SIZE, CLASSES, STEPS = 32, 4, 20
 LABELS = np.repeat(np.arange(CLASSES), 9)

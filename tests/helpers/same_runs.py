@@ -7,10 +7,10 @@ import ml_collections
 import numpy as np
 from tiny_runs import rows_of
 
-from apinet_jax.assemble import fresh_state, make_dataset, make_program
-from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.mesh import make_mesh
-from apinet_jax.writer import TIME_FIELDS
+from apinet_jax.setup.build import fresh_state, make_dataset, make_program
+from apinet_jax.system.mesh import make_mesh
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
 TOTAL, FROZEN, EPOCH, SAVE_EVERY = 16, 4, 4, 3
 # What else a run may carry from step to step, or draw for one.

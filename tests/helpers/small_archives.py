@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from apinet_jax.data.builders import official
+from apinet_jax.data.official import base as official
 
 CUB_CLASSES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
 # Image number, class, whether it is for training; numbers as in the official lists, 1-based.

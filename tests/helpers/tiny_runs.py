@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs/folder.py"
 SLOW_MAIN = Path(__file__).parent / "slow_main.py"
 CLASSES = 4
@@ -87,7 +87,7 @@ def started(arguments, program=("-m", "apinet_jax.main"), devices=2):
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests/helpers'}",
     }
     process = subprocess.Popen(
         [sys.executable, *program, *arguments],

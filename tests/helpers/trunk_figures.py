@@ -8,7 +8,7 @@ import numpy as np
 from numeric import max_error, named_noise, named_tensor
 
 from apinet_jax.models import TRUNKS, make_trunk
-from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
 
 LABELS = np.array([3, 7])
 

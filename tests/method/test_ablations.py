@@ -8,11 +8,11 @@ import pytest
 from numeric import max_error
 
 from apinet_jax.config import CHOICES, check_config, default_config
-from apinet_jax.errors import InputError
-from apinet_jax.losses import PairLogits, cross_entropy, pair_loss, score_ranking
-from apinet_jax.models.apinet import APINet
-from apinet_jax.pairs import mine_pairs
-from apinet_jax.steps import pair_features
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.losses import PairLogits, cross_entropy, pair_loss, score_ranking
+from apinet_jax.method.pairs import mine_pairs
+from apinet_jax.method.steps import pair_features
+from apinet_jax.system.errors import InputError
 
 D, C, P = 6, 4, 5
 RANDOM = np.random.default_rng(0)

@@ -8,12 +8,12 @@ import optax
 import pytest
 from numeric import max_error
 
-from apinet_jax.array_types import PairIndex
-from apinet_jax.losses import PairLogits, pair_loss
-from apinet_jax.models.apinet import APINet, attend, gate
-from apinet_jax.optim import cosine_schedule, make_optimizer
-from apinet_jax.pairs import mine_pairs
-from apinet_jax.steps import pair_features
+from apinet_jax.method.interaction import APINet, attend, gate
+from apinet_jax.method.losses import PairLogits, pair_loss
+from apinet_jax.method.optim import cosine_schedule, make_optimizer
+from apinet_jax.method.pairs import mine_pairs
+from apinet_jax.method.steps import pair_features
+from apinet_jax.method.types import PairIndex
 
 TOLERANCE = 1e-5
 LINEAR = ("map1", "map2", "fc")

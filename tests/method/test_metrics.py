@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apinet_jax.durations import epochs_to_steps, steps_per_epoch
-from apinet_jax.metrics import eval_sums, summarise
+from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
+from apinet_jax.method.metrics import eval_sums, summarise
 
 LOGITS = jnp.array(
     [

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from numeric import max_error
 
-from apinet_jax.array_types import Batch
-from apinet_jax.errors import InputError
-from apinet_jax.mesh import check_divisible, make_mesh, replicated, to_global
-from apinet_jax.microbatches import Preprocess, chunked, unchunked
+from apinet_jax.data.batch import Batch
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.optim import cosine_schedule, make_optimizer
+from apinet_jax.method.steps import Objective, init_state, make_train_step
+from apinet_jax.method.trunk_pass import Preprocess, chunked, unchunked
 from apinet_jax.models import make_trunk, trunk_spec
-from apinet_jax.models.apinet import APINet
-from apinet_jax.optim import cosine_schedule, make_optimizer
-from apinet_jax.program_costs import collectives_of
-from apinet_jax.steps import Objective, init_state, make_train_step
+from apinet_jax.setup.program_costs import collectives_of
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import check_divisible, make_mesh, replicated, to_global
 
 SIZE, CLASSES = 64, 4
 LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), 4)

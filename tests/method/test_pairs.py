@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from apinet_jax.pairs import mine_pairs, squared_distances
+from apinet_jax.method.pairs import mine_pairs, squared_distances
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -9,11 +9,11 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from apinet_jax.calibration import calibration_error, fit_temperature
 from apinet_jax.data.transforms import random_resized_crop_flip
-from apinet_jax.models.apinet import APINet
+from apinet_jax.method.calibration import calibration_error, fit_temperature
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.models.vit import ViT
-from apinet_jax.optim import cosine_schedule, make_optimizer
 
 PARAMS = {"trunk": {"w": jnp.array([1.0, -2.0])}, "fc": {"w": jnp.array([3.0, 0.5])}}
 GRADS = [

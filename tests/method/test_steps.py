@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from numeric import max_error
 
-from apinet_jax.array_types import Batch
-from apinet_jax.errors import InputError
-from apinet_jax.losses import cross_entropy
-from apinet_jax.mesh import check_divisible, make_mesh, replicated, to_global
-from apinet_jax.models import make_trunk
-from apinet_jax.models.apinet import APINet
-from apinet_jax.optim import cosine_schedule, make_optimizer
-from apinet_jax.program_costs import collectives_of
-from apinet_jax.steps import (
+from apinet_jax.data.batch import Batch
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.losses import cross_entropy
+from apinet_jax.method.optim import cosine_schedule, make_optimizer
+from apinet_jax.method.steps import (
     Objective,
     Preprocess,
     init_state,
     make_eval_step,
     make_train_step,
 )
+from apinet_jax.models import make_trunk
+from apinet_jax.setup.program_costs import collectives_of
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import check_divisible, make_mesh, replicated, to_global
 
 SIZE, CLASSES = 32, 4
 PREPROCESS = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -16,15 +16,15 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import config_for, draw_photos
 
 from apinet_jax.__main__ import run_command
-from apinet_jax.array_types import TrainState
-from apinet_jax.assemble import make_network
-from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
+from apinet_jax.method.types import TrainState
 from apinet_jax.models import variable_shapes
-from apinet_jax.models.hub import find_pretrained
 from apinet_jax.models.layers import normalise
-from apinet_jax.models.pretrained import torch_shapes
+from apinet_jax.models.weights.hub import find_pretrained
+from apinet_jax.models.weights.torch_names import torch_shapes
+from apinet_jax.setup.build import make_network
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 
 CLASSES, HIDDEN, WIDTH = 4, 16, 128
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.125)

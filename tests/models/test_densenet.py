@@ -11,7 +11,7 @@ from trunk_figures import assert_deep_golden, map_and_gradient, named_variables
 
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.operations import avg_pool
-from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
 
 
 @pytest.mark.slow

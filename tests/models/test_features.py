@@ -11,7 +11,8 @@ from apinet_jax.data.pipeline import EvalLoader, stream
 from apinet_jax.data.source import open_dataset
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.layers import normalise
-from apinet_jax.models.pretrained import load_torch_tensors, read_safetensors
+from apinet_jax.models.weights.files import read_safetensors
+from apinet_jax.models.weights.torch_names import load_torch_tensors
 
 
 @pytest.mark.slow

@@ -14,18 +14,18 @@ from numeric import named_tensor
 from safetensors.numpy import save
 from tiny_runs import config_for, draw_photos, options, run_command, settings_for
 
-from apinet_jax.assemble import make_network
-from apinet_jax.auto import choose
-from apinet_jax.checkpoint import load_weights
 from apinet_jax.config import default_config
-from apinet_jax.errors import InputError
 from apinet_jax.evaluate import report_workdir
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, variable_shapes
-from apinet_jax.models.hub import find_pretrained, pinned
-from apinet_jax.models.pretrained import torch_shapes
-from apinet_jax.models.recognise import recognise
-from apinet_jax.run_record import sha256_of
+from apinet_jax.models.weights.hub import find_pretrained, pinned
+from apinet_jax.models.weights.recognise import recognise
+from apinet_jax.models.weights.torch_names import torch_shapes
+from apinet_jax.setup.auto import choose
+from apinet_jax.setup.build import make_network
+from apinet_jax.system.errors import InputError
 from apinet_jax.train import train
+from apinet_jax.workdir.checkpoint import load_weights
+from apinet_jax.workdir.record import sha256_of
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.5, 0.125)
 CONFIG = {

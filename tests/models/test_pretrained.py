@@ -11,14 +11,10 @@ from numeric import named_tensor
 from safetensors.numpy import save_file
 from tiny_runs import config_for
 
-from apinet_jax.errors import InputError
 from apinet_jax.models import TRUNKS, variable_shapes
-from apinet_jax.models.pretrained import (
-    load_torch_tensors,
-    read_safetensors,
-    to_torch_tensors,
-    torch_shapes,
-)
+from apinet_jax.models.weights.files import read_safetensors
+from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors, torch_shapes
+from apinet_jax.system.errors import InputError
 from apinet_jax.train import train
 
 CLASSIFIER = ("fc.",)

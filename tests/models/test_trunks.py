@@ -17,13 +17,13 @@ from trunk_figures import (
     named_variables,
 )
 
-from apinet_jax.errors import InputError
 from apinet_jax.models import TRUNKS, make_trunk, variable_shapes
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import BatchNorm, Conv, he_normal_fan_out, he_uniform, normalise
-from apinet_jax.models.pretrained import to_torch_tensors
 from apinet_jax.models.resnet import Bottleneck, ResNet
 from apinet_jax.models.vit import ViT
+from apinet_jax.models.weights.torch_names import to_torch_tensors
+from apinet_jax.system.errors import InputError
 
 known_shapes = cache(variable_shapes)
 

@@ -9,16 +9,16 @@ import pytest
 from numeric import max_error, named_noise, sample
 from trunk_figures import map_and_gradient, named_variables
 
-from apinet_jax.array_types import Batch
-from apinet_jax.errors import InputError
-from apinet_jax.mesh import make_mesh, replicated, to_global
+from apinet_jax.data.batch import Batch
+from apinet_jax.method.interaction import APINet
+from apinet_jax.method.optim import cosine_schedule, make_optimizer
+from apinet_jax.method.steps import Objective, Preprocess, init_state, make_train_step
 from apinet_jax.models import make_trunk
-from apinet_jax.models.apinet import APINet
 from apinet_jax.models.operations import conv, plain_conv
-from apinet_jax.models.pretrained import load_torch_tensors, to_torch_tensors
 from apinet_jax.models.vit import ViT, attention, resample
-from apinet_jax.optim import cosine_schedule, make_optimizer
-from apinet_jax.steps import Objective, Preprocess, init_state, make_train_step
+from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import make_mesh, replicated, to_global
 
 NAMES = ["vit_base_patch16_224", "vit_base_patch14_dinov2", "vit_base_patch14_reg4_dinov2"]
 

@@ -10,8 +10,8 @@ import pytest
 from loopback_bucket import started_cloud
 from tiny_runs import draw_photos, options, rows_of, run_command, settings_for, started
 
-from apinet_jax.checkpoint import load_weights
-from apinet_jax.writer import TIME_FIELDS
+from apinet_jax.workdir.checkpoint import load_weights
+from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
 pytestmark = pytest.mark.slow
 

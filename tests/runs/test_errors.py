@@ -21,18 +21,18 @@ from tiny_runs import (
     settings_for,
 )
 
-from apinet_jax import memory
-from apinet_jax.assemble import make_program
-from apinet_jax.checkpoint import load_weights
-from apinet_jax.checkpoint_files import find_checkpoint
-from apinet_jax.compilation import compile_train_step
-from apinet_jax.errors import InputError, RunError
+from apinet_jax.setup import memory
+from apinet_jax.setup.build import make_program
+from apinet_jax.workdir.checkpoint import load_weights
+from apinet_jax.workdir.checkpoint_files import find_checkpoint
+from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
-from apinet_jax.mesh import make_mesh
+from apinet_jax.system.mesh import make_mesh
 from apinet_jax.models import make_trunk
-from apinet_jax.models.pretrained import to_torch_tensors
-from apinet_jax.run_lock import only_process
-from apinet_jax.run_record import read_record
+from apinet_jax.models.weights.torch_names import to_torch_tensors
+from apinet_jax.workdir.lock import only_process
+from apinet_jax.workdir.record import read_record
 from apinet_jax.train import train
 
 # Two steps, without worker processes or held-out images.

@@ -17,12 +17,13 @@ from tiny_runs import (
 )
 
 from apinet_jax import evaluate, loop
-from apinet_jax.checkpoint_files import steps_of
-from apinet_jax.errors import RunError, failed_writes_explained, out_of_memory_explained
+from apinet_jax.workdir.checkpoint_files import steps_of
+from apinet_jax.system.errors import RunError, failed_writes_explained, out_of_memory_explained
 from apinet_jax.evaluate import report_workdir
-from apinet_jax.run_record import read_record
+from apinet_jax.workdir.record import read_record
 from apinet_jax.train import train
-from apinet_jax.writer import MetricsWriter, write_atomically
+from apinet_jax.workdir.metrics_log import MetricsWriter
+from apinet_jax.system.paths import write_atomically
 
 # Four steps, each of them saved.
 SHORT = {

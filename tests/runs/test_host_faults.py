@@ -20,7 +20,7 @@ from tiny_runs import (
     wait_until,
 )
 
-from apinet_jax.checkpoint_files import steps_of
+from apinet_jax.workdir.checkpoint_files import steps_of
 
 pytestmark = pytest.mark.slow
 

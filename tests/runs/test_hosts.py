@@ -24,12 +24,12 @@ from tiny_runs import (
     wait_until,
 )
 
-from apinet_jax import hosts
-from apinet_jax.checkpoint_files import steps_of
-from apinet_jax.errors import InputError
-from apinet_jax.writer import TIME_FIELDS
+from apinet_jax.system import hosts
+from apinet_jax.workdir.checkpoint_files import steps_of
+from apinet_jax.system.errors import InputError
+from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
-TRAJECTORY = Path(__file__).parent / "host_trajectory.py"
+TRAJECTORY = Path(__file__).parents[1] / "helpers/host_trajectory.py"
 
 
 @pytest.fixture(scope="module")

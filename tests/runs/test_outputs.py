@@ -16,17 +16,17 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, rows_of
 
 from apinet_jax import train as train_module
-from apinet_jax.array_types import TrainState
-from apinet_jax.assemble import Plan
-from apinet_jax.checkpoint import Checkpoints, load_weights
+from apinet_jax.method.types import TrainState
+from apinet_jax.setup.build import Plan
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.evaluate import Evaluation, report_workdir
 from apinet_jax.loop import Run
-from apinet_jax.mesh import make_mesh
-from apinet_jax.metrics import EvalSummary
+from apinet_jax.system.mesh import make_mesh
+from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.models import make_trunk
-from apinet_jax.models.pretrained import to_torch_tensors
+from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.report import finish
-from apinet_jax.run_record import sha256_of
+from apinet_jax.workdir.record import sha256_of
 from apinet_jax.train import train
 
 

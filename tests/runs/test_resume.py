@@ -36,16 +36,16 @@ from tiny_runs import (
     settings_for,
 )
 
-from apinet_jax.array_types import TrainState
-from apinet_jax.assemble import (
+from apinet_jax.method.types import TrainState
+from apinet_jax.setup.build import (
     make_network,
     make_train_loader,
 )
-from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.checkpoint_files import steps_of
-from apinet_jax.compilation import compile_train_step
-from apinet_jax.errors import InputError
-from apinet_jax.mesh import to_global
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.workdir.checkpoint_files import steps_of
+from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import to_global
 from apinet_jax.train import train
 
 

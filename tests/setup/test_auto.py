@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from apinet_jax import memory
-from apinet_jax.assemble import make_program
-from apinet_jax.auto import choose
-from apinet_jax.compilation import compile_train_step
 from apinet_jax.config import check_config, flatten
-from apinet_jax.errors import InputError
-from apinet_jax.mesh import make_mesh
 from apinet_jax.models import make_trunk
-from apinet_jax.models.pretrained import to_torch_tensors
-from apinet_jax.sizing import batch_shapes, step_bytes
+from apinet_jax.models.weights.torch_names import to_torch_tensors
+from apinet_jax.setup import memory
+from apinet_jax.setup.auto import choose
+from apinet_jax.setup.build import make_program
+from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.setup.sizing import batch_shapes, step_bytes
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import make_mesh
 
 GIB = 2**30
-FOLDER = Path(__file__).parents[1] / "configs/folder.py"
+FOLDER = Path(__file__).parents[2] / "configs/folder.py"
 FORTY = np.repeat(np.arange(40), 30)
 
 

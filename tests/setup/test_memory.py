@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from apinet_jax import memory
 from apinet_jax.config import default_config
-from apinet_jax.errors import RunError
+from apinet_jax.setup import memory
+from apinet_jax.system.errors import RunError
 
 
 def compiled(side):

@@ -7,7 +7,7 @@ import math
 import pytest
 from PIL import Image
 
-from apinet_jax.comparison import as_csv, as_markdown, compare, draw, paired_difference
+from apinet_jax.sweeps.comparison import as_csv, as_markdown, compare, draw, paired_difference
 
 SCORES = {
     "API-Net": {0: 70.0, 1: 72.0, 2: 74.0},

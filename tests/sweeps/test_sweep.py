@@ -22,11 +22,11 @@ from tiny_runs import (
     wait_until,
 )
 
-from apinet_jax.checkpoint_files import steps_of
 from apinet_jax.commands.sweep import add_arguments, run
-from apinet_jax.errors import InputError
-from apinet_jax.sweep_file import Sweep, read_sweep
-from apinet_jax.sweep_runs import finished_row
+from apinet_jax.sweeps.results import finished_row
+from apinet_jax.sweeps.spec import Sweep, read_sweep
+from apinet_jax.system.errors import InputError
+from apinet_jax.workdir.checkpoint_files import steps_of
 
 SWEEPS = sorted((REPOSITORY / "configs/sweeps").glob("*.py"))
 TINY = {
@@ -50,7 +50,7 @@ def sweep_file(folder, cells, **fields):
     }
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     path.write_text(
-        f"from apinet_jax.sweep_file import Sweep\ndef get_sweep():\n    return Sweep({given})\n"
+        f"from apinet_jax.sweeps.spec import Sweep\ndef get_sweep():\n    return Sweep({given})\n"
     )
     return path
 
@@ -339,7 +339,7 @@ def test_files_that_are_no_sweeps(tmp_path):
     for text, message in (
         ("x = 1", "defines no get_sweep"),
         ("1 / 0", "ZeroDivisionError"),
-        ("get_sweep = dict", "returns a dict, not a apinet_jax.sweep_file.Sweep"),
+        ("get_sweep = dict", "returns a dict, not a apinet_jax.sweeps.spec.Sweep"),
         ("get_sweep = lambda: {}['cells']", "could not be run: KeyError: 'cells'"),
     ):
         Path(tmp_path / "file.py").write_text(text)

@@ -14,19 +14,19 @@ from safetensors.numpy import save
 from small_archives import CUB_COUNTS, make_small, pack, put_cub
 from tiny_runs import draw_photos
 
-from apinet_jax.array_types import TrainState
-from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.checkpoint_files import find_checkpoint, steps_of
 from apinet_jax.config import default_config, flatten
-from apinet_jax.data.builders.cub import Cub
+from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.source import open_dataset
-from apinet_jax.errors import InputError, RunError
 from apinet_jax.evaluate import report_workdir
-from apinet_jax.models.hub import find_pretrained, pinned
-from apinet_jax.paths import on_disk, records_root, to_path
-from apinet_jax.run_lock import only_process
-from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
-from apinet_jax.writer import MetricsRows, MetricsWriter
+from apinet_jax.method.types import TrainState
+from apinet_jax.models.weights.hub import find_pretrained, pinned
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.paths import on_disk, records_root, to_path
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.workdir.checkpoint_files import find_checkpoint, steps_of
+from apinet_jax.workdir.lock import only_process
+from apinet_jax.workdir.metrics_log import MetricsRows, MetricsWriter
+from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
 METADATA = {"config": {}, "class_names": ["a", "b"]}
 COMMIT = "commit_success.txt"
@@ -306,7 +306,7 @@ def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypa
 def test_commands_that_know_disks_alone_say_so(arguments):
     done = subprocess.run(
         [sys.executable, "-m", "apinet_jax", *arguments],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

@@ -6,8 +6,9 @@ import math
 import pytest
 from rich.console import Console
 
-from apinet_jax import writer
-from apinet_jax.writer import Bar, json_number, say, tracked
+from apinet_jax.system import console as writer
+from apinet_jax.system.console import Bar, say, tracked
+from apinet_jax.workdir.metrics_log import json_number
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tiny_runs import content_of
 
-from apinet_jax.array_types import TrainState
-from apinet_jax.checkpoint import Checkpoints, load_weights
-from apinet_jax.checkpoint_files import find_checkpoint, steps_of
-from apinet_jax.errors import InputError
-from apinet_jax.seal import SEAL, find_damage
+from apinet_jax.method.types import TrainState
+from apinet_jax.system.errors import InputError
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.workdir.checkpoint_files import find_checkpoint, steps_of
+from apinet_jax.workdir.seal import SEAL, find_damage
 
 METADATA = {"config": {}, "class_names": ["a", "b"]}
 

@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from apinet_jax import run_record
 from apinet_jax.config import default_config, flatten
-from apinet_jax.errors import InputError
-from apinet_jax.run_lock import only_process
-from apinet_jax.run_record import begin_session, check_same_run, new_record, read_record
+from apinet_jax.system.errors import InputError
+from apinet_jax.workdir import record as run_record
+from apinet_jax.workdir.lock import only_process
+from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
 
 def test_second_process_is_turned_away_and_leaves_no_trace(tmp_path):
@@ -82,6 +82,6 @@ def test_commit_is_of_this_checkout_only(tmp_path, monkeypatch):
     head = git("rev-parse", "HEAD")
     for package, commit in ((tmp_path, head), (tmp_path / "venv/site-packages", None)):
         (package / "apinet_jax").mkdir(parents=True)
-        monkeypatch.setattr(run_record, "__file__", str(package / "apinet_jax/run_record.py"))
+        monkeypatch.setattr(run_record, "__file__", str(package / "apinet_jax/workdir/record.py"))
         begin_session(tmp_path / "run", record := new_record({}, "fingerprint", None), 0)
         assert record["sessions"][0]["commit"] == commit

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from apinet_jax.data.builders.bird_drawing import draw_bird
-from apinet_jax.data.builders.bird_species import GENERA, PART_NAMES, SPECIES, differing_parts
-from apinet_jax.data.builders.records import LocalInfo
-from apinet_jax.writer import tracked
+from apinet_jax.data.birds.drawing import draw_bird
+from apinet_jax.data.birds.species import GENERA, PART_NAMES, SPECIES, differing_parts
+from apinet_jax.data.records.builder import LocalInfo
+from apinet_jax.system.console import tracked
 
 _SPLITS = ("train", "test")
 _JPEG = (

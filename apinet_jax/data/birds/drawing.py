@@ -7,13 +7,11 @@ them give the same picture but for the one part in which they differ.
 import numpy as np
 from jaxtyping import UInt8
 
-from apinet_jax.data.builders import bird_foreground as foreground
-from apinet_jax.data.builders import bird_plumage as plumage
-from apinet_jax.data.builders import bird_scene as scene
-from apinet_jax.data.builders.bird_canvas import SUPERSAMPLING, Canvas, Point, between
-from apinet_jax.data.builders.bird_limbs import paint_bill, paint_leg, paint_tail
-from apinet_jax.data.builders.bird_pose import Bird, Pose, sample_plumage, sample_pose
-from apinet_jax.data.builders.bird_species import Genus, Species
+from apinet_jax.data.birds import foreground, plumage, scene
+from apinet_jax.data.birds.canvas import SUPERSAMPLING, Canvas, Point, between
+from apinet_jax.data.birds.limbs import paint_bill, paint_leg, paint_tail
+from apinet_jax.data.birds.pose import Bird, Pose, sample_plumage, sample_pose
+from apinet_jax.data.birds.species import Genus, Species
 
 
 def draw_bird(

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from apinet_jax.data.builders import bird_species as tuning
-from apinet_jax.data.builders.bird_canvas import (
+from apinet_jax.data.birds import species as tuning
+from apinet_jax.data.birds.canvas import (
     CANVAS,
     SIZE,
     Canvas,
@@ -18,7 +18,7 @@ from apinet_jax.data.builders.bird_canvas import (
     ribbon,
     to_uint8,
 )
-from apinet_jax.data.builders.bird_scene import vary
+from apinet_jax.data.birds.scene import vary
 
 
 def occlude(

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from apinet_jax.data.builders.bird_canvas import Point, Points, PointsLike, bezier, moved, rotation
-from apinet_jax.data.builders.bird_pose import Bird
-from apinet_jax.data.builders.bird_species import PART
+from apinet_jax.data.birds.canvas import Point, Points, PointsLike, bezier, moved, rotation
+from apinet_jax.data.birds.pose import Bird
+from apinet_jax.data.birds.species import PART
 
 
 def paint_leg(bird: Bird, hip: Point, foot: Point, shade: float) -> None:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from apinet_jax.data.builders.bird_canvas import (
+from apinet_jax.data.birds.canvas import (
     Colour,
     Number,
     Points,
@@ -21,8 +21,8 @@ from apinet_jax.data.builders.bird_canvas import (
     smooth_closed,
     smooth_union,
 )
-from apinet_jax.data.builders.bird_pose import Bird
-from apinet_jax.data.builders.bird_species import PART
+from apinet_jax.data.birds.pose import Bird
+from apinet_jax.data.birds.species import PART
 
 Silhouette = Float[np.ndarray, "H W"]
 

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from apinet_jax.data.builders import bird_species as tuning
-from apinet_jax.data.builders.bird_canvas import (
+from apinet_jax.data.birds import species as tuning
+from apinet_jax.data.birds.canvas import (
     CANVAS,
     Canvas,
     Colour,
@@ -16,7 +16,7 @@ from apinet_jax.data.builders.bird_canvas import (
     moved,
     rotation,
 )
-from apinet_jax.data.builders.bird_species import Genus, Palette, Species
+from apinet_jax.data.birds.species import Genus, Palette, Species
 
 
 class Pose(NamedTuple):

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from apinet_jax.data.builders import bird_species as tuning
-from apinet_jax.data.builders.bird_canvas import (
+from apinet_jax.data.birds import species as tuning
+from apinet_jax.data.birds.canvas import (
     CANVAS,
     SIZE,
     Canvas,

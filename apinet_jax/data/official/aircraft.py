@@ -7,12 +7,12 @@ the data set ask to remove. The bytes keep it; whoever decodes them is told whic
 from collections.abc import Mapping
 from functools import partial
 
-from apinet_jax.data.builders.archive import Files, require
-from apinet_jax.data.builders.lists import read_box, read_lines, read_table
-from apinet_jax.data.builders.official import Official, by_hand
-from apinet_jax.data.builders.scan import Box, Entry, Scan
-from apinet_jax.data.download import Archive
-from apinet_jax.errors import InputError
+from apinet_jax.data.official.archive import Files, require
+from apinet_jax.data.official.base import Official, by_hand
+from apinet_jax.data.official.download import Archive
+from apinet_jax.data.official.lists import read_box, read_lines, read_table
+from apinet_jax.data.records.scan import Box, Entry, Scan
+from apinet_jax.system.errors import InputError
 
 _PAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 _FOLDER = "fgvc-aircraft-2013b"

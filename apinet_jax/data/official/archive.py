@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from apinet_jax.data.download import Archive, megabytes
-from apinet_jax.errors import InputError
+from apinet_jax.data.official.download import Archive, megabytes
+from apinet_jax.system.errors import InputError
 
 # No official file comes near these: a larger one was made to fill the memory or the disk.
 _MAX_FILE = 1 << 26

@@ -6,12 +6,12 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from apinet_jax.data.builders.archive import Files, open_files, readable
-from apinet_jax.data.builders.records import EncodedImages, ensure_prepared
-from apinet_jax.data.builders.scan import Scan, listing_digest, walk_files
-from apinet_jax.data.download import Archive, differs, download
-from apinet_jax.errors import InputError
-from apinet_jax.writer import say
+from apinet_jax.data.official.archive import Files, open_files, readable
+from apinet_jax.data.official.download import Archive, differs, download
+from apinet_jax.data.records.builder import EncodedImages, ensure_prepared
+from apinet_jax.data.records.scan import Scan, listing_digest, walk_files
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError
 
 
 class Official(EncodedImages, skip_registration=True):

@@ -5,13 +5,13 @@ from functools import partial
 
 import numpy as np
 
-from apinet_jax.data.builders.archive import Files, require
-from apinet_jax.data.builders.folder import find_images
-from apinet_jax.data.builders.mat import column, read_mat, whole
-from apinet_jax.data.builders.official import Official
-from apinet_jax.data.builders.scan import Box, Entry, Scan
-from apinet_jax.data.download import Archive
-from apinet_jax.errors import InputError
+from apinet_jax.data.official.archive import Files, require
+from apinet_jax.data.official.base import Official
+from apinet_jax.data.official.download import Archive
+from apinet_jax.data.official.mat import column, read_mat, whole
+from apinet_jax.data.records.folder import find_images
+from apinet_jax.data.records.scan import Box, Entry, Scan
+from apinet_jax.system.errors import InputError
 
 # The official addresses answer no more: github.com/pytorch/vision/issues/7545.
 _PAGE = "https://github.com/pytorch/vision/issues/7545 names copies"

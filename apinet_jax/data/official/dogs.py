@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from functools import partial
 
-from apinet_jax.data.builders.archive import Files, read_list, require
-from apinet_jax.data.builders.lists import check_folder
-from apinet_jax.data.builders.mat import read_mat, values, whole
-from apinet_jax.data.builders.official import Official
-from apinet_jax.data.builders.scan import Box, Entry, Scan
-from apinet_jax.data.download import Archive
-from apinet_jax.errors import InputError
+from apinet_jax.data.official.archive import Files, read_list, require
+from apinet_jax.data.official.base import Official
+from apinet_jax.data.official.download import Archive
+from apinet_jax.data.official.lists import check_folder
+from apinet_jax.data.official.mat import read_mat, values, whole
+from apinet_jax.data.records.scan import Box, Entry, Scan
+from apinet_jax.system.errors import InputError
 
 _PAGE = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 _TRAIN, _TEST = "train_list.mat", "test_list.mat"

@@ -18,8 +18,8 @@ from typing import BinaryIO, Literal, NamedTuple
 import requests
 import urllib3
 
-from apinet_jax.errors import RunError, failed_writes_explained
-from apinet_jax.writer import Bar, say
+from apinet_jax.system.console import Bar, say
+from apinet_jax.system.errors import RunError, failed_writes_explained
 
 _MEGABYTE = 1_000_000
 _TIMEOUT = (20, 60)  # seconds to connect, and between two blocks

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from apinet_jax.data.builders.archive import Files, read_list, require
-from apinet_jax.data.builders.scan import Box, Entry, Scan
-from apinet_jax.errors import InputError
+from apinet_jax.data.official.archive import Files, read_list, require
+from apinet_jax.data.records.scan import Box, Entry, Scan
+from apinet_jax.system.errors import InputError
 
 # Pixels from the corner of any picture. Beyond, sums of edges overflow.
 _FARTHEST = 1e9

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadWarning
 
-from apinet_jax.data.builders.archive import Files, read_list
-from apinet_jax.data.builders.mat_structure import check_array
-from apinet_jax.errors import InputError
+from apinet_jax.data.official.archive import Files, read_list
+from apinet_jax.data.official.mat_structure import check_array
+from apinet_jax.system.errors import InputError
 
 _HEADER = 128
 _COMPRESSED = 15

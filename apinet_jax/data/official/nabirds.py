@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from apinet_jax.data.builders.archive import Files
-from apinet_jax.data.builders.lists import read_id_lists
-from apinet_jax.data.builders.official import Official, by_hand
-from apinet_jax.data.builders.scan import Scan
-from apinet_jax.data.download import Archive
+from apinet_jax.data.official.archive import Files
+from apinet_jax.data.official.base import Official, by_hand
+from apinet_jax.data.official.download import Archive
+from apinet_jax.data.official.lists import read_id_lists
+from apinet_jax.data.records.scan import Scan
 
 _PAGE = "https://dl.allaboutbirds.org/nabirds"
 _FOLDER = "nabirds"

@@ -1,1 +1,1 @@
-"""One TFDS builder for each data set; encoded bytes go into array_record untouched."""
+"""TFDS builders that copy encoded images into array_record files, and image folders."""

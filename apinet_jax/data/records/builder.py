@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from apinet_jax.data.builders.scan import (
+from apinet_jax.data.records.scan import (
     Checked,
     Entry,
     Scan,
@@ -25,8 +25,8 @@ from apinet_jax.data.builders.scan import (
     fingerprint,
     unreadable_error,
 )
-from apinet_jax.errors import InputError, RunError
-from apinet_jax.writer import say, tracked
+from apinet_jax.system.console import say, tracked
+from apinet_jax.system.errors import InputError, RunError
 
 _RECORDS_PER_FILE = 8192
 

@@ -22,11 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from apinet_jax.data.builders.records import EncodedImages, ensure_prepared
-from apinet_jax.data.builders.scan import Entry, Scan, listing_digest, quoted, walk_files
+from apinet_jax.data.records.builder import EncodedImages, ensure_prepared
+from apinet_jax.data.records.scan import Entry, Scan, listing_digest, quoted, walk_files
 from apinet_jax.data.stratify import draw_stratified
-from apinet_jax.errors import InputError
-from apinet_jax.writer import say
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError
 
 # Formats that are not supported count as images too: they are to be reported as unreadable, with
 # the reason, rather than to be missing without a word.

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from apinet_jax.data.transforms import decode
-from apinet_jax.errors import InputError
-from apinet_jax.writer import tracked
+from apinet_jax.system.console import tracked
+from apinet_jax.system.errors import InputError
 
 
 class Box(NamedTuple):

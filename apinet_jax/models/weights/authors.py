@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 TRUNK_PREFIX = "trunk."
 HEAD = ("map1.", "map2.", "fc.")

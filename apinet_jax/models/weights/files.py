@@ -5,21 +5,55 @@ torch is an extra: what trains and evaluates reads safetensors, and needs none.
 
 import re
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
-from apinet_jax.errors import InputError, failed_writes_explained
-from apinet_jax.models.pretrained import read_safetensors
+from apinet_jax.system.errors import InputError, failed_writes_explained
 
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".tar", ".bin")
 _FOREIGN = re.compile(r"Unsupported global: GLOBAL (\S+)")  # what torch says of an object
 _WRAPPERS = ("state_dict", "model")  # what training programs keep the state dict under
+
+
+def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
+    """Reads every tensor of a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        InputError: The file cannot be read, is not a whole safetensors file, or holds numbers that
+            NumPy has no type for.
+    """
+    try:
+        with open(path, "rb"):  # the library takes a refusal for a file that is not there
+            pass
+        return load_file(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"cannot read the weights {path}: {reason}; check the path and its permissions"
+        ) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}); download it again, or make one of"
+            " a torch file with: python -m apinet_jax convert"
+        ) from error
+    except AttributeError as error:  # the library asks NumPy for the type by name
+        raise InputError(
+            f"{path} holds numbers that NumPy has no type for ({error}); store them as float32"
+        ) from error
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:

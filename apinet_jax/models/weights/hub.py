@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from apinet_jax.config import STATISTICS, of_pixels
-from apinet_jax.errors import InputError
-from apinet_jax.mirror import mirrored
-from apinet_jax.paths import AnyPath, is_remote, on_disk, to_path
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mirror import mirrored
+from apinet_jax.system.paths import AnyPath, is_remote, on_disk, to_path
 
 HUB = "timm:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

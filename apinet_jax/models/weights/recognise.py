@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
-from apinet_jax.models.pretrained import own_tensors, read_safetensors, torch_shapes
+from apinet_jax.models.weights.torch_names import own_tensors, torch_shapes
+from apinet_jax.models.weights.files import read_safetensors
 
 _shapes = cache(variable_shapes)
 

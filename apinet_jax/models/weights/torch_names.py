@@ -7,17 +7,13 @@ layer, `cls_token` for one, has torch's name and torch's layout.
 
 import re
 from collections.abc import Mapping
-from os import PathLike
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
-from apinet_jax.errors import InputError
+from apinet_jax.system.errors import InputError
 
 TORCH_LEAF = {
     "kernel": "weight",
@@ -31,39 +27,6 @@ KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 # `denselayer1.norm.1` in torchvision's files, `denselayer1.norm1` in its module.
 OLD_DENSENET_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 LISTED_NAMES = 8
-
-
-def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
-    """Reads every tensor of a safetensors file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name.
-
-    Raises:
-        InputError: The file cannot be read, is not a whole safetensors file, or holds numbers that
-            NumPy has no type for.
-    """
-    try:
-        with open(path, "rb"):  # the library takes a refusal for a file that is not there
-            pass
-        return load_file(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"cannot read the weights {path}: {reason}; check the path and its permissions"
-        ) from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a whole safetensors file ({error}); download it again, or make one of"
-            " a torch file with: python -m apinet_jax convert"
-        ) from error
-    except AttributeError as error:  # the library asks NumPy for the type by name
-        raise InputError(
-            f"{path} holds numbers that NumPy has no type for ({error}); store them as float32"
-        ) from error
 
 
 def torch_shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:

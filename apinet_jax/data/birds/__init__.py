@@ -1,0 +1,1 @@
+"""The drawn birds of the demo: species, pose, plumage, scene, and their TFDS builder."""

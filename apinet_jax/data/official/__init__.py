@@ -1,0 +1,1 @@
+"""The data sets of the literature, read from their official archives or folders."""

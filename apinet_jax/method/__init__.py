@@ -1,0 +1,1 @@
+"""The method of the paper: pairs, interaction, losses, optimizer, steps, metrics."""

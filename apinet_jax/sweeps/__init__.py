@@ -1,0 +1,1 @@
+"""Grids of settings over several seeds: specification, results, comparison."""
