@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from apinet_jax.commands import COMMANDS
-from apinet_jax.commands.cli import ending_in_one_message
+from apinet_jax.commands.cli import run_with_exit_codes
 from apinet_jax.system.errors import InputError
 
 
@@ -53,7 +53,7 @@ def entry_point() -> None:
     """Runs the command that is named, else trains or evaluates."""
     argv = sys.argv[1:]
     if argv and not argv[0].startswith("-"):
-        ending_in_one_message(lambda: run_command(argv))
+        run_with_exit_codes(lambda: run_command(argv))
         return
     from apinet_jax import main
 

@@ -245,7 +245,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         f"model.{name} = {given}: must be three numbers {demand}, of pixels divided by 255, as in "
         "(0.485, 0.456, 0.406)"
         for name, (demand, least) in STATISTICS.items()
-        if (given := values[f"model.{name}"]) is not None and not of_pixels(given, least)
+        if (given := values[f"model.{name}"]) is not None and not are_pixel_statistics(given, least)
     ]
     crop, resize = values["data.crop"], values["data.resize"]
     if crop is not None and resize is not None and crop > resize:
@@ -263,7 +263,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
 
 
-def of_pixels(values: Sequence[Any], least: float) -> bool:
+def are_pixel_statistics(values: Sequence[Any], least: float) -> bool:
     """Whether these are three numbers from `least` to 1, as statistics of pixels are."""
     return len(values) == 3 and all(isinstance(x, int | float) and least <= x <= 1 for x in values)
 

@@ -16,8 +16,8 @@ from apinet_jax.method.metrics import EvalSummary, summarise
 from apinet_jax.method.steps import make_eval_step
 from apinet_jax.setup.build import make_dataset, make_eval_loader, make_network
 from apinet_jax.system import hosts
-from apinet_jax.system.console import Bar, result, say
-from apinet_jax.system.errors import InputError, out_of_memory_explained
+from apinet_jax.system.console import Bar, print_result, say
+from apinet_jax.system.errors import InputError, explain_out_of_memory
 from apinet_jax.system.mesh import make_mesh, replicated, to_global
 from apinet_jax.system.paths import AnyPath, to_path, write_atomically
 from apinet_jax.system.signals import stop_requests
@@ -69,7 +69,7 @@ def evaluate(
     """
     sums, parts = None, []
     with (
-        out_of_memory_explained("Try a lower --config.eval.batch_size."),
+        explain_out_of_memory("Try a lower --config.eval.batch_size."),
         stream(loader, 0, loader.num_batches, workers) as batches,
         Bar(title, loader.num_batches) as bar,
     ):
@@ -84,7 +84,7 @@ def evaluate(
     return Evaluation(summarise(jax.device_get(sums), logits, labels), logits, labels)
 
 
-def report_workdir(
+def evaluate_run(
     workdir: AnyPath | str | None, which: str, config: ml_collections.ConfigDict | None
 ) -> EvalSummary:
     """Evaluates a checkpoint of a run, prints the outcome and writes `evaluation-STEP.json`.
@@ -101,14 +101,14 @@ def report_workdir(
         InputError: If there is no such checkpoint, or the data are of other classes.
     """
     mesh = make_mesh()
-    checkpoint = to_path(hosts.first_decides(lambda: str(find_checkpoint(workdir, which))))
+    checkpoint = to_path(hosts.broadcast_from_primary(lambda: str(find_checkpoint(workdir, which))))
     weights = load_weights(checkpoint, sharding=replicated(mesh))
     recorded = recorded_config(weights.metadata["config"])
     if config is not None:
         _adopt(recorded, config)
-    dataset = hosts.first_goes_ahead(lambda: make_dataset(recorded))
+    dataset = hosts.run_on_primary_first(lambda: make_dataset(recorded))
     class_names = tuple(weights.metadata["class_names"])
-    hosts.first_decides(lambda: _check_same_classes(class_names, dataset.class_names))
+    hosts.broadcast_from_primary(lambda: _check_same_classes(class_names, dataset.class_names))
     fingerprint = recorded_fingerprint(checkpoint.parents[1])
     if fingerprint not in (None, dataset.fingerprint):
         say(
@@ -118,7 +118,7 @@ def report_workdir(
     split, source = ("test", dataset.test) if dataset.test else ("validation", dataset.validation)
     if source is None:
         raise InputError("The data set has neither test nor validation images to evaluate on.")
-    loader = hosts.first_goes_ahead(
+    loader = hosts.run_on_primary_first(
         lambda: make_eval_loader(recorded, source, dataset.fingerprint, mesh)
     )
     model, preprocess = make_network(recorded, len(class_names))
@@ -134,11 +134,15 @@ def report_workdir(
             workers=recorded.data.workers,
             before_batch=check_signals,
         )
-    result([f"{split.capitalize()} images, step {step}", *as_lines(summary, class_names)])
+    print_result(
+        [f"{split.capitalize()} images, step {step}", *summary_as_lines(summary, class_names)]
+    )
     path = checkpoint.parents[1] / f"evaluation-{step}.json"
-    report = {"step": step, "split": split, **as_json(summary, class_names)}
-    hosts.first_decides(lambda: write_atomically(path, json.dumps(report, indent=2) + "\n"))
-    result([f"  every class           {path}"])
+    report = {"step": step, "split": split, **summary_as_json(summary, class_names)}
+    hosts.broadcast_from_primary(
+        lambda: write_atomically(path, json.dumps(report, indent=2) + "\n")
+    )
+    print_result([f"  every class           {path}"])
     return summary
 
 
@@ -164,7 +168,7 @@ def _adopt(recorded: ml_collections.ConfigDict, config: ml_collections.ConfigDic
         say(f"Taken from the run, not from the command: {', '.join(left)}")
 
 
-def as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
+def summary_as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
     """A summary with class names in it, for a file."""
     first, second, times = summary.confused
     return {
@@ -176,7 +180,7 @@ def as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def as_lines(summary: EvalSummary, class_names: Sequence[str]) -> list[str]:
+def summary_as_lines(summary: EvalSummary, class_names: Sequence[str]) -> list[str]:
     """A summary for a person."""
     first, second, times = summary.confused
     pair = f"{class_names[first]} / {class_names[second]} ({times} mistakes)"

@@ -24,7 +24,7 @@ from apinet_jax.method.steps import Stage
 from apinet_jax.method.types import StepMetrics, TrainState
 from apinet_jax.setup.build import Plan
 from apinet_jax.system.console import Bar, say
-from apinet_jax.system.errors import DivergedError, Interrupted, out_of_memory_explained
+from apinet_jax.system.errors import DivergedError, Interrupted, explain_out_of_memory
 from apinet_jax.system.mesh import to_global
 from apinet_jax.system.paths import AnyPath
 from apinet_jax.workdir.checkpoint import Checkpoints
@@ -161,7 +161,7 @@ def fit(
     """
     plan, start = run.plan, int(state.step)
     with (
-        out_of_memory_explained(_LESS_MEMORY),
+        explain_out_of_memory(_LESS_MEMORY),
         stream(loader, start, plan.total, run.config.data.workers) as batches,
         Bar("Training", plan.total, start) as bar,
     ):

@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from apinet_jax.commands.cli import ending_in_one_message, parse_flags
+from apinet_jax.commands.cli import parse_flags, run_with_exit_codes
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import is_remote, to_path
 
@@ -64,16 +64,16 @@ def main(argv: Sequence[str]) -> None:
         flag = "--xla_gpu_exclude_nondeterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if _DISTRIBUTED.value:
-        from apinet_jax.system.hosts import join
+        from apinet_jax.system.hosts import initialize_job
 
-        join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        initialize_job(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _MODE.value == "eval":
-        from apinet_jax.evaluate import report_workdir
+        from apinet_jax.evaluate import evaluate_run
 
         named = to_path(_CHECKPOINT.value)
         if workdir is None and not (is_remote(named) or named.is_dir()):
             raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
-        report_workdir(workdir, _CHECKPOINT.value, config)
+        evaluate_run(workdir, _CHECKPOINT.value, config)
         return
 
     from apinet_jax.train import train
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
 
 def entry_point() -> None:
     """Runs the program."""
-    ending_in_one_message(lambda: app.run(main, flags_parser=parse_flags))
+    run_with_exit_codes(lambda: app.run(main, flags_parser=parse_flags))
 
 
 if __name__ == "__main__":

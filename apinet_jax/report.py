@@ -2,12 +2,12 @@
 
 import json
 
-from apinet_jax.evaluate import Evaluation, as_json, as_lines
+from apinet_jax.evaluate import Evaluation, summary_as_json, summary_as_lines
 from apinet_jax.loop import Run
 from apinet_jax.method.calibration import LEAST, MOST, calibration_error, fit_temperature
 from apinet_jax.method.types import TrainState
 from apinet_jax.system import hosts
-from apinet_jax.system.console import result
+from apinet_jax.system.console import print_result
 from apinet_jax.system.mesh import replicated
 from apinet_jax.system.paths import write_atomically
 from apinet_jax.workdir.checkpoint import load_weights
@@ -16,7 +16,7 @@ from apinet_jax.workdir.curves import draw_curves
 from apinet_jax.workdir.metrics_log import json_number
 
 
-def finish(run: Run, state: TrainState) -> None:
+def report_results(run: Run, state: TrainState) -> None:
     """Evaluates the last state, and the one chosen on held-out images, on the test images.
 
     Test images choose nothing: which state counts was decided by the held-out images, or, without
@@ -45,13 +45,13 @@ def finish(run: Run, state: TrainState) -> None:
         "chosen": chosen,
         "chosen_how": how,
         "steps": steps,
-        split: {which: as_json(one.summary, names) for which, one in evaluations.items()},
+        split: {which: summary_as_json(one.summary, names) for which, one in evaluations.items()},
     }
     lines = []
     for which, one in evaluations.items():
         mark = f" (chosen: {how})" if which == chosen else ""
         title = "Test images" if split == "test" else "Held-out images (there are no test images)"
-        lines += [f"{title}, {which} checkpoint{mark}", *as_lines(one.summary, names)]
+        lines += [f"{title}, {which} checkpoint{mark}", *summary_as_lines(one.summary, names)]
     if not evaluations:
         lines.append("There are neither test nor held-out images to tell how good it is.")
     if validation and split == "test":
@@ -64,9 +64,9 @@ def finish(run: Run, state: TrainState) -> None:
         write_atomically(results, json.dumps(report, indent=2) + "\n")
         draw_curves(run.writer.rows, run.plan.frozen, curves)
 
-    hosts.first_decides(write)
+    hosts.broadcast_from_primary(write)
     folder = run.workdir / (BEST if chosen == "best" else LAST) / str(steps[chosen])
-    result(
+    print_result(
         [
             *lines,
             f"  checkpoint            {folder}",

@@ -18,19 +18,19 @@ from apinet_jax.loop import Run, fit
 from apinet_jax.method.steps import Stage, make_eval_step
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import check_trunk
-from apinet_jax.models.weights.hub import find_pretrained, pinned
+from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import check_weights
-from apinet_jax.report import finish
+from apinet_jax.report import report_results
 from apinet_jax.setup import memory
 from apinet_jax.setup.auto import choose
 from apinet_jax.setup.build import (
     Program,
     fresh_state,
+    load_pretrained,
     make_dataset,
     make_eval_loader,
     make_program,
     make_train_loader,
-    with_pretrained,
 )
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system import hosts
@@ -40,7 +40,7 @@ from apinet_jax.system.mesh import check_divisible, make_mesh, replicated
 from apinet_jax.system.paths import AnyPath, is_remote, to_path
 from apinet_jax.system.signals import stop_requests
 from apinet_jax.workdir.checkpoint import Checkpoints
-from apinet_jax.workdir.lock import only_job
+from apinet_jax.workdir.lock import lock_workdir_for_job
 from apinet_jax.workdir.metrics_log import MetricsRows, MetricsWriter
 from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
@@ -63,33 +63,35 @@ def train(
         Interrupted: After SIGTERM or Ctrl-C, with the state saved.
     """
     workdir = to_path(workdir)
-    recorded = hosts.first_decides(lambda: _read_checked(config, workdir))
+    recorded = hosts.broadcast_from_primary(lambda: _read_checked(config, workdir))
     config = _with_lasting_names(config, recorded)
     if recorded is None and config.model.pretrained:
-        hosts.first_goes_ahead(
+        hosts.run_on_primary_first(
             lambda: check_weights(find_pretrained(config.model.pretrained).path, config.model.trunk)
         )
     mesh = make_mesh()
-    dataset = hosts.first_goes_ahead(lambda: make_dataset(config))
+    dataset = hosts.run_on_primary_first(lambda: make_dataset(config))
     _check_same_images(dataset)
     config = _completed(config, dataset, mesh, recorded)
-    record = hosts.first_decides(
+    record = hosts.broadcast_from_primary(
         lambda: _record(config, dataset, mesh, recorded, workdir, extend=extend)
     )
     program = make_program(config, len(dataset.class_names), len(dataset.train), mesh)
-    loader = hosts.first_goes_ahead(lambda: make_train_loader(config, dataset, program.plan, mesh))
+    loader = hosts.run_on_primary_first(
+        lambda: make_train_loader(config, dataset, program.plan, mesh)
+    )
     with (
-        only_job(workdir, recorded),
+        lock_workdir_for_job(workdir, recorded),
         jax.set_mesh(mesh),
         stop_requests() as check_signals,
         Checkpoints(workdir, config.checkpoint.keep) as checkpoints,
     ):
-        start = hosts.first_decides(checkpoints.latest_step)
+        start = hosts.broadcast_from_primary(checkpoints.latest_step)
         state = _first_state(config, program, mesh, checkpoints, start)
         stages = _compiled_stages(config, dataset, program, mesh, start or 0)
         begin_session(workdir, record, start or 0)
-        metrics = MetricsWriter if hosts.is_first() else MetricsRows
-        with checkpoints.named_in_failures(), metrics(workdir, start or 0) as writer:
+        metrics = MetricsWriter if hosts.is_primary() else MetricsRows
+        with checkpoints.name_last_checkpoint_in_errors(), metrics(workdir, start or 0) as writer:
             run = Run(
                 config=config,
                 workdir=workdir,
@@ -109,7 +111,7 @@ def train(
                 check_signals=check_signals,
             )
             state = fit(run, state, loader, stages)
-            finish(run, state)
+            report_results(run, state)
 
 
 def _read_checked(config: ml_collections.ConfigDict, workdir: AnyPath) -> dict[str, Any] | None:
@@ -132,8 +134,8 @@ def _with_lasting_names(
             config.data[name] = os.path.abspath(os.path.expanduser(config.data[name]))
     if config.model.pretrained:
         known = (record and record["pretrained"]) or {}
-        config.model.pretrained = hosts.first_decides(
-            lambda: pinned(config.model.pretrained, known.get("source"))
+        config.model.pretrained = hosts.broadcast_from_primary(
+            lambda: pin_source(config.model.pretrained, known.get("source"))
         )
     return config
 
@@ -165,12 +167,12 @@ def _completed(
         check_divisible(batch_size, mesh, where, complete.train.microbatches)
         return complete.to_dict()
 
-    return ml_collections.ConfigDict(hosts.first_decides(chosen))
+    return ml_collections.ConfigDict(hosts.broadcast_from_primary(chosen))
 
 
 def _check_same_images(dataset: Dataset) -> None:
     """Refuses a host that sees other images under the same name than the first one."""
-    first = hosts.first_decides(lambda: dataset.fingerprint)
+    first = hosts.broadcast_from_primary(lambda: dataset.fingerprint)
     if dataset.fingerprint != first:
         raise InputError(
             f"Host {jax.process_index()} has other images than host 0: their fingerprint is "
@@ -225,7 +227,9 @@ def _compiled_stages(
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict(changes)
         program = make_program(other, len(dataset.class_names), len(dataset.train), mesh)
-        return memory.unless_too_large(partial(compile_train_step, other, program, mesh, stage))
+        return memory.compile_unless_too_large(
+            partial(compile_train_step, other, program, mesh, stage)
+        )
 
     stages = {stage: compiled({}, stage) for stage in ahead}
     fits = all(stages.values())
@@ -233,15 +237,15 @@ def _compiled_stages(
     has = memory.device_bytes(mesh.local_devices[0])
     if need is not None:
         say(
-            f"A step needs {memory.human(need)} of the {memory.human(has)} of each device "
-            f"({mesh.size} x {mesh.devices.flat[0].device_kind})."
+            f"A step needs {memory.format_bytes(need)} of the {memory.format_bytes(has)} of each "
+            f"device ({mesh.size} x {mesh.devices.flat[0].device_kind})."
         )
-    smaller = memory.smaller(config, mesh.size, mesh.devices.flat[0].platform)
+    smaller = memory.memory_saving_options(config, mesh.size, mesh.devices.flat[0].platform)
     # The compiler for GPUs shares its timings among the processes of a job: one that compiled what
     # the others do not would wait for them.
-    compiles = None if hosts.together() else lambda changes: compiled(changes, ahead[0])
-    hosts.first_decides(lambda: memory.check_fits(need, has, smaller, compiles))
-    hosts.wait_for_all()  # the first collective gives up if a slow compiler comes late
+    compiles = None if hosts.is_multiprocess() else lambda changes: compiled(changes, ahead[0])
+    hosts.broadcast_from_primary(lambda: memory.check_fits(need, has, smaller, compiles))
+    hosts.wait_for_all_processes()  # the first collective gives up if a slow compiler comes late
     return stages
 
 
@@ -259,7 +263,7 @@ def _first_state(
         return checkpoints.restore(start, state)
     if config.model.pretrained:
         say(f"The trunk starts from {config.model.pretrained}.")
-        state = with_pretrained(state, config.model.trunk, config.model.pretrained)
+        state = load_pretrained(state, config.model.trunk, config.model.pretrained)
     return jax.device_put(state, replicated(mesh))
 
 
@@ -277,7 +281,7 @@ def _evaluator(
 
     def evaluate_on(state: TrainState, split: str) -> Evaluation:
         source = getattr(dataset, split)
-        loader = hosts.first_goes_ahead(
+        loader = hosts.run_on_primary_first(
             lambda: make_eval_loader(config, source, dataset.fingerprint, mesh)
         )
         return evaluate(

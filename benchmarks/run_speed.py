@@ -84,9 +84,9 @@ def main() -> None:
     print(f"  {np.median(seconds):.4f} s a step (median), {max(seconds):.4f} the longest")
     print(f"  {100 * waited / sum(seconds):.2f} % of the time waiting for images")
     print(f"  first loss {steps[0]['loss']:.4f}, last {steps[-1]['loss']:.4f}")
-    print(f"  {memory.human(rough)} a device estimated from shapes; the compiler's figure is above")
+    print(f"  {memory.format_bytes(rough)} a device, estimated from shapes")
     if stats := jax.local_devices()[0].memory_stats():
-        print(f"  {memory.human(stats['peak_bytes_in_use'])} a device at most in use")
+        print(f"  {memory.format_bytes(stats['peak_bytes_in_use'])} a device at most in use")
 
 
 if __name__ == "__main__":

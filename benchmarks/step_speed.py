@@ -84,7 +84,7 @@ def main() -> None:
         median = statistics.median(values)
         print(
             f"  {name:{width}}  {median:.4f} s ({min(values):.4f} to {max(values):.4f}), "
-            f"{count / median:.1f} images/s, {memory.human(need[name])} a device"
+            f"{count / median:.1f} images/s, {memory.format_bytes(need[name])} a device"
         )
 
 

@@ -16,13 +16,13 @@ from apinet_jax.system.errors import InputError, Interrupted, RunError
 _EXAMPLE = "--config configs/demo.py"
 
 
-def ending_in_one_message(run: Callable[[], None]) -> None:
+def run_with_exit_codes(run: Callable[[], None]) -> None:
     """Runs a command; it ends with the exit codes of `errors.py`."""
     try:
         run()
     except (InputError, RunError) as error:
         sys.stderr.write(f"\nerror: {error}\n")
-        if not error.known_to_all:
+        if not error.known_to_all_processes:
             _leave_job(error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
@@ -44,9 +44,9 @@ def _leave_job(exit_code: int) -> None:
     """Ends a process of several at once: they would wait for each other, each for another thing."""
     from apinet_jax.system import hosts
 
-    if hosts.together():
+    if hosts.is_multiprocess():
         sys.stderr.flush()
-        hosts.leave(exit_code)
+        hosts.exit_now(exit_code)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ import numpy as np
 from apinet_jax.config import check_config
 from apinet_jax.data.source import OFFICIAL, official_counts
 from apinet_jax.setup.config_file import parse_change, read_config
-from apinet_jax.system.console import result, say
+from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError, RunError
 
 # What the compiler asks of the machine that it believes to be on.
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows = {
         name: _check(config, name, mesh, num_images, num_classes) for name, mesh in meshes.items()
     }
-    result(_table(rows))
+    print_result(_table(rows))
     if misfits := [name for name, row in rows.items() if not row.fits]:
         raise RunError(f"The program does not fit {', '.join(misfits)}.")
 
@@ -140,6 +140,7 @@ def _check(
     from apinet_jax.setup.auto import choose
     from apinet_jax.setup.build import eval_batch_size, make_program
     from apinet_jax.setup.compile import compile_eval_step, compile_train_step
+    from apinet_jax.setup.memory import format_bytes
     from apinet_jax.setup.program_costs import CHIPS, costs_of, roofline
     from apinet_jax.system.mesh import check_divisible
 
@@ -157,7 +158,9 @@ def _check(
         other = config.copy_and_resolve_references()
         other.update_from_flattened_dict(changes)
         program = make_program(other, num_classes, num_images, mesh)
-        return memory.unless_too_large(partial(compile_train_step, other, program, mesh, "full"))
+        return memory.compile_unless_too_large(
+            partial(compile_train_step, other, program, mesh, "full")
+        )
 
     say(f"Compiling the training step for {topology}, {mesh.size} x {kind} ...")
     step = compiled({})
@@ -181,11 +184,11 @@ def _check(
         {
             "chips": f"{mesh.size} x {kind}",
             "batch": f"{config.batch.classes} x {config.batch.images} at {config.data.crop}",
-            "memory of a chip": memory.human(chip.memory),
-            "needed": f"{memory.human(costs.total)} ({100 * costs.total / chip.memory:.0f} %)",
-            "  arguments": memory.human(costs.arguments),
-            "  temporaries": memory.human(costs.temporaries),
-            "  program": memory.human(costs.program),
+            "memory of a chip": format_bytes(chip.memory),
+            "needed": f"{format_bytes(costs.total)} ({100 * costs.total / chip.memory:.0f} %)",
+            "  arguments": format_bytes(costs.arguments),
+            "  temporaries": format_bytes(costs.temporaries),
+            "  program": format_bytes(costs.program),
             "operations a step": f"{costs.flops / 1e12:.2f} T a chip",
             "bytes moved a step": f"{costs.moved / 1e9:.2f} GB a chip",
             "operations a byte": f"{costs.flops / costs.moved:.0f}",
@@ -212,23 +215,24 @@ def _misfit(
 ) -> dict[str, str]:
     """What is told of a program that does not fit: by how much, and what would."""
     from apinet_jax.setup import memory
+    from apinet_jax.setup.memory import format_bytes
 
     needed = "more than the compiler could arrange"
     if need is not None:
-        needed = f"{memory.human(need)}, {memory.human(need - has)} too much"
+        needed = f"{format_bytes(need)}, {format_bytes(need - has)} too much"
     fitting: list[str] = []
-    for changes in memory.smaller(config, mesh.size, mesh.devices.flat[0].platform):
+    for changes in memory.memory_saving_options(config, mesh.size, mesh.devices.flat[0].platform):
         if len(fitting) == _MOST_OPTIONS:
             break
         told = " ".join(f"--set {field}={value}" for field, value in changes.items())
         say(f"It does not fit; trying {told} ...")
         program = compiled(changes)
         if program is not None and (then := memory.program_bytes(program)) <= has:
-            fitting.append(f"{told} ({memory.human(then)})")
+            fitting.append(f"{told} ({format_bytes(then)})")
     return {
         "chips": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "batch": f"{config.batch.classes} x {config.batch.images} at {config.data.crop}",
-        "memory of a chip": memory.human(has),
+        "memory of a chip": format_bytes(has),
         "needed": needed,
         "would fit": "; ".join(fitting) or "more chips",
     }

@@ -46,16 +46,16 @@ from apinet_jax.models.weights.files import SAFETENSORS, check_suffix, read_stat
 from apinet_jax.models.weights.hub import (
     WEIGHTS,
     Statistics,
-    configuration_beside,
+    config_file_of,
     find_pretrained,
     pixel_statistics,
 )
 from apinet_jax.models.weights.recognise import check_fit, recognise
 from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
 from apinet_jax.setup.build import make_network
-from apinet_jax.system.console import result, say
+from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.paths import on_disk, write_atomically
+from apinet_jax.system.paths import local_path, write_atomically
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 
 _HUB_PICKLE = "pytorch_model.bin"  # as the hub once had it, beside the same configuration
@@ -90,8 +90,8 @@ class Network(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("source", type=on_disk, help="a file of weights, a run, or a checkpoint")
-    parser.add_argument("target", type=on_disk, help="the file or folder to write")
+    parser.add_argument("source", type=local_path, help="a file of weights, a run, or a checkpoint")
+    parser.add_argument("target", type=local_path, help="the file or folder to write")
     parser.add_argument(
         "--to",
         choices=["ours", "authors", "torchvision"],
@@ -151,7 +151,7 @@ def run(arguments: argparse.Namespace) -> None:
         about = f"the trunk, under {library}'s names"
     else:
         about = _write_ours(network, target, arguments.class_names, arguments.data or "folder")
-    result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])
+    print_result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])
 
 
 def _refuse_idle(arguments: argparse.Namespace, writes_file: bool) -> None:
@@ -211,7 +211,7 @@ def _read_file(path: Path, trunk: str | None) -> Network:
     # `find_pretrained` refuses a pickle, and only what lies beside it is wanted here.
     beside = path.with_name(WEIGHTS) if path.name == _HUB_PICKLE else path.with_suffix(SAFETENSORS)
     images = find_pretrained(str(beside))
-    described = configuration_beside(beside)
+    described = config_file_of(beside)
     description = described.read_text() if described.exists() else None
     return Network(trunk, kept, images.mean, images.std, description)
 
@@ -224,7 +224,7 @@ def _write_statistics(network: Network, target: Path) -> None:
     """Puts what images were normalised by where `model.pretrained` looks for it."""
     if network.description is None or target.suffix != SAFETENSORS:
         return
-    beside = configuration_beside(target)
+    beside = config_file_of(target)
     if beside.is_file() and beside.read_text(errors="replace") == network.description:
         return  # the source lies there too
     if beside.exists():

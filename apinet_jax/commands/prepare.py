@@ -22,9 +22,9 @@ import numpy as np
 
 from apinet_jax.data.source import NAMES, Dataset, open_dataset
 from apinet_jax.data.survey import Survey, splits_of, survey, write_contact_sheet
-from apinet_jax.system.console import result
+from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.paths import on_disk
+from apinet_jax.system.paths import local_path
 
 _MOST_DUPLICATES = 10
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data-dir",
-        type=on_disk,
+        type=local_path,
         metavar="FOLDER",
         help="where prepared records go; TFDS_DATA_DIR, else ~/tensorflow_datasets by default",
     )
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sheet",
-        type=on_disk,
+        type=local_path,
         metavar="FILE.png",
         help="the contact sheet; DATASET-sheet.png by default",
     )
@@ -97,9 +97,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     found = survey(dataset)
     title = Path(photos).expanduser().resolve().name if photos else name
-    result(table(dataset, found, title))  # first: it does not depend on the disk
+    print_result(table(dataset, found, title))  # first: it does not depend on the disk
     write_contact_sheet(dataset, sheet, title)
-    result([f"contact sheet   {sheet.absolute()}"])
+    print_result([f"contact sheet   {sheet.absolute()}"])
 
 
 def table(dataset: Dataset, found: Survey, title: str) -> list[str]:

@@ -21,11 +21,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from apinet_jax.sweeps.results import TABLE, check_alike, finished_row, keep, read_runs, write_table
+from apinet_jax.sweeps.results import (
+    TABLE,
+    append_run,
+    check_alike,
+    finished_row,
+    read_runs,
+    write_table,
+)
 from apinet_jax.sweeps.spec import Sweep, read_sweep
-from apinet_jax.system.console import result, say
+from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import DivergedError, InputError, Interrupted, RunError
-from apinet_jax.system.paths import on_disk
+from apinet_jax.system.paths import local_path
 from apinet_jax.system.signals import stop_requests
 
 _POLL = 0.2  # seconds between two looks at a run and at the signals
@@ -34,9 +41,9 @@ _POLL = 0.2  # seconds between two looks at a run and at the signals
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument("sweep", help="the sweep file")
-    parser.add_argument("--folder", type=on_disk, required=True, help="where runs and table go")
+    parser.add_argument("--folder", type=local_path, required=True, help="where runs and table go")
     parser.add_argument(
-        "--results", type=on_disk, help="where runs.jsonl, table and plot go instead"
+        "--results", type=local_path, help="where runs.jsonl, table and plot go instead"
     )
     parser.add_argument(
         "--set",
@@ -94,11 +101,11 @@ def run(arguments: argparse.Namespace) -> None:
                 say(f"FAILED: {failed[-1]}")
                 continue
             done[cell, seed] = row
-            keep(results, row)
+            append_run(results, row)
             check_alike(done, sweep, results)
             write_table(results, sweep, done)
     write_table(results, sweep, done)
-    result([(results / TABLE).read_text().rstrip()])
+    print_result([(results / TABLE).read_text().rstrip()])
     if failed:
         raise RunError(f"{len(failed)} run(s) failed:\n" + "\n".join(f"  {f}" for f in failed))
 

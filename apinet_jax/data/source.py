@@ -18,8 +18,8 @@ from PIL import Image
 from apinet_jax.data.stratify import draw_stratified
 from apinet_jax.data.transforms import decode
 from apinet_jax.system.errors import InputError, RunError
-from apinet_jax.system.mirror import mirrored
-from apinet_jax.system.paths import is_remote, on_disk, records_root
+from apinet_jax.system.mirror import local_copy
+from apinet_jax.system.paths import is_remote, local_path, records_root
 
 # Data sets of the literature, from their official archives.
 OFFICIAL = ("cub", "aircraft", "cars", "dogs", "nabirds")
@@ -195,7 +195,7 @@ def open_dataset(
             )
         builder = folder.prepare(_at_hand(data_dir), records_root(), skip_unreadable)
         return _open(name, builder)
-    root = on_disk(data_dir) if data_dir else records_root()
+    root = local_path(data_dir) if data_dir else records_root()
     if name in OFFICIAL:
         from apinet_jax.data.official import base as official
 
@@ -210,7 +210,7 @@ def open_dataset(
 def _at_hand(folder: str | os.PathLike[str], only: set[str] | None = None) -> Path:
     """A folder of the user's; one in a bucket, or the parts of it that are needed, as a copy."""
     name = os.fspath(folder)
-    return mirrored(name, only) if is_remote(name) else on_disk(name)
+    return local_copy(name, only) if is_remote(name) else local_path(name)
 
 
 def _open_birds(root: Path) -> Dataset:

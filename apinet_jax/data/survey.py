@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.data.transforms import stored_size
 from apinet_jax.system.console import tracked
-from apinet_jax.system.errors import failed_writes_explained
+from apinet_jax.system.errors import explain_failed_writes
 
 _MOST_CLASSES = 64
 _MOST_COLUMNS = 8
@@ -118,7 +118,7 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
         for line, text in enumerate(caption):
             draw.text((x, y + _TILE + 4 + line * _LINE), text, _INK, font)
     part = path.with_name(f"{path.name}.part")
-    with failed_writes_explained(path):
+    with explain_failed_writes(path):
         sheet.save(part, "PNG")
         part.replace(path)
 

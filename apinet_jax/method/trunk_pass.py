@@ -18,7 +18,9 @@ class Preprocess(NamedTuple):
     dtype: Any = jnp.float32
 
 
-def chunked(x: Shaped[Array, "B *rest"], chunks: int, shards: int) -> Shaped[Array, "n b *rest"]:
+def split_batch(
+    x: Shaped[Array, "B *rest"], chunks: int, shards: int
+) -> Shaped[Array, "n b *rest"]:
     """Cuts a batch into chunks that every device has its share of, so that none is idle.
 
     A device holds consecutive rows, and a chunk is made of some of each device's.
@@ -32,8 +34,8 @@ def chunked(x: Shaped[Array, "B *rest"], chunks: int, shards: int) -> Shaped[Arr
     return jnp.swapaxes(x, 0, 1).reshape(chunks, -1, *x.shape[3:])
 
 
-def unchunked(x: Shaped[Array, "n b *rest"], shards: int) -> Shaped[Array, "B *rest"]:
-    """Puts the rows of chunks back to where `chunked` took them."""
+def join_batch(x: Shaped[Array, "n b *rest"], shards: int) -> Shaped[Array, "B *rest"]:
+    """Puts the rows of chunks back to where `split_batch` took them."""
     x = x.reshape(x.shape[0], shards, -1, *x.shape[2:])  # [n shards b/shards *rest]
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[3:])
 
@@ -72,5 +74,5 @@ def trunk_features(
     if microbatches == 1:
         return features_of(images)
     again = jax.checkpoint(features_of, prevent_cse=False)  # the loop keeps the passes apart
-    features, mutated = jax.lax.map(again, chunked(images, microbatches, shards))
-    return unchunked(features, shards), jax.tree.map(lambda x: jnp.mean(x, axis=0), mutated)
+    features, mutated = jax.lax.map(again, split_batch(images, microbatches, shards))
+    return join_batch(features, shards), jax.tree.map(lambda x: jnp.mean(x, axis=0), mutated)

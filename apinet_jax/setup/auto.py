@@ -15,7 +15,7 @@ from apinet_jax.config import flatten
 from apinet_jax.models import trunk_spec
 from apinet_jax.models.weights.hub import Pretrained, find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
-from apinet_jax.setup.memory import human
+from apinet_jax.setup.memory import format_bytes
 from apinet_jax.setup.sizing import (
     PAPER_CLASSES,
     PAPER_IMAGES,
@@ -24,7 +24,7 @@ from apinet_jax.setup.sizing import (
     largest,
     step_bytes,
 )
-from apinet_jax.setup.unused_settings import idle_settings
+from apinet_jax.setup.unused_settings import unused_settings
 
 _WARNING = (
     "WARNING: no pretrained weights, so the trunk starts from noise, and a few thousand photos are "
@@ -115,7 +115,7 @@ def choose(
         float(round(share)) if pretrained else 0.0,
         "the paper's share of the epochs" if pretrained else "a trunk without weights must learn",
     )
-    return config, lines + _warnings(config) + idle_settings(config)
+    return config, lines + _warnings(config) + unused_settings(config)
 
 
 def _fill_sizes(
@@ -147,7 +147,8 @@ def _fill_sizes(
         sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
         crops = sorted({crop // patch * patch for crop in sizes if crop <= best}, reverse=True)
     chosen = largest(trunk, config.model.dtype, crops, shapes, num_devices, budget)
-    fits = f"a step then needs about {human(chosen.step_bytes)} of {human(budget)} a device"
+    need = format_bytes(chosen.step_bytes)
+    fits = f"a step then needs about {need} of {format_bytes(budget)} a device"
     shared = f"so that {num_devices} devices share the batch equally"
 
     given = data.resize is not None
@@ -183,8 +184,9 @@ def _trunk(
         return "resnet10_w16", "small enough to learn from scratch on a CPU"
     images = -(-PAPER_CLASSES * PAPER_IMAGES // num_devices)
     need = step_bytes("resnet50", 224, "bfloat16", images)
-    fits = f"ResNet-50 on the paper's batch at 224 px needs about {human(need)} of {human(budget)}"
-    return "resnet50" if need <= budget else "resnet18", f"{fits} a device"
+    memory = f"{format_bytes(need)} of {format_bytes(budget)} a device"
+    why = f"ResNet-50 on the paper's batch at 224 px needs about {memory}"
+    return "resnet50" if need <= budget else "resnet18", why
 
 
 def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:

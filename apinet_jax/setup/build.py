@@ -175,11 +175,11 @@ def make_program(
 
 def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
     """A freshly drawn state, replicated over the mesh."""
-    draw = jax.jit(first_draw(config, program), out_shardings=replicated(mesh))
+    draw = jax.jit(state_initializer(config, program), out_shardings=replicated(mesh))
     return draw(jax.random.key(config.seed))
 
 
-def first_draw(
+def state_initializer(
     config: ml_collections.ConfigDict, program: Program
 ) -> Callable[[Key[Array, ""]], TrainState]:
     """Makes the state before the first step from a key."""
@@ -247,7 +247,7 @@ def make_eval_loader(
     return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size, mesh))
 
 
-def with_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainState:
+def load_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainState:
     """Puts pretrained weights into the trunk, strictly.
 
     Args:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.steps import Stage, make_eval_step, make_train_step
 from apinet_jax.method.types import TrainState
-from apinet_jax.setup.build import Program, eval_batch_size, first_draw
+from apinet_jax.setup.build import Program, eval_batch_size, state_initializer
 from apinet_jax.system.mesh import replicated, sharded_by_batch
 
 
@@ -47,7 +47,7 @@ def compile_eval_step(
 def _state_shapes(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(first_draw(config, program), jax.random.key(0)),
+        jax.eval_shape(state_initializer(config, program), jax.random.key(0)),
     )
 
 

@@ -32,7 +32,7 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
     )
 
 
-def unless_too_large(
+def compile_unless_too_large(
     compiles: Callable[[], jax.stages.Compiled],
 ) -> jax.stages.Compiled | None:
     """What `compiles` returns, or `None` where it gave up for want of device memory.
@@ -62,10 +62,10 @@ def device_bytes(device: jax.Device) -> int:
     return machine // jax.local_device_count()
 
 
-def human(num_bytes: int) -> str:
+def format_bytes(num_bytes: int) -> str:
     """Bytes as people read them.
 
-    >>> human(3 * 2**30)
+    >>> format_bytes(3 * 2**30)
     '3.0 GiB'
     """
     if num_bytes >= 1024 * _MIB:
@@ -73,7 +73,7 @@ def human(num_bytes: int) -> str:
     return f"{num_bytes / _MIB:.0f} MiB"
 
 
-def smaller(
+def memory_saving_options(
     config: ml_collections.ConfigDict, num_devices: int, platform: str
 ) -> list[dict[str, Any]]:
     """Changes that need less memory, from the least to the most painful, then all of them at once.
@@ -143,13 +143,13 @@ def check_fits(
         if compiles is None:
             listed.append(f"  {flags}")
         elif (compiled := compiles(option)) and (then := program_bytes(compiled)) <= has:
-            listed.append(f"  {flags}  ({human(then)})")
+            listed.append(f"  {flags}  ({format_bytes(then)})")
     advice = "Use more devices."
     if listed:
         would = "Each of these needs less" if compiles is None else "Any of these would fit"
         advice = "\n".join([f"{would}:", *listed])
-    needs = human(need) if need is not None else "more than the compiler could arrange"
+    needs = format_bytes(need) if need is not None else "more than the compiler could arrange"
     raise RunError(
-        f"The training step needs {needs} on each device, which has {human(has)}. Nothing "
+        f"The training step needs {needs} on each device, which has {format_bytes(has)}. Nothing "
         f"was started. {advice}"
     )

@@ -6,7 +6,7 @@ from apinet_jax.config import PRESETS, default_config, flatten
 from apinet_jax.models import variable_shapes
 
 
-def idle_settings(config: ml_collections.ConfigDict) -> list[str]:
+def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
     """Tells which settings have no effect on training.
 
     Values of a preset are not told, as nobody need have set them. So fields whose values the

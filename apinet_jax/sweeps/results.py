@@ -10,7 +10,7 @@ from apinet_jax.config import FREE_FIELDS, LATER_FIELDS, default_config, flatten
 from apinet_jax.sweeps.comparison import as_csv, as_markdown, compare, draw
 from apinet_jax.sweeps.spec import Metric, Sweep
 from apinet_jax.system.console import say
-from apinet_jax.system.errors import InputError, RunError, failed_writes_explained
+from apinet_jax.system.errors import InputError, RunError, explain_failed_writes
 from apinet_jax.system.paths import write_atomically
 from apinet_jax.workdir.metrics_log import read_rows
 
@@ -82,7 +82,7 @@ def _score(workdir: Path, rows: list[dict[str, Any]], metric: Metric) -> float:
     return 100 * validation[-1]
 
 
-def keep(results: Path, row: dict[str, Any]) -> None:
+def append_run(results: Path, row: dict[str, Any]) -> None:
     """Appends a run to what is known.
 
     Args:
@@ -198,5 +198,5 @@ def write_table(results: Path, sweep: Sweep, runs: Runs) -> None:
     write_atomically(results / TABLE, as_markdown(lines, metric))
     write_atomically(results / "table.csv", as_csv(lines))
     if any(line.scores for line in lines):
-        with failed_writes_explained(results / "plot.png"):
+        with explain_failed_writes(results / "plot.png"):
             draw(lines, metric, results / "plot.png")

@@ -98,7 +98,7 @@ def say(*lines: str) -> None:
         console.print(line, markup=False)
 
 
-def result(lines: Iterable[str]) -> None:
+def print_result(lines: Iterable[str]) -> None:
     """Prints the outcome of a command to standard output, where a script can read it."""
     if console.quiet:
         return

@@ -16,14 +16,14 @@ class InputError(Exception):
     """Something the user gave is wrong; the message says what, where, and what to do (exit 2)."""
 
     exit_code = 2
-    known_to_all = False  # whether the other processes of the job end by it too
+    known_to_all_processes = False  # whether the other processes of the job end by it too
 
 
 class RunError(Exception):
     """The input was fine but the run cannot go on; the message says what is safe (exit 1)."""
 
     exit_code = 1
-    known_to_all = False
+    known_to_all_processes = False
 
 
 class DivergedError(RunError):
@@ -42,7 +42,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: the user or the clus
 
 
 @contextmanager
-def out_of_memory_explained(advice: str) -> Iterator[None]:
+def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Lets a device that has no memory left end in one message; other errors pass.
 
     Args:
@@ -65,7 +65,7 @@ def out_of_memory_explained(advice: str) -> Iterator[None]:
 
 
 @contextmanager
-def failed_writes_explained(what: str | os.PathLike[str]) -> Iterator[None]:
+def explain_failed_writes(what: str | os.PathLike[str]) -> Iterator[None]:
     """Lets a write that the disk refused end in one message; other errors pass.
 
     Args:

@@ -32,7 +32,7 @@ _PATIENCE = 24 * 3600 * 1000
 _turns = itertools.count()  # every process takes the same turns in the same order
 
 
-def join(
+def initialize_job(
     coordinator: str | None = None,
     processes: int | None = None,
     index: int | None = None,
@@ -84,23 +84,23 @@ def join(
             "all of them at the same time, let their hosts reach the first one's port, or give "
             "--nodistributed to train with the devices of this host alone."
         ) from error
-    if not is_first():
+    if not is_primary():
         silence()
         logging.set_verbosity(logging.ERROR)
     say(f"This is process 0 of {jax.process_count()}, {len(jax.devices())} devices in all.")
 
 
-def together() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of a job; unlike JAX's own count, this starts no device."""
     return jax.distributed.is_initialized()
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes and tells; one that is by itself does."""
-    return not together() or jax.process_index() == 0
+    return not is_multiprocess() or jax.process_index() == 0
 
 
-def first_decides(make: Callable[[], T]) -> T:
+def broadcast_from_primary(make: Callable[[], T]) -> T:
     """Runs a function in the first process alone and tells its outcome to all.
 
     Args:
@@ -111,11 +111,11 @@ def first_decides(make: Callable[[], T]) -> T:
         RunError: As `make` does.
         SystemExit: In the other processes, if `make` ended in an error: the first one tells it.
     """
-    if not together():
+    if not is_multiprocess():
         return make()
     service, key = _service(), f"apinet_jax/{next(_turns)}"
-    if not is_first():
-        with _lost_process_explained():
+    if not is_primary():
+        with _explain_lost_process():
             outcome = json.loads(service.blocking_key_value_get(key, _PATIENCE))
         if "exit_code" in outcome:
             raise SystemExit(outcome["exit_code"])
@@ -124,13 +124,13 @@ def first_decides(make: Callable[[], T]) -> T:
         value = make()
     except (InputError, RunError) as error:
         service.key_value_set(key, json.dumps({"exit_code": error.exit_code}))
-        error.known_to_all = True
+        error.known_to_all_processes = True
         raise
     service.key_value_set(key, json.dumps({"value": value}))
     return value
 
 
-def first_goes_ahead(make: Callable[[], T]) -> T:
+def run_on_primary_first(make: Callable[[], T]) -> T:
     """Runs a function in all processes, in the first one before the others.
 
     What it prepares on a disk that they share is then there already.
@@ -138,26 +138,26 @@ def first_goes_ahead(make: Callable[[], T]) -> T:
     Raises:
         InputError: As `make` does.
         RunError: As `make` does.
-        SystemExit: As `first_decides`.
+        SystemExit: As `broadcast_from_primary`.
     """
     made: list[T] = []
-    first_decides(lambda: made.append(make()))
+    broadcast_from_primary(lambda: made.append(make()))
     return made[0] if made else make()
 
 
-def wait_for_all() -> None:
+def wait_for_all_processes() -> None:
     """Returns once every process has come here.
 
     Raises:
         RunError: If one of them will not.
     """
-    if together():
-        with _lost_process_explained():
+    if is_multiprocess():
+        with _explain_lost_process():
             _service().wait_at_barrier(f"apinet_jax/{next(_turns)}", _PATIENCE)
 
 
 @contextlib.contextmanager
-def _lost_process_explained() -> Iterator[None]:
+def _explain_lost_process() -> Iterator[None]:
     """Lets a wait for processes that do not come any more end in one message."""
     try:
         yield
@@ -168,7 +168,7 @@ def _lost_process_explained() -> Iterator[None]:
         ) from error
 
 
-def leave(exit_code: int) -> None:
+def exit_now(exit_code: int) -> None:
     """Ends this process without waiting for the others, which the runtime then ends as well.
 
     Python's own way out would wait minutes for processes that wait for this one.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from apinet_jax.system.console import say, tracked
-from apinet_jax.system.errors import InputError, failed_writes_explained
+from apinet_jax.system.errors import InputError, explain_failed_writes
 from apinet_jax.system.paths import (
-    bucket_explained,
     check_bucket,
+    explain_bucket_errors,
     file_system,
     objects_below,
     records_root,
@@ -26,7 +26,7 @@ from apinet_jax.system.paths import (
 _AT_ONCE = 64  # objects that are fetched side by side
 
 
-def mirrored(name: str, only: Collection[str] | None = None) -> Path:
+def local_copy(name: str, only: Collection[str] | None = None) -> Path:
     """Brings the copy of a folder in a bucket up to date.
 
     Args:
@@ -43,7 +43,7 @@ def mirrored(name: str, only: Collection[str] | None = None) -> Path:
     """
     folder = to_path(name)
     check_bucket(folder)
-    with bucket_explained(name):
+    with explain_bucket_errors(name):
         there = {
             below: about
             for part in (("",) if only is None else only)
@@ -56,7 +56,7 @@ def mirrored(name: str, only: Collection[str] | None = None) -> Path:
     if outside := [below for below in there if {"", ".", ".."} & set(below.split("/"))]:
         raise InputError(f"{name}/{outside[0]} would lie outside of the copy. Rename it.")
     copy = records_root() / "downloads" / "gs" / Path(*folder.parts[2:])
-    with failed_writes_explained(copy):
+    with explain_failed_writes(copy):
         copy.mkdir(parents=True, exist_ok=True)
         with open(copy.with_name(f".{copy.name}.lock"), "w") as lock:
             with contextlib.suppress(OSError):  # a file system without locks

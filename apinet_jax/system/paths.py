@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from apinet_jax.system.errors import InputError, failed_writes_explained, first_line
+from apinet_jax.system.errors import InputError, explain_failed_writes, first_line
 
 AnyPath = Path | epath.Path
 
@@ -35,7 +35,7 @@ def to_path(text: AnyPath | str) -> AnyPath:
         InputError: If it is an address that is not understood, or what reads it is not installed.
     """
     if not is_remote(text):
-        return on_disk(text)
+        return local_path(text)
     if not str(text).removeprefix(_BUCKETS).strip("/"):
         raise InputError(f"{text} names no bucket. Name one, as in {_BUCKETS}BUCKET/runs/x.")
     if importlib.util.find_spec("gcsfs") is None:
@@ -46,7 +46,7 @@ def to_path(text: AnyPath | str) -> AnyPath:
     return epath.Path(text)
 
 
-def on_disk(text: AnyPath | str) -> Path:
+def local_path(text: AnyPath | str) -> Path:
     """The path that a user named, where it can only be one on a disk.
 
     Raises:
@@ -60,7 +60,7 @@ def on_disk(text: AnyPath | str) -> Path:
     return Path(text).expanduser()
 
 
-def absolute(path: AnyPath | str) -> AnyPath:
+def absolute_path(path: AnyPath | str) -> AnyPath:
     """The path from the root, with the home folder in the place of `~`."""
     path = to_path(path)
     return path if is_remote(path) else path.absolute()
@@ -72,7 +72,7 @@ def records_root() -> Path:
     Raises:
         InputError: If it is no folder of a disk: array_record reads from nowhere else.
     """
-    return on_disk(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return local_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def check_bucket(path: AnyPath) -> None:
@@ -82,7 +82,7 @@ def check_bucket(path: AnyPath) -> None:
         InputError: If not.
     """
     if is_remote(path):
-        with bucket_explained(path):
+        with explain_bucket_errors(path):
             there = path.exists() or epath.Path(_BUCKETS + path.parts[2]).exists()
         if not there:
             raise InputError(f"There is no bucket {_BUCKETS}{path.parts[2]}, or not for you.")
@@ -96,7 +96,7 @@ def check_writable(workdir: AnyPath) -> None:
     """
     if is_remote(workdir):
         check_bucket(workdir)
-        with bucket_explained(workdir):
+        with explain_bucket_errors(workdir):
             (workdir / ".writable").write_bytes(b"")
             (workdir / ".writable").unlink()
         return
@@ -107,7 +107,7 @@ def check_writable(workdir: AnyPath) -> None:
 
 
 @contextmanager
-def bucket_explained(path: AnyPath | str) -> Iterator[None]:
+def explain_bucket_errors(path: AnyPath | str) -> Iterator[None]:
     """Lets a bucket that cannot be used end in one message, whatever library found that out.
 
     Raises:
@@ -133,7 +133,7 @@ def write_atomically(path: AnyPath, text: str) -> None:
     Raises:
         RunError: If the disk does not take it.
     """
-    with failed_writes_explained(path):
+    with explain_failed_writes(path):
         if is_remote(path):  # an object appears as a whole
             path.write_text(text)
             return

@@ -19,7 +19,7 @@ def stop_requests() -> Iterator[Callable[[], None]]:
     In a job of several processes a signal to any of them stops all, and at the same call of the
     function, which all of them make in the same order.
     """
-    if hosts.together():
+    if hosts.is_multiprocess():
         with _passed_on() as check:
             yield check
         return

@@ -21,14 +21,14 @@ from orbax.checkpoint import v1 as ocp
 
 from apinet_jax.method.types import TrainState
 from apinet_jax.system import hosts
-from apinet_jax.system.errors import InputError, RunError, failed_writes_explained
-from apinet_jax.system.paths import AnyPath, absolute, bucket_explained
+from apinet_jax.system.errors import InputError, RunError, explain_failed_writes
+from apinet_jax.system.paths import AnyPath, absolute_path, explain_bucket_errors
 from apinet_jax.workdir.checkpoint_files import (
     BEST,
     LAST,
-    clear_damaged,
     find_checkpoint,
     is_checkpoint,
+    quarantine_damaged,
     steps_of,
 )
 from apinet_jax.workdir.seal import find_damage, is_sealed, write_seal
@@ -66,7 +66,7 @@ class Checkpoints:
             InputError: If no checkpoint is sound, or the best one is not.
         """
         self._workdir, self._pending = workdir, []
-        hosts.first_decides(lambda: clear_damaged(workdir))
+        hosts.broadcast_from_primary(lambda: quarantine_damaged(workdir))
         self._background = ThreadPoolExecutor(2)  # a save to wait for, and its seal
         _FAILED_SAVES.forget()
         get_absl_logger().addFilter(_FAILED_SAVES)  # to stay: orbax's threads may log at the end
@@ -92,14 +92,14 @@ class Checkpoints:
         """
         step = int(state.step)
         self.wait()
-        if not best and step == hosts.first_decides(self.latest_step):
+        if not best and step == hosts.broadcast_from_primary(self.latest_step):
             return  # orbax would delete it first, and a kill in between would lose it
         if jax.default_backend() == "cpu":
             # Host and device share memory there: orbax would read buffers that the next step,
             # to which they are donated, is already overwriting.
             state = jax.tree.map(jnp.copy, state)
         folder = self._workdir / (BEST if best else LAST) / str(step)
-        with failed_writes_explained(f"the checkpoint {folder}"):
+        with explain_failed_writes(f"the checkpoint {folder}"):
             response = (self._best if best else self._last).save_checkpointables_async(
                 step,
                 _parts(state),
@@ -110,10 +110,10 @@ class Checkpoints:
 
         def finish() -> None:
             saved = self._background.submit(response.result)
-            ends = [saved, _FAILED_SAVES.first] if hosts.together() else [saved]
+            ends = [saved, _FAILED_SAVES.first] if hosts.is_multiprocess() else [saved]
             for end in wait(ends, return_when=FIRST_COMPLETED).done:
                 end.result()
-            if hosts.is_first():
+            if hosts.is_primary():
                 write_seal(folder)
 
         self._pending.append((folder, self._background.submit(finish)))
@@ -149,11 +149,11 @@ class Checkpoints:
         """
         while self._pending:
             folder, finished = self._pending.pop()
-            with failed_writes_explained(f"the checkpoint {folder}"):
+            with explain_failed_writes(f"the checkpoint {folder}"):
                 finished.result()
 
     @contextlib.contextmanager
-    def named_in_failures(self) -> Iterator[None]:
+    def name_last_checkpoint_in_errors(self) -> Iterator[None]:
         """Adds to the message of a `RunError` which checkpoint is there to go on from."""
         try:
             yield
@@ -170,8 +170,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, RunError) and hosts.together():
-            return  # closing waits for the other processes; the job is about to end (`hosts.leave`)
+        if kind is not None and issubclass(kind, RunError) and hosts.is_multiprocess():
+            return  # closing waits for other processes; the job is about to end
         # Orbax raises the failure of a save once more; the error on its way out says it all.
         with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
             self.wait()
@@ -221,7 +221,7 @@ def load_weights(
         InputError: If there is no such checkpoint, with a list of those there are; or if it cannot
             be read.
     """
-    workdir = absolute(workdir)
+    workdir = absolute_path(workdir)
     folder = workdir if is_checkpoint(workdir) else find_checkpoint(workdir, which)
     step = int(folder.name)
     if is_sealed(folder) and (damage := find_damage(folder, unread="trainer")):
@@ -266,9 +266,11 @@ def _damage_explained(folder: AnyPath, advice: str) -> Iterator[None]:
 
 def _open(folder: AnyPath, keep: int | None) -> ocp.training.Checkpointer:
     """A checkpointer over a folder; `keep=None` reads and never deletes."""
-    with bucket_explained(folder):  # orbax asks for more than `check_bucket`: for the bucket itself
+    with explain_bucket_errors(
+        folder
+    ):  # orbax asks for more than `check_bucket`: for the bucket itself
         return ocp.training.Checkpointer(
-            absolute(folder),
+            absolute_path(folder),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=keep is not None,
         )

@@ -6,7 +6,7 @@ from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import (
     AnyPath,
-    absolute,
+    absolute_path,
     check_bucket,
     is_remote,
     move_folder,
@@ -24,7 +24,7 @@ _NEEDED = ("weights", "_CHECKPOINT_METADATA")
 _COMMITTED = "commit_success.txt"
 
 
-def clear_damaged(workdir: AnyPath) -> None:
+def quarantine_damaged(workdir: AnyPath) -> None:
     """Leaves in a workdir what a run may go on from, and tells what it puts aside.
 
     What a killed deletion left is removed, and so is a save that had not come to its end where
@@ -77,7 +77,7 @@ def find_checkpoint(workdir: AnyPath | str | None, which: str) -> AnyPath:
     Raises:
         InputError: If there is no such checkpoint; the message lists those there are.
     """
-    named = absolute(which)
+    named = absolute_path(which)
     check_bucket(named)
     if is_checkpoint(named):
         return named
@@ -86,7 +86,7 @@ def find_checkpoint(workdir: AnyPath | str | None, which: str) -> AnyPath:
             f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
             f"RUN/{BEST}/STEP."
         )
-    workdir = absolute(workdir)
+    workdir = absolute_path(workdir)
     check_bucket(workdir)
     last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
     if which == "last" and last:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from apinet_jax.system import hosts
-from apinet_jax.system.errors import InputError, failed_writes_explained
+from apinet_jax.system.errors import InputError, explain_failed_writes
 from apinet_jax.system.paths import AnyPath, is_remote
 from apinet_jax.workdir.record import read_record
 
 
 @contextlib.contextmanager
-def only_process(workdir: AnyPath, record: dict[str, Any] | None) -> Iterator[None]:
+def lock_workdir(workdir: AnyPath, record: dict[str, Any] | None) -> Iterator[None]:
     """Keeps other processes from training in a workdir meanwhile.
 
     The system holds the lock on behalf of the open file, so that a kill frees it, and worker
@@ -47,7 +47,7 @@ def only_process(workdir: AnyPath, record: dict[str, Any] | None) -> Iterator[No
         except OSError:
             pass  # a file system without locks: each says so by an error of its own
         _check_unchanged(workdir, record, gone=os.fstat(file.fileno()).st_nlink == 0)
-        with failed_writes_explained(path):
+        with explain_failed_writes(path):
             file.truncate(0)
             file.write(f"{os.getpid()} on {platform.node()}")
             file.flush()
@@ -66,8 +66,8 @@ def _check_unchanged(workdir: AnyPath, record: dict[str, Any] | None, gone: bool
 
 
 @contextlib.contextmanager
-def only_job(workdir: AnyPath, record: dict[str, Any] | None) -> Iterator[None]:
-    """As `only_process`, for all processes of a job: the first holds the lock for them."""
+def lock_workdir_for_job(workdir: AnyPath, record: dict[str, Any] | None) -> Iterator[None]:
+    """As `lock_workdir`, for all processes of a job: the first holds the lock for them."""
     with contextlib.ExitStack() as lock:
-        hosts.first_decides(lambda: lock.enter_context(only_process(workdir, record)))
+        hosts.broadcast_from_primary(lambda: lock.enter_context(lock_workdir(workdir, record)))
         yield

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.system.errors import RunError, failed_writes_explained
+from apinet_jax.system.errors import RunError, explain_failed_writes
 from apinet_jax.system.paths import AnyPath, is_remote, write_atomically
 
 _METRICS = "metrics.jsonl"
@@ -86,7 +86,7 @@ class MetricsWriter(MetricsRows):
         super().__init__(workdir, start_step)
         self._path = path = workdir / _METRICS
         self._write_all()
-        with failed_writes_explained(path):
+        with explain_failed_writes(path):
             # closed by `__exit__`
             self._file = None if is_remote(path) else open(path, "a")  # noqa: SIM115
             self._events = _Events(workdir / "tensorboard", start_step + 1)
@@ -101,7 +101,7 @@ class MetricsWriter(MetricsRows):
             RunError: If the disk does not take it.
         """
         super().write(row)
-        with failed_writes_explained(self._path):
+        with explain_failed_writes(self._path):
             if self._file is not None:
                 self._file.write(json.dumps(row) + "\n")
                 self._file.flush()
@@ -115,7 +115,7 @@ class MetricsWriter(MetricsRows):
         Raises:
             RunError: If the disk does not take them.
         """
-        with failed_writes_explained(self._path):
+        with explain_failed_writes(self._path):
             if self._file is None:
                 self._write_all()
             else:

@@ -179,7 +179,7 @@ def begin_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
         InputError: In a process that does not see what the first one wrote.
         RunError: If the disk does not take it.
     """
-    hosts.first_decides(lambda: _note_session(workdir, record, step))
+    hosts.broadcast_from_primary(lambda: _note_session(workdir, record, step))
     until = time.monotonic() + _SEEN_WITHIN
     while not (workdir / "run.json").exists():
         if time.monotonic() > until:
@@ -188,7 +188,7 @@ def begin_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
                 "written. Let --workdir lie on a disk that all hosts share, or in a bucket."
             )
         time.sleep(0.1)
-    hosts.wait_for_all()  # the first step's collectives would give up before the slowest disk
+    hosts.wait_for_all_processes()  # the first collectives would time out before a slow disk
 
 
 def _note_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:

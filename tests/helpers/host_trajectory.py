@@ -109,7 +109,7 @@ def both(devices):
 
 if __name__ == "__main__":
     folder, port, processes, index = sys.argv[1:]
-    hosts.join(f"localhost:{port}", int(processes), int(index))
+    hosts.initialize_job(f"localhost:{port}", int(processes), int(index))
     # A mesh follows the wires: neighbours on it need not be of one host.
     of_hosts = [jax.devices()[:2], jax.devices()[2:]]
     told = both([device for pair in zip(*of_hosts, strict=True) for device in pair])

@@ -204,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _body(self):
-        if self.headers.get("Transfer-Encoding") != "chunked":
+        if self.headers.get("Transfer-Encoding") != "split_batch":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b""
         while size := int(self.rfile.readline(), 16):

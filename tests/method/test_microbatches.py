@@ -12,7 +12,7 @@ from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.steps import Objective, init_state, make_train_step
-from apinet_jax.method.trunk_pass import Preprocess, chunked, unchunked
+from apinet_jax.method.trunk_pass import Preprocess, join_batch, split_batch
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.setup.program_costs import collectives_of
 from apinet_jax.system.errors import InputError
@@ -97,9 +97,9 @@ def test_microbatches_on_devices_with_statistics_of_their_own():
 
 def test_every_device_has_its_share_of_every_chunk():
     rows = jnp.arange(12)
-    chunks = chunked(rows, 3, shards=2)
+    chunks = split_batch(rows, 3, shards=2)
     assert chunks.tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
-    assert unchunked(chunks, shards=2).tolist() == rows.tolist()
+    assert join_batch(chunks, shards=2).tolist() == rows.tolist()
 
 
 def test_microbatches_take_less_memory_and_exchange_nothing_larger():

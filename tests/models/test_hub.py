@@ -15,9 +15,9 @@ from safetensors.numpy import save
 from tiny_runs import config_for, draw_photos, options, run_command, settings_for
 
 from apinet_jax.config import default_config
-from apinet_jax.evaluate import report_workdir
+from apinet_jax.evaluate import evaluate_run
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, variable_shapes
-from apinet_jax.models.weights.hub import find_pretrained, pinned
+from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import recognise
 from apinet_jax.models.weights.torch_names import torch_shapes
 from apinet_jax.setup.auto import choose
@@ -82,16 +82,16 @@ def test_fetched_once_with_what_its_images_were_normalised_by(hub, files, tmp_pa
 
 
 def test_model_is_kept_to_the_commit_of_the_run(hub, files):
-    first = pinned(NAME, None)
+    first = pin_source(NAME, None)
     assert first == f"{NAME}@{hub.commit}"
     second = hub.put("timm/tiny.birds", {**files, "config.json": b"{}"})
     assert find_pretrained(NAME).source == f"{NAME}@{second}"
     hub.requests.clear()
-    assert pinned(NAME, first) == first
+    assert pin_source(NAME, first) == first
     assert find_pretrained(first).mean == MEAN
-    assert pinned("timm:another", first) == "timm:another"
+    assert pin_source("timm:another", first) == "timm:another"
     assert hub.requests == []
-    assert pinned(f"{NAME}@{second}", first) == f"{NAME}@{second}"
+    assert pin_source(f"{NAME}@{second}", first) == f"{NAME}@{second}"
 
 
 @pytest.mark.parametrize(
@@ -263,11 +263,11 @@ def test_run_is_recorded_with_its_weights_and_needs_them_no_more(hub, photos, fi
 
     hub.stop()
     shutil.rmtree(tmp_path / "cache")
-    before = report_workdir(workdir, "last", None)
+    before = evaluate_run(workdir, "last", None)
     config = ConfigDict(load_weights(workdir).metadata["config"])
     assert make_network(config, 4)[1][:2] == (MEAN, STD)
     train(config_for(photos, **SHORT), workdir)  # it is finished; nothing is fetched
-    assert report_workdir(workdir, "last", None) == before
+    assert evaluate_run(workdir, "last", None) == before
     again = json.loads((workdir / "run.json").read_text())
     assert again["config"] == record["config"]
     for other, message in {

@@ -27,11 +27,11 @@ from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import find_checkpoint
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError, RunError
-from apinet_jax.evaluate import report_workdir
+from apinet_jax.evaluate import evaluate_run
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
-from apinet_jax.workdir.lock import only_process
+from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.record import read_record
 from apinet_jax.train import train
 
@@ -154,7 +154,7 @@ def test_run_is_found_from_any_folder(finished, photos, tmp_path, monkeypatch, c
     checkpoint = finished / f"checkpoints/{step}"
     assert find_checkpoint(None, f"~/finished/checkpoints/{step}") == checkpoint
     assert find_checkpoint("~/finished", "last") == checkpoint
-    report_workdir("~/finished", "last", None)
+    evaluate_run("~/finished", "last", None)
     assert f"Test images, step {step}\n" in capsys.readouterr().out
     sessions = len(read_record(finished)["sessions"])
     train(config_for(os.path.relpath(photos), **SHORT), "~/finished")
@@ -198,12 +198,12 @@ def test_checkpoints_without_a_record(finished, photos, tmp_path):
 
 
 def test_workdir_of_a_run_that_goes_on(finished, photos):
-    with only_process(finished, read_record(finished)):
+    with lock_workdir(finished, read_record(finished)):
         refuse(photos, finished, r"Another process \(\d+ on .*\) trains in .*another --workdir")
     assert not (finished / ".lock").exists()
     with (
         pytest.raises(InputError, match=r"has just trained in .*Start this command again"),
-        only_process(finished, None),
+        lock_workdir(finished, None),
     ):
         pass
 
@@ -211,16 +211,16 @@ def test_workdir_of_a_run_that_goes_on(finished, photos):
 def test_evaluation_on_other_classes(finished, tmp_path):
     other = draw_photos(tmp_path / "photos", classes=3, train=2, test=1)
     with pytest.raises(InputError, match=r"knows 4 classes .*, the data have 3 .*not the same"):
-        report_workdir(finished, "last", config_for(other))
+        evaluate_run(finished, "last", config_for(other))
 
 
 def test_evaluation_says_what_it_does_not_take_from_the_command(finished, photos, tmp_path, capsys):
-    report_workdir(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
+    evaluate_run(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
     assert capsys.readouterr().err.count("\n") == 1  # of the progress
     changed = shutil.copytree(photos, tmp_path / "photos")
     shutil.copy(changed / "train/class0/0.png", changed / "train/class0/copy.png")
     other = {**SHORT, "optim__lr": 0.5, "model__hidden": 8}
-    report_workdir(finished, "last", config_for(changed, **other))
+    evaluate_run(finished, "last", config_for(changed, **other))
     told = capsys.readouterr().err
     names = "model.hidden = 16 (not 8), optim.lr = 0.01 (not 0.5)"
     assert f"Taken from the run, not from the command: {names}\n" in told
@@ -237,7 +237,7 @@ def test_program_that_does_not_fit_into_memory(tmp_path, monkeypatch):
     with pytest.raises(RunError) as caught:
         train(config, tmp_path / "run")
     text, need, has = str(caught.value), needs[0], int(0.8 * needs[0])
-    assert f"needs {memory.human(need)} on each device, which has {memory.human(has)}" in text
+    assert f"needs {memory.format_bytes(need)} on each device, which has {memory.format_bytes(has)}" in text
     fitting = re.findall(r"--config\.(\S+)=(\S+)  \((\d+) MiB\)", text)
     assert len({(field, value) for field, value, _ in fitting}) == 3
     assert not (tmp_path / "run/run.json").exists()
@@ -248,7 +248,7 @@ def test_program_that_does_not_fit_into_memory(tmp_path, monkeypatch):
         program = make_program(smaller, 8, 32, mesh)
         then = measure(compile_train_step(smaller, program, mesh, "full"))
         assert then <= has
-        assert memory.human(then) == f"{figure} MiB"
+        assert memory.format_bytes(then) == f"{figure} MiB"
 
 
 def test_loss_that_is_not_finite(photos, tmp_path):

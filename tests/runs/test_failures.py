@@ -18,8 +18,8 @@ from tiny_runs import (
 
 from apinet_jax import evaluate, loop
 from apinet_jax.workdir.checkpoint_files import steps_of
-from apinet_jax.system.errors import RunError, failed_writes_explained, out_of_memory_explained
-from apinet_jax.evaluate import report_workdir
+from apinet_jax.system.errors import RunError, explain_failed_writes, explain_out_of_memory
+from apinet_jax.evaluate import evaluate_run
 from apinet_jax.workdir.record import read_record
 from apinet_jax.train import train
 from apinet_jax.workdir.metrics_log import MetricsWriter
@@ -91,7 +91,7 @@ def test_run_goes_on_after_each_failure(photos, tmp_path, monkeypatch):
         evaluate, "to_global", failing(evaluate.to_global, 1, JaxRuntimeError(OUT_OF_MEMORY))
     )
     with pytest.raises(RunError, match=r"ran out of memory .*lower --config.eval.batch_size"):
-        report_workdir(workdir, "last", None)
+        evaluate_run(workdir, "last", None)
 
 
 def test_parameters_that_are_not_finite_are_not_saved(photos, tmp_path):
@@ -116,16 +116,16 @@ def test_parameters_that_are_not_finite_are_not_saved(photos, tmp_path):
 )
 def test_refused_write_is_known_by_whatever_name(error, reason):
     message = f"^Could not write that: {reason}. Once the disk takes it, the same command goes on.$"
-    with pytest.raises(RunError, match=message), failed_writes_explained("that"):
+    with pytest.raises(RunError, match=message), explain_failed_writes("that"):
         raise error
-    with pytest.raises(RunError, match=message), failed_writes_explained("that"):
+    with pytest.raises(RunError, match=message), explain_failed_writes("that"):
         raise RuntimeError("a thread failed") from error
 
 
 def test_other_errors_pass_as_they_are():
-    with pytest.raises(ValueError, match="no such key"), failed_writes_explained("that"):
+    with pytest.raises(ValueError, match="no such key"), explain_failed_writes("that"):
         raise ValueError("no such key")
-    with pytest.raises(JaxRuntimeError, match="INTERNAL"), out_of_memory_explained("Do this."):
+    with pytest.raises(JaxRuntimeError, match="INTERNAL"), explain_out_of_memory("Do this."):
         raise JaxRuntimeError("INTERNAL: no such kernel")
 
 

@@ -226,12 +226,12 @@ def test_flags_that_name_no_process_of_a_job(given, message, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(jax._src.xla_bridge, "backends_are_initialized", lambda: False)
     with pytest.raises(InputError, match=message):
-        hosts.join(*given)
-    assert not hosts.together()
+        hosts.initialize_job(*given)
+    assert not hosts.is_multiprocess()
 
 
 def test_a_process_by_itself_decides_for_itself():
-    assert hosts.is_first()
-    assert hosts.first_decides(lambda: (1, 2)) == (1, 2)
-    assert hosts.first_goes_ahead(itertools.count) is not None
-    hosts.wait_for_all()
+    assert hosts.is_primary()
+    assert hosts.broadcast_from_primary(lambda: (1, 2)) == (1, 2)
+    assert hosts.run_on_primary_first(itertools.count) is not None
+    hosts.wait_for_all_processes()

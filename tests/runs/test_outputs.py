@@ -19,13 +19,13 @@ from apinet_jax import train as train_module
 from apinet_jax.method.types import TrainState
 from apinet_jax.setup.build import Plan
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
-from apinet_jax.evaluate import Evaluation, report_workdir
+from apinet_jax.evaluate import Evaluation, evaluate_run
 from apinet_jax.loop import Run
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
-from apinet_jax.report import finish
+from apinet_jax.report import report_results
 from apinet_jax.workdir.record import sha256_of
 from apinet_jax.train import train
 
@@ -171,7 +171,7 @@ def test_results_say_which_was_chosen_and_how(run):
 def test_temperature_is_fitted_on_held_out_images(run, capsys):
     workdir, config = run
     figures = json.loads((workdir / "results.json").read_text())["calibration"]
-    report_workdir(workdir, "best", config)
+    evaluate_run(workdir, "best", config)
     best = json.loads((workdir / "results.json").read_text())["test"]["best"]
     assert figures["test_ece"] == best["ece"]
     assert 0.05 <= figures["temperature"] <= 20
@@ -186,7 +186,7 @@ def test_evaluation_agrees_whatever_its_batch(run, batch_size):
     config.eval.batch_size = batch_size
     results = json.loads((workdir / "results.json").read_text())
     for which in ("last", "best"):
-        summary = report_workdir(workdir, which, config)
+        summary = evaluate_run(workdir, which, config)
         assert summary.images == 20
         assert summary.top1 == results["test"][which]["top1"]
         assert summary.nll == pytest.approx(results["test"][which]["nll"], rel=1e-5)
@@ -198,15 +198,15 @@ def test_mirror_images_are_averaged_as_the_run_did_unless_told_otherwise(run):
     config = config.copy_and_resolve_references()
     for flip in (None, True):
         config.eval.flip = flip
-        assert report_workdir(workdir, "last", config).nll == pytest.approx(expected, rel=1e-6)
+        assert evaluate_run(workdir, "last", config).nll == pytest.approx(expected, rel=1e-6)
     config.eval.flip = False
-    assert report_workdir(workdir, "last", config).nll != pytest.approx(expected, rel=1e-6)
+    assert evaluate_run(workdir, "last", config).nll != pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):
     workdir, _ = run
     before = content_of(workdir / "checkpoints")
-    report_workdir(None, str(workdir / "checkpoints/8"), None)
+    evaluate_run(None, str(workdir / "checkpoints/8"), None)
     printed = capsys.readouterr().out
     assert "Test images, step 8" in printed
     assert "top-5                 100.00 %" in printed

@@ -75,7 +75,7 @@ def test_what_is_chosen_fits_the_device(gib, trunk):
         more = step_bytes(config.model.trunk, config.data.crop, config.model.dtype, one_more)
         assert more > 0.8 * gib * GIB
         (line,) = [line for line in lines if line.startswith("batch.classes")]
-        assert f"needs about {memory.human(need)} of" in line
+        assert f"needs about {memory.format_bytes(need)} of" in line
 
 
 def test_a_small_crop_is_taken_before_the_pairs_of_a_batch_are_lost():

@@ -21,8 +21,8 @@ def test_bytes_of_a_program_by_hand():
 
 def test_smaller_settings_end_with_all_of_them_at_once():
     config = default_config()
-    options = memory.smaller(config, num_devices=8, platform="cpu")
-    assert memory.smaller(config, num_devices=8, platform="tpu")[:2] == [
+    options = memory.memory_saving_options(config, num_devices=8, platform="cpu")
+    assert memory.memory_saving_options(config, num_devices=8, platform="tpu")[:2] == [
         {"model.remat": "full"},
         {"model.dtype": "bfloat16"},
     ]
@@ -39,7 +39,9 @@ def test_smaller_settings_end_with_all_of_them_at_once():
         "model.trunk": "resnet10_w16",
     }
     config.model.pretrained = "weights.safetensors"
-    assert not any("model.trunk" in option for option in memory.smaller(config, 8, "cpu"))
+    assert not any(
+        "model.trunk" in option for option in memory.memory_saving_options(config, 8, "cpu")
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_smaller_settings_end_with_all_of_them_at_once():
 def test_smaller_crops_are_whole_patches(trunk, crops):
     config = default_config()
     config.model.trunk = trunk
-    (*options, _) = memory.smaller(config, num_devices=1, platform="cpu")
+    (*options, _) = memory.memory_saving_options(config, num_devices=1, platform="cpu")
     assert [option["data.crop"] for option in options if "data.crop" in option] == crops
 
 
@@ -84,7 +86,7 @@ def test_a_compiler_that_gives_up():
             "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
         )
 
-    assert memory.unless_too_large(out_of_memory) is None
+    assert memory.compile_unless_too_large(out_of_memory) is None
     with pytest.raises(RunError, match=r"more than the compiler could arrange.*Use more devices"):
         memory.check_fits(None, 2**30, [{"batch.classes": 2}], lambda _: None)
 
@@ -92,4 +94,4 @@ def test_a_compiler_that_gives_up():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        memory.unless_too_large(broken)
+        memory.compile_unless_too_large(broken)

@@ -17,14 +17,14 @@ from tiny_runs import draw_photos
 from apinet_jax.config import default_config, flatten
 from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.source import open_dataset
-from apinet_jax.evaluate import report_workdir
+from apinet_jax.evaluate import evaluate_run
 from apinet_jax.method.types import TrainState
-from apinet_jax.models.weights.hub import find_pretrained, pinned
+from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.system.errors import InputError, RunError
-from apinet_jax.system.paths import on_disk, records_root, to_path
+from apinet_jax.system.paths import local_path, records_root, to_path
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.checkpoint_files import find_checkpoint, steps_of
-from apinet_jax.workdir.lock import only_process
+from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.metrics_log import MetricsRows, MetricsWriter
 from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
@@ -133,11 +133,11 @@ def test_rows_are_there_from_each_sync_on(cloud, objects, tmp_path):
 def test_run_that_began_in_between_is_not_written_over(cloud):
     workdir = to_path("gs://bucket/run")
     record = new_record({}, "fingerprint", None)
-    with only_process(workdir, read_record(workdir)):
+    with lock_workdir(workdir, read_record(workdir)):
         begin_session(workdir, record, 0)
     with pytest.raises(InputError, match="just trained in gs://bucket/run"):
-        only_process(workdir, None).__enter__()
-    with only_process(workdir, read_record(workdir)):
+        lock_workdir(workdir, None).__enter__()
+    with lock_workdir(workdir, read_record(workdir)):
         pass
 
 
@@ -145,7 +145,7 @@ def test_bucket_that_takes_no_more_is_told(workdir, cloud):
     def save_once_more():
         with (
             Checkpoints(workdir, keep=3) as checkpoints,
-            checkpoints.named_in_failures(),
+            checkpoints.name_last_checkpoint_in_errors(),
             MetricsWriter(workdir, 0) as writer,
         ):
             cloud.read_only = True
@@ -221,7 +221,7 @@ def test_weights_are_copied_and_known_by_their_place(cloud, objects):
     assert (folder.source, folder.mean) == ("gs://bucket/w", (0.5, 0.5, 0.5))
     assert (file.source, file.mean) == ("gs://bucket/w/birds.safetensors", None)
     assert file.path.read_bytes() == save(tensors)
-    assert pinned("gs://bucket/w", None) == "gs://bucket/w"
+    assert pin_source("gs://bucket/w", None) == "gs://bucket/w"
     with pytest.raises(InputError, match=r"There are no weights gs://bucket/w/cats\.safetensors"):
         find_pretrained("gs://bucket/w/cats.safetensors")
     config = default_config()
@@ -242,7 +242,7 @@ def ask_for(name):
         "a run": lambda: read_record(to_path(name)),
         "a checkpoint": lambda: find_checkpoint(name, "last"),
         "the weights of a run": lambda: load_weights(name),
-        "an evaluation": lambda: report_workdir(name, "last", None),
+        "an evaluation": lambda: evaluate_run(name, "last", None),
         "photos": lambda: open_dataset("folder", name),
         "archives": lambda: open_dataset("cub", manual_dir=name),
         "weights": lambda: find_pretrained(f"{name}/a.safetensors"),
@@ -285,7 +285,7 @@ def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypa
     with pytest.raises(InputError, match="gs:// names no bucket"):
         to_path("gs://")
     with pytest.raises(InputError, match="gs://bucket/x does not lie on a disk"):
-        on_disk("gs://bucket/x")
+        local_path("gs://bucket/x")
     for records in ("gs://bucket/x", "s3://bucket/x"):  # array_record reads disks alone
         with pytest.raises(InputError, match="does not lie on a disk"):
             open_dataset("birds", records)

@@ -9,39 +9,39 @@ import pytest
 from apinet_jax.config import default_config, flatten
 from apinet_jax.system.errors import InputError
 from apinet_jax.workdir import record as run_record
-from apinet_jax.workdir.lock import only_process
+from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
 
 def test_second_process_is_turned_away_and_leaves_no_trace(tmp_path):
     workdir = tmp_path / "run"
-    with only_process(workdir, None):
+    with lock_workdir(workdir, None):
         held = (workdir / ".lock").read_text()
         with pytest.raises(InputError, match=rf"Another process \({held}\) trains in .*Wait until"):
-            only_process(workdir, None).__enter__()
+            lock_workdir(workdir, None).__enter__()
         assert (workdir / ".lock").read_text() == held
     assert not list(workdir.iterdir())
-    with only_process(workdir, None):
+    with lock_workdir(workdir, None):
         pass
 
 
 def test_file_that_a_kill_left_locks_nothing(tmp_path):
     (tmp_path / ".lock").write_text("77 on another")
-    with only_process(tmp_path, None):
+    with lock_workdir(tmp_path, None):
         assert "another" not in (tmp_path / ".lock").read_text()
 
 
 def test_run_that_began_in_between_is_not_written_over(tmp_path):
     """By a command that looked at the workdir before, and got the lock after."""
     record = new_record({}, "fingerprint", None)
-    with only_process(tmp_path, read_record(tmp_path)):
+    with lock_workdir(tmp_path, read_record(tmp_path)):
         begin_session(tmp_path, record, 0)
     with (
         pytest.raises(InputError, match=r"just trained in .*Start this command again"),
-        only_process(tmp_path, None),
+        lock_workdir(tmp_path, None),
     ):
         pass
-    with only_process(tmp_path, read_record(tmp_path)):
+    with lock_workdir(tmp_path, read_record(tmp_path)):
         pass
 
 
@@ -51,7 +51,7 @@ def test_disk_without_locks_is_used_without(code, tmp_path, monkeypatch):
         raise OSError(code, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with only_process(tmp_path, None):
+    with lock_workdir(tmp_path, None):
         pass
 
 

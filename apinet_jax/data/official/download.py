@@ -19,7 +19,7 @@ import requests
 import urllib3
 
 from apinet_jax.system.console import Bar, say
-from apinet_jax.system.errors import RunError, failed_writes_explained
+from apinet_jax.system.errors import RunError, explain_failed_writes
 
 _MEGABYTE = 1_000_000
 _TIMEOUT = (20, 60)  # seconds to connect, and between two blocks
@@ -83,7 +83,7 @@ def download(archive: Archive, folder: Path, otherwise: str) -> Path:
     """
     target = folder / archive.name
     part = folder / f"{archive.name}.part"
-    with failed_writes_explained(part):
+    with explain_failed_writes(part):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(part, target) as file:
         if target.exists():  # another process was quicker
@@ -163,7 +163,7 @@ def megabytes(title: str, total: int, start: int = 0) -> Iterator[Callable[[int]
 def _alone(part: Path, target: Path) -> Iterator[BinaryIO]:
     """Opens the part for this process alone, after waiting for any other that writes it."""
     while True:
-        with failed_writes_explained(part):
+        with explain_failed_writes(part):
             file = open(part, "ab")  # noqa: SIM115 - closed below
         with file:
             try:
@@ -241,7 +241,7 @@ def _receive(
                 file.truncate(start)
             if _length(file) + len(block) > archive.size:
                 raise _OtherFile(f"more than the {archive.size:,} bytes that are published")
-            with failed_writes_explained(file.name):
+            with explain_failed_writes(file.name):
                 file.write(block)
                 file.flush()
             move(_length(file))

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from apinet_jax.system.errors import InputError, failed_writes_explained
+from apinet_jax.system.errors import InputError, explain_failed_writes
 
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".tar", ".bin")
@@ -113,13 +113,13 @@ def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | No
     state = {name: np.array(tensor, order="C") for name, tensor in {**tensors, **counters}.items()}
     part = path.with_name(f"{path.name}.part")
     if path.suffix == SAFETENSORS:
-        with failed_writes_explained(path):
+        with explain_failed_writes(path):
             part.write_bytes(save(state))  # a refusal of the library's own writing has no type
             part.replace(path)
         return
     torch = _torch(f"Writing {path}")
     content = {name: torch.from_numpy(tensor) for name, tensor in state.items()}
-    with failed_writes_explained(path):
+    with explain_failed_writes(path):
         torch.save({wrapper: content} if wrapper else content, part)
         part.replace(path)
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apinet_jax.config import STATISTICS, of_pixels
+from apinet_jax.config import STATISTICS, are_pixel_statistics
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.mirror import mirrored
-from apinet_jax.system.paths import AnyPath, is_remote, on_disk, to_path
+from apinet_jax.system.mirror import local_copy
+from apinet_jax.system.paths import AnyPath, is_remote, local_path, to_path
 
 HUB = "timm:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -69,7 +69,7 @@ def find_pretrained(name: str) -> Pretrained:
         return _from_hub(name)
     if is_remote(name):
         return _from_bucket(name)
-    path = on_disk(name).absolute()
+    path = local_path(name).absolute()
     if path.is_dir():
         if not (path / WEIGHTS).exists():
             raise InputError(f"The folder {path} has no {WEIGHTS}. Put it there, or name a file.")
@@ -79,16 +79,16 @@ def find_pretrained(name: str) -> Pretrained:
             f"{path} is no safetensors file, and a pickle is not read: it may run code. Make one of"
             f" it with: python -m apinet_jax convert {path} {path.with_suffix('.safetensors')}"
         )
-    beside = configuration_beside(path)
+    beside = config_file_of(path)
     return Pretrained(path, str(path), **(_read_config(beside) if beside.exists() else {}))
 
 
-def configuration_beside(path: AnyPath) -> AnyPath:
+def config_file_of(path: AnyPath) -> AnyPath:
     """Where the configuration of a file of weights lies, as the hub has it or under their name."""
     return path.with_name(CONFIG) if path.name == WEIGHTS else path.with_suffix(".json")
 
 
-def pinned(name: str, recorded: str | None) -> str:
+def pin_source(name: str, recorded: str | None) -> str:
     """What names the weights of a run from any folder and at any time.
 
     Args:
@@ -122,7 +122,7 @@ def _from_bucket(name: str) -> Pretrained:
     folder, path = named, named / WEIGHTS
     if named.suffix:
         folder, path = named.parent, named
-    copy = mirrored(str(folder), {path.name, configuration_beside(path).name})
+    copy = local_copy(str(folder), {path.name, config_file_of(path).name})
     if not (copy / path.name).exists():
         raise InputError(f"There are no weights {path}. Check {_OPTION}.")
     return find_pretrained(str(copy / path.name))._replace(source=str(named))
@@ -203,6 +203,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a configuration of timm's. {_REPAIR}") from error
     for name, (demand, least) in STATISTICS.items():
         values = statistics[name]
-        if values is not None and not of_pixels(values, least):
+        if values is not None and not are_pixel_statistics(values, least):
             raise InputError(f"{path} has {name} = {values}, not three numbers {demand}. {_REPAIR}")
     return {**statistics, "size": size, "architecture": architecture}

@@ -8,7 +8,7 @@ import numpy as np
 
 from apinet_jax.system.errors import InputError
 from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
-from apinet_jax.models.weights.torch_names import own_tensors, torch_shapes
+from apinet_jax.models.weights.torch_names import select_trunk_tensors, torch_shapes
 from apinet_jax.models.weights.files import read_safetensors
 
 _shapes = cache(variable_shapes)
@@ -93,7 +93,7 @@ def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:
         InputError: If there is no such trunk; if a tensor is missing, is of no layer of it, or has
             another shape.
     """
-    own_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
+    select_trunk_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
 
 
 def _alike(tensors: Mapping[str, np.ndarray], trunk: str) -> int:

@@ -45,7 +45,7 @@ def torch_shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
     }
 
 
-def own_tensors(
+def select_trunk_tensors(
     tensors: Mapping[str, np.ndarray],
     variables: Mapping,
     classifier_prefixes: tuple[str, ...],
@@ -99,15 +99,15 @@ def load_torch_tensors(
         tensors: The state dict, in torch's layout (`[out in kh kw]`, `[out in]`).
         variables: The trunk's collections as initialised; only their shapes and dtypes are read, so
             the result of `jax.eval_shape` will do.
-        classifier_prefixes: As for `own_tensors`.
+        classifier_prefixes: As for `select_trunk_tensors`.
 
     Returns:
         New variables of the same structure.
 
     Raises:
-        InputError: As `own_tensors`.
+        InputError: As `select_trunk_tensors`.
     """
-    own = own_tensors(tensors, variables, classifier_prefixes)
+    own = select_trunk_tensors(tensors, variables, classifier_prefixes)
 
     def filled(path: tuple[str, ...], leaf: Any) -> jax.Array:
         axes = np.argsort(_torch_axes(path, leaf.ndim))
