@@ -14,10 +14,9 @@ Examples:
   the trunk of either, under torchvision's names (a ViT's are timm's):
   python -m apinet_jax convert runs/x trunk.safetensors --to=torchvision
 
-Float32 keeps every bit, and what is stored narrower or wider becomes float32. What a run's images
-were normalised by goes along with its trunk, as does timm's configuration that lies beside a file
-(NAME.json or config.json). What ends in .safetensors takes no torch; .pth, .pt and .pth.tar take
-the extra of that name: pip install "apinet_jax[torch]".
+Float32 keeps every bit; other precisions become float32. The pixel statistics of a run are written
+with its trunk, as is timm's configuration next to a file (NAME.json or config.json). .safetensors
+needs no torch; .pth, .pt and .pth.tar do: pip install "apinet_jax[torch]".
 """
 
 import argparse
