@@ -34,6 +34,7 @@ from apinet_jax.config import default_config, recorded_config
 from apinet_jax.data.source import NAMES
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, trunk_spec
+from apinet_jax.models.weights import hub
 from apinet_jax.models.weights.authors import (
     HEAD,
     TRUNK_PREFIX,
@@ -42,13 +43,7 @@ from apinet_jax.models.weights.authors import (
     to_authors,
 )
 from apinet_jax.models.weights.files import SAFETENSORS, check_suffix, read_state, write_state
-from apinet_jax.models.weights.hub import (
-    WEIGHTS,
-    Statistics,
-    config_file_of,
-    find_pretrained,
-    pixel_statistics,
-)
+from apinet_jax.models.weights.hub import WEIGHTS, config_file_of, find_pretrained, pixel_statistics
 from apinet_jax.models.weights.recognise import check_fit, recognise
 from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
 from apinet_jax.setup.build import make_network
@@ -73,8 +68,8 @@ class Network(NamedTuple):
 
     trunk: str
     tensors: dict[str, np.ndarray]
-    mean: Statistics | None = None
-    std: Statistics | None = None
+    mean: hub.Statistics | None = None
+    std: hub.Statistics | None = None
     description: str | None = None
 
     @property
