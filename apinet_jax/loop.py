@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from apinet_jax.data.pipeline import TrainLoader, stream
 from apinet_jax.data.source import Dataset
-from apinet_jax.evaluate import Evaluation
+from apinet_jax.evaluation import Evaluation
 from apinet_jax.method.steps import Stage
 from apinet_jax.method.types import StepMetrics, TrainState
 from apinet_jax.setup.build import Plan

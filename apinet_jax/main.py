@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
 
         initialize_job(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _MODE.value == "eval":
-        from apinet_jax.evaluate import evaluate_run
+        from apinet_jax.evaluation import evaluate_run
 
         named = to_path(_CHECKPOINT.value)
         if workdir is None and not (is_remote(named) or named.is_dir()):
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         evaluate_run(workdir, _CHECKPOINT.value, config)
         return
 
-    from apinet_jax.train import train
+    from apinet_jax.training import train
 
     name = Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
     train(config, workdir or Path("runs", name), extend=_EXTEND.value)

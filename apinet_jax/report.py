@@ -2,7 +2,7 @@
 
 import json
 
-from apinet_jax.evaluate import Evaluation, summary_as_json, summary_as_lines
+from apinet_jax.evaluation import Evaluation, summary_as_json, summary_as_lines
 from apinet_jax.loop import Run
 from apinet_jax.method.calibration import LEAST, MOST, calibration_error, fit_temperature
 from apinet_jax.method.types import TrainState

@@ -95,7 +95,7 @@ def test_image_holds_all_that_the_program_needs(image):
     )
     assert done.returncode == 2
     assert "error: --mode eval needs the folder of a run" in done.stderr
-    code = "import apinet_jax.train, apinet_jax; print(apinet_jax.__file__)"
+    code = "import apinet_jax.training, apinet_jax; print(apinet_jax.__file__)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=image,

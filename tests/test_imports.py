@@ -18,7 +18,7 @@ FLOORS = (
     ("method",),
     ("workdir",),
     ("setup",),
-    ("train", "loop", "evaluate", "report", "inference"),
+    ("training", "loop", "evaluation", "report", "inference"),
     ("sweeps",),
     ("commands",),
     ("main", "__main__"),
@@ -100,5 +100,5 @@ def test_no_file_wants_to_be_two():
 
 
 def test_a_training_run_loads_no_tensorflow():
-    code = "import sys, apinet_jax.train; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, apinet_jax.training; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=True)

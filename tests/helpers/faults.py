@@ -43,7 +43,7 @@ with full_disk({size}):
 # A step that returns garbage, once, as a broken chip may.
 MAIN_WITH_NAN = """
 import itertools, jax
-from apinet_jax import train
+from apinet_jax import training
 from apinet_jax.main import entry_point
 real, count = train.fit, itertools.count()
 def fit(run, state, loader, stages):

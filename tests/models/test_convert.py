@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import config_for, draw_photos
 
 from apinet_jax.__main__ import run_command
-from apinet_jax.evaluate import evaluate_run
+from apinet_jax.evaluation import evaluate_run
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import variable_shapes
 from apinet_jax.models.layers import normalise

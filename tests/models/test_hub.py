@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from tiny_runs import config_for, draw_photos, options, run_command, settings_for
 
 from apinet_jax.config import default_config
-from apinet_jax.evaluate import evaluate_run
+from apinet_jax.evaluation import evaluate_run
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, variable_shapes
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import recognise
@@ -23,7 +23,7 @@ from apinet_jax.models.weights.torch_names import torch_shapes
 from apinet_jax.setup.auto import choose
 from apinet_jax.setup.build import make_network
 from apinet_jax.system.errors import InputError
-from apinet_jax.train import train
+from apinet_jax.training import train
 from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.record import sha256_of
 

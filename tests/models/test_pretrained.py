@@ -15,7 +15,7 @@ from apinet_jax.models import TRUNKS, variable_shapes
 from apinet_jax.models.weights.files import read_safetensors
 from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors, torch_shapes
 from apinet_jax.system.errors import InputError
-from apinet_jax.train import train
+from apinet_jax.training import train
 
 CLASSIFIER = ("fc.",)
 

@@ -27,13 +27,13 @@ from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import find_checkpoint
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError, RunError
-from apinet_jax.evaluate import evaluate_run
+from apinet_jax.evaluation import evaluate_run
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.record import read_record
-from apinet_jax.train import train
+from apinet_jax.training import train
 
 # Two steps, without worker processes or held-out images.
 SHORT = {

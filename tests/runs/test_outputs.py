@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, rows_of
 
-from apinet_jax import train as train_module
+from apinet_jax import training as train_module
 from apinet_jax.method.types import TrainState
 from apinet_jax.setup.build import Plan
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
-from apinet_jax.evaluate import Evaluation, evaluate_run
+from apinet_jax.evaluation import Evaluation, evaluate_run
 from apinet_jax.loop import Run
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.method.metrics import EvalSummary
@@ -27,7 +27,7 @@ from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.report import report_results
 from apinet_jax.workdir.record import sha256_of
-from apinet_jax.train import train
+from apinet_jax.training import train
 
 
 @pytest.fixture(scope="module")

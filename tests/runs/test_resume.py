@@ -46,7 +46,7 @@ from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import to_global
-from apinet_jax.train import train
+from apinet_jax.training import train
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,7 @@ from tiny_runs import draw_photos
 from apinet_jax.config import default_config, flatten
 from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.source import open_dataset
-from apinet_jax.evaluate import evaluate_run
+from apinet_jax.evaluation import evaluate_run
 from apinet_jax.method.types import TrainState
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.system.errors import InputError, RunError

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from apinet_jax.config import check_config, flatten
 from apinet_jax.data.source import Dataset
-from apinet_jax.evaluate import Evaluation, evaluate
+from apinet_jax.evaluation import Evaluation, evaluate
 from apinet_jax.loop import Run, fit
 from apinet_jax.method.steps import Stage, make_eval_step
 from apinet_jax.method.types import TrainState
