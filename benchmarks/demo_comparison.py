@@ -1,11 +1,11 @@
-"""API-Net against plain softmax on the birds of the demo, under equal conditions.
+"""Compares API-Net with plain softmax on the birds of the demo, under equal conditions.
 
-Both methods see the same images for the same number of steps. The learning rate of each is tuned
-alike, on held-out training images with a seed that is not used again; then each method runs over
-several seeds on the test images, and the paired difference is reported with its 95 % interval,
-whatever its sign. Finished runs are kept, so the command can be repeated after an interruption.
+    python -m benchmarks.demo_comparison --folder=runs/demo_comparison
 
-python -m benchmarks.demo_comparison --folder=runs/demo_comparison
+Both methods see the same images for the same number of steps. The learning rate of each is tuned in
+the same way, on held-out training images with a seed that is not used again. Then each method runs
+over several seeds on the test images. The paired difference is printed with its 95 % interval,
+whatever its sign. Finished runs are kept: the same command continues after an interruption.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from apinet_jax.sweeps.comparison import mean_and_sd, paired_difference
+from apinet_jax.sweeps.comparison import compare
 
 METHODS = ("apinet", "softmax")
 RATES = (0.02, 0.05, 0.1, 0.2)
@@ -23,7 +23,7 @@ SEEDS = range(5)
 
 
 def run(folder: Path, **overrides: object) -> Path:
-    """Runs the demo with overrides, or goes on with it, and returns its workdir."""
+    """Run the demo with overrides, or continue it, and return its workdir."""
     name = "_".join(f"{key.split('.')[-1]}={value}" for key, value in overrides.items())
     workdir = folder / name
     if not (workdir / "results.json").exists():
@@ -40,19 +40,21 @@ def run(folder: Path, **overrides: object) -> Path:
 
 
 def held_out(workdir: Path) -> float:
-    """Accuracy on the held-out training images after the last epoch."""
+    """Return the accuracy on held-out training images after the last epoch."""
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [row["top1"] for row in rows if row["kind"] == "validation"][-1]
 
 
 def on_test(workdir: Path) -> float:
-    """Accuracy of the last checkpoint on the test images."""
+    """Return the accuracy of the last checkpoint on the test images."""
     return json.loads((workdir / "results.json").read_text())["test"]["last"]["top1"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
-    parser.add_argument("--folder", type=Path, default=Path("runs/demo_comparison"))
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/demo_comparison"), help="of all runs"
+    )
     folder = parser.parse_args().folder
 
     rate = {}
@@ -79,10 +81,14 @@ def main() -> None:
         }
         for method in METHODS
     }
-    for method, values in scores.items():
-        listed = ", ".join(f"{value:.1f}" for value in values.values())
-        print(f"{method:8} lr {rate[method]:g}  test top-1 {mean_and_sd(values)} % ({listed})")
-    difference = paired_difference(scores["apinet"], scores["softmax"])
+    lines = compare(METHODS, scores, reference="softmax")
+    for line in lines:
+        listed = ", ".join(f"{value:.1f}" for value in line.scores.values())
+        print(
+            f"{line.cell:8} lr {rate[line.cell]:g}  "
+            f"test top-1 {line.mean:.2f} ± {line.sd:.2f} % ({listed})"
+        )
+    difference = lines[0].difference
     print(
         f"apinet - softmax: {difference.mean:+.1f} points, 95 % interval "
         f"[{difference.low:+.1f}, {difference.high:+.1f}]"
@@ -90,7 +96,7 @@ def main() -> None:
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the docstring's lines and shows defaults."""
+    """Keeps the lines of the docstring and shows defaults."""
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Times a run as users start it, on images made here, and the memory that it took.
+"""Measures time and memory of a complete run on generated images.
 
     python -m benchmarks.run_speed --steps 50 --config configs/cub.py --config.model.dtype=bfloat16
 
-All options but --steps are the program's own. The data set is a folder of 200 classes of noisy
-JPEGs of the size of CUB's; the backbone is never frozen; loading, augmentation, the checkpoint and
-the evaluation at the end are those of any run. Images a second are counted from the eleventh step
-on.
+All options but --steps are those of `python -m apinet_jax.main`. The data set is a folder of 200
+classes of noisy JPEGs as large as CUB's. The backbone is never frozen. Loading, augmentation,
+checkpoints and the final evaluation are those of any run. Images per second are counted from the
+eleventh step on.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WARM_UP = 10
 
 
 def write_photos(folder: Path) -> None:
-    """Blurred noise under a little sharp noise: about 50 KB each, as photos have."""
+    """Write blurred noise under a little sharp noise, about 50 KB per file, as in photos."""
 
     def write(number: int) -> None:
         label, index = divmod(number, TRAIN_IMAGES + TEST_IMAGES)
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=50, help="of the run (default: 50)")
+    parser.add_argument("--steps", type=int, default=50, help="steps of the run (default: 50)")
     arguments, options = parser.parse_known_args()
 
     with tempfile.TemporaryDirectory() as folder:

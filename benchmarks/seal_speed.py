@@ -1,10 +1,10 @@
-"""Times the seal of a checkpoint beside the checkpoint itself, for any trunk.
+"""Times the checksums of a checkpoint against saving and restoring it, for any trunk.
 
-    python benchmarks/seal_speed.py --trunk resnet101
+    python -m benchmarks.seal_speed --trunk resnet101
 
-A seal is written after each save, in the background, and looked at before each restore. Saving,
-sealing, checking and restoring take turns; the state is that of the trunk under a head for 200
-classes, with momentum.
+Checksums (the seal) are written in the background after each save and verified before each restore.
+Saving, sealing, checking and restoring take turns. The state is that of the trunk under a head for
+200 classes, with momentum.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trunk", default="resnet101", choices=sorted(TRUNKS))
-    parser.add_argument("--repeats", type=int, default=5, help="of each (default: 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each (default: 5)")
     arguments = parser.parse_args()
 
     state = state_of(arguments.trunk, 1)
@@ -69,7 +69,7 @@ def main() -> None:
     for name, value in median.items():
         low, high = min(seconds[name]), max(seconds[name])
         print(f"  {name:8} {value:6.2f} s ({low:.2f} to {high:.2f})")
-    print(f"  seal / save = {median['seal'] / median['save']:.2f} (the save holds a seal too)")
+    print(f"  seal / save = {median['seal'] / median['save']:.2f} (the save includes a seal)")
     print(f"  check / restore = {median['check'] / median['restore']:.2f}")
 
 

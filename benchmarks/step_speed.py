@@ -1,10 +1,10 @@
-"""Times the training step that a run would compile, on images made of noise, and its memory.
+"""Measures time and memory of the complete training step, on images of noise.
 
     python -m benchmarks.step_speed --trunk resnet50 --classes 2 --images 4 --crop 224
 
-It is the whole step: pixels to floats, trunk, pair mining, interaction, losses, gradients, update.
-Loading images is left out. Several trunks, and settings under which each of them is timed beside
-the plain one, take turns, step by step, so that their ratio holds on a noisy machine:
+A step includes pixels to floats, trunk, pair mining, interaction, losses, gradients and the update,
+but not loading images. Several trunks or settings take turns step by step, so that their ratio
+holds on a noisy machine:
 
     python -m benchmarks.step_speed --dtype bfloat16 --also model.remat=full train.microbatches=4
 """

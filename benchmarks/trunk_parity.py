@@ -1,14 +1,14 @@
-"""Compares trunks with torchvision's or timm's on weights that follow from the tensors' names.
+"""Compares trunks with torchvision's or timm's, with weights that follow from the tensors' names.
 
     pip install -e ".[parity]"
-    python benchmarks/trunk_parity.py --trunk densenet121 --shapes 2x70x101
-    python benchmarks/trunk_parity.py --trunk vit_base_patch16_224 --shapes 1x224x224 2x64x96
+    python -m benchmarks.trunk_parity --trunk densenet121 --shapes 2x70x101
+    python -m benchmarks.trunk_parity --trunk vit_base_patch16_224 --shapes 1x224x224 2x64x96
 
-Prints max|ours - theirs| / max|theirs| of the feature map and of the gradient in the images of its
-product with noise; of trunks with BatchNorm in training mode too. `--float64` computes both sides
-in double precision: what is rounding vanishes, and what is not stays; a ReLU that rounding flips
-changes the gradient of a deep trunk by a percent. `--write tests/goldens` keeps the original's
-figures, of training mode where that differs, for tests that need no torch. These files come from
+Prints max|ours - theirs| / max|theirs| of the feature map, and of the gradient of its product with
+noise in the images; for trunks with BatchNorm in training mode too. `--float64` computes both sides
+in double precision, where only real differences remain: in float32 one ReLU that rounding flips
+changes the gradient of a deep trunk by a percent. `--write tests/goldens` stores the original's
+figures (in training mode where that differs) for tests that need no torch. These files come from
 
     --trunk densenet121 --shapes 2x70x101 --float64
     --trunk vit_base_patch16_224 --shapes 2x64x96 1x224x224
@@ -16,19 +16,17 @@ figures, of training mode where that differs, for tests that need no torch. Thes
     --trunk vit_base_patch14_reg4_dinov2 --shapes 2x70x112
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import timm
-import torch
-import torchvision
-from timm.layers import resample_abs_pos_embed
-from torch.nn.functional import relu
 
 from apinet_jax.models import TRUNKS
 from apinet_jax.models.vit import resample
@@ -37,9 +35,16 @@ sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
 from numeric import max_error, named_noise, named_tensor, sample
 from trunk_figures import map_and_gradient
 
+if TYPE_CHECKING:
+    import torch
+
 
 def original(name: str) -> tuple[torch.nn.Module, Callable]:
-    """The model, and its function from images to feature map, both NCHW."""
+    """Return a model, and its function from images to feature map, both NCHW."""
+    import timm
+    import torch
+    import torchvision
+
     if name.startswith("vit"):
         model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
 
@@ -55,7 +60,7 @@ def original(name: str) -> tuple[torch.nn.Module, Callable]:
         elif name.startswith("densenet"):
 
             def features(images: torch.Tensor) -> torch.Tensor:
-                return relu(model.features(images))
+                return torch.relu(model.features(images))
 
         else:
             features = model.features
@@ -65,8 +70,10 @@ def original(name: str) -> tuple[torch.nn.Module, Callable]:
 def original_figures(
     model: torch.nn.Module, features: Callable, shape: tuple[int, ...], train: bool
 ) -> dict[str, np.ndarray]:
-    """What `map_and_gradient` is to return; the model computes in the dtype of its parameters."""
-    with torch.no_grad():  # for every pass anew, as training moves the running statistics
+    """Return what `map_and_gradient` should; the dtype is that of the model's parameters."""
+    import torch
+
+    with torch.no_grad():  # before each pass, as training changes the running statistics
         for key, tensor in model.state_dict().items():
             if not key.endswith("num_batches_tracked"):
                 tensor.copy_(torch.from_numpy(named_tensor(key, tuple(tensor.shape))))
@@ -80,7 +87,10 @@ def original_figures(
 
 
 def resampled_positions(model: torch.nn.Module) -> dict[str, np.ndarray]:
-    """A grid of noise, as timm stretches it over fewer and more cells than the weights have."""
+    """Return a grid of noise that timm resamples to fewer and more cells."""
+    import torch
+    from timm.layers import resample_abs_pos_embed
+
     side, _ = model.patch_embed.grid_size
     grid = named_noise("grid", (side, side, 2)).astype(np.float32)
     flat = torch.from_numpy(grid).reshape(1, -1, 2)

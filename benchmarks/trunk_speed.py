@@ -1,10 +1,10 @@
-"""Times a trunk's training step, plain XLA operations against ours, in one run.
+"""Times a trunk's training step with plain XLA operations against ours.
 
-    python benchmarks/trunk_speed.py --trunk squeezenet1_1 --batch 60 --size 224
+    python -m benchmarks.trunk_speed --trunk squeezenet1_1 --batch 60 --size 224
 
 A step is the forward pass and the gradient of every parameter. The two formulations take turns, so
-that both see the same machine; processor seconds say what a busy machine's wall clock hides. On
-other platforms than the CPU the two are the same program, and the ratio should be 1.
+that both see the same machine. Processor seconds are printed too, as wall-clock time is misleading
+on a busy machine. On platforms other than CPUs both are the same program: the ratio should be 1.
 """
 
 import argparse
