@@ -21,19 +21,19 @@ from tiny_runs import (
     settings_for,
 )
 
-from apinet_jax.setup import memory
-from apinet_jax.setup.build import make_program
-from apinet_jax.workdir.checkpoint import load_weights
-from apinet_jax.workdir.checkpoint_files import find_checkpoint
-from apinet_jax.setup.compile import compile_train_step
-from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.evaluation import evaluate_run
-from apinet_jax.system.mesh import make_mesh
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
+from apinet_jax.setup import memory
+from apinet_jax.setup.build import make_program
+from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.mesh import make_mesh
+from apinet_jax.training import train
+from apinet_jax.workdir.checkpoint import load_weights
+from apinet_jax.workdir.checkpoint_files import find_checkpoint
 from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.record import read_record
-from apinet_jax.training import train
 
 # Two steps, without worker processes or held-out images.
 SHORT = {
@@ -237,7 +237,10 @@ def test_program_that_does_not_fit_into_memory(tmp_path, monkeypatch):
     with pytest.raises(RunError) as caught:
         train(config, tmp_path / "run")
     text, need, has = str(caught.value), needs[0], int(0.8 * needs[0])
-    assert f"needs {memory.format_bytes(need)} on each device, which has {memory.format_bytes(has)}" in text
+    assert (
+        f"needs {memory.format_bytes(need)} on each device, which has {memory.format_bytes(has)}"
+        in text
+    )
     fitting = re.findall(r"--config\.(\S+)=(\S+)  \((\d+) MiB\)", text)
     assert len({(field, value) for field, value, _ in fitting}) == 3
     assert not (tmp_path / "run/run.json").exists()

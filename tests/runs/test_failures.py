@@ -17,13 +17,13 @@ from tiny_runs import (
 )
 
 from apinet_jax import evaluate, loop
-from apinet_jax.workdir.checkpoint_files import steps_of
-from apinet_jax.system.errors import RunError, explain_failed_writes, explain_out_of_memory
 from apinet_jax.evaluation import evaluate_run
-from apinet_jax.workdir.record import read_record
-from apinet_jax.training import train
-from apinet_jax.workdir.metrics_log import MetricsWriter
+from apinet_jax.system.errors import RunError, explain_failed_writes, explain_out_of_memory
 from apinet_jax.system.paths import write_atomically
+from apinet_jax.training import train
+from apinet_jax.workdir.checkpoint_files import steps_of
+from apinet_jax.workdir.metrics_log import MetricsWriter
+from apinet_jax.workdir.record import read_record
 
 # Four steps, each of them saved.
 SHORT = {

@@ -25,8 +25,8 @@ from tiny_runs import (
 )
 
 from apinet_jax.system import hosts
-from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.system.errors import InputError
+from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
 TRAJECTORY = Path(__file__).parents[1] / "helpers/host_trajectory.py"

@@ -16,18 +16,17 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, rows_of
 
 from apinet_jax import training as train_module
-from apinet_jax.method.types import TrainState
-from apinet_jax.setup.build import Plan
-from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.evaluation import Evaluation, evaluate_run
 from apinet_jax.loop import Run
-from apinet_jax.system.mesh import make_mesh
 from apinet_jax.method.metrics import EvalSummary
+from apinet_jax.method.types import TrainState
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
-from apinet_jax.report import report_results
-from apinet_jax.workdir.record import sha256_of
+from apinet_jax.setup.build import Plan
+from apinet_jax.system.mesh import make_mesh
 from apinet_jax.training import train
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.workdir.record import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +227,7 @@ def test_results_without_test_images_are_of_the_held_out_ones(run, tmp_path, cap
 
     names = tuple(f"class{label}" for label in range(4))
     weights = load_weights(workdir)
-    finish(
+    report_results(
         Run(
             config=run[1],
             workdir=workdir,

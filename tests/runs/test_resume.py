@@ -41,12 +41,12 @@ from apinet_jax.setup.build import (
     make_network,
     make_train_loader,
 )
-from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
-from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import to_global
 from apinet_jax.training import train
+from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.workdir.checkpoint_files import steps_of
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from apinet_jax.system.errors import InputError
 from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
-from apinet_jax.models.weights.torch_names import select_trunk_tensors, torch_shapes
 from apinet_jax.models.weights.files import read_safetensors
+from apinet_jax.models.weights.torch_names import select_trunk_tensors, torch_shapes
+from apinet_jax.system.errors import InputError
 
 _shapes = cache(variable_shapes)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+
 from apinet_jax.system.errors import InputError
 
 TORCH_LEAF = {

@@ -1,0 +1,1 @@
+"""Pretrained weights: files, the hub, recognition, names in PyTorch's state dicts."""
