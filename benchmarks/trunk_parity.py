@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apinet_jax.models import TRUNKS
+from apinet_jax.models import LISTED_TRUNKS, TRUNKS
 from apinet_jax.models.vit import resample
 
 sys.path.append(str(Path(__file__).parents[1] / "tests/helpers"))
@@ -107,7 +107,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trunk", required=True, choices=sorted(set(TRUNKS) - {"resnet10_w16"}))
+    parser.add_argument(
+        "--trunk", required=True, choices=sorted(set(LISTED_TRUNKS) - {"resnet10_w16"})
+    )
     parser.add_argument("--shapes", nargs="+", required=True, help="images x height x width")
     parser.add_argument("--float64", action="store_true", help="both sides in double precision")
     parser.add_argument("--write", type=Path, help="folder for the original's figures")

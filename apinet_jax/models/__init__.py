@@ -14,6 +14,7 @@ from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import Remat
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
+from apinet_jax.models.tiny import Tiny
 from apinet_jax.models.vit import ViT, check_sides
 from apinet_jax.system.errors import InputError
 
@@ -81,7 +82,11 @@ TRUNKS: dict[str, TrunkSpec] = {
     "vit_base_patch14_reg4_dinov2": _vit_base(
         14, 518, layer_scale=True, registers=4, embed_prefix=False
     ),
+    "test_tiny": TrunkSpec(Tiny, width=16, classifier_prefixes=("fc.",)),  # never offered
 }
+
+LISTED_TRUNKS = tuple(name for name in TRUNKS if not name.startswith("test_"))
+"""The trunks that messages and commands offer; the others only serve tests."""
 
 
 def trunk_spec(name: str) -> TrunkSpec:
@@ -97,7 +102,8 @@ def trunk_spec(name: str) -> TrunkSpec:
         InputError: No trunk has that name.
     """
     if name not in TRUNKS:
-        raise InputError(f"there is no trunk named {name!r}; choose one of {', '.join(TRUNKS)}")
+        listed = ", ".join(LISTED_TRUNKS)
+        raise InputError(f"there is no trunk named {name!r}; choose one of {listed}")
     return TRUNKS[name]
 
 

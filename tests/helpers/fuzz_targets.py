@@ -132,7 +132,7 @@ def weights(folder):
 
     def read():
         find_pretrained(str(folder / "w.safetensors"))
-        with mock.patch.object(recognise, "TRUNKS", few):
+        with mock.patch.multiple(recognise, TRUNKS=few, LISTED_TRUNKS=tuple(few)):
             _read_file(folder / "w.safetensors", None)
 
     return Target(seeds, read)

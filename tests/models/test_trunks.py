@@ -86,7 +86,12 @@ def test_parity_of_names_widths_and_sizes(name, goldens_dir):
     feature_map, variables = jax.eval_shape(
         partial(trunk.init_with_output, train=True), jax.random.key(0), images
     )
-    cells = {"squeezenet1_1": (4, 4), "densenet121": (2, 2), "densenet161": (2, 2)}
+    cells = {
+        "squeezenet1_1": (4, 4),
+        "densenet121": (2, 2),
+        "densenet161": (2, 2),
+        "test_tiny": (18, 17),
+    }
     default = (3, 3) if spec.patch == 1 else (4, 3)
     assert feature_map.shape == (2, *cells.get(name, default), spec.width)
     shapes = jax.tree.map(lambda leaf: leaf.shape, variables)
@@ -115,10 +120,17 @@ def test_unknown_trunk_lists_the_known_ones():
         make_trunk("resnet51")
 
 
+def test_test_trunk_is_not_offered():
+    with pytest.raises(InputError) as caught:
+        make_trunk("resnet51")
+    assert "test_tiny" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("trunk", "size"),
     [
         (make_trunk("resnet10_w16", jnp.bfloat16, batch_norm_groups=2), 33),
+        (make_trunk("test_tiny", jnp.bfloat16, batch_norm_groups=2, remat="full"), 33),
         (ResNet(Bottleneck, (1, 1), 8, jnp.bfloat16), 32),
         (make_trunk("squeezenet1_1", jnp.bfloat16), 32),
         (DenseNet((2, 2), 8, 16, jnp.bfloat16), 33),
@@ -129,7 +141,7 @@ def test_unknown_trunk_lists_the_known_ones():
             24,
         ),
     ],
-    ids=["basic", "bottleneck", "squeezenet", "densenet", "vit"],
+    ids=["basic", "tiny", "bottleneck", "squeezenet", "densenet", "vit"],
 )
 def test_bfloat16_compute_keeps_float32_parameters_that_all_learn(trunk, size):
     images = jax.random.normal(jax.random.key(0), (4, size, size, 3))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apinet_jax.models import TRUNKS, trunk_spec, variable_shapes
+from apinet_jax.models import LISTED_TRUNKS, TRUNKS, trunk_spec, variable_shapes
 from apinet_jax.models.weights.files import read_safetensors
 from apinet_jax.models.weights.torch_names import select_trunk_tensors, torch_shapes
 from apinet_jax.system.errors import InputError
@@ -34,9 +34,9 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str:
             problems[name] = error
         else:
             return name
-    alike = {name: _alike(tensors, name) for name in TRUNKS}
+    alike = {name: _alike(tensors, name) for name in LISTED_TRUNKS}
     nearest = max(alike, key=alike.get)
-    known = f"these weights are of none of the trunks {', '.join(TRUNKS)}"
+    known = f"these weights are of none of the trunks {', '.join(LISTED_TRUNKS)}"
     if not alike[nearest]:
         raise InputError(f"{known}: not one of their {len(tensors)} tensors is")
     raise InputError(f"{known}. For {nearest}, the nearest: {problems[nearest]}")
