@@ -1,30 +1,54 @@
 """The end of a run: its accuracy, curves, `results.json` and a summary for the reader."""
 
 import json
+from typing import Any, NamedTuple
 
 from apinet_jax.evaluation import Evaluation, summary_as_json, summary_as_lines
 from apinet_jax.loop import Run
 from apinet_jax.method.calibration import LEAST, MOST, calibration_error, fit_temperature
+from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.method.types import TrainState
 from apinet_jax.system import hosts
 from apinet_jax.system.console import print_result
 from apinet_jax.system.mesh import replicated
-from apinet_jax.system.paths import write_atomically
+from apinet_jax.system.paths import AnyPath, write_atomically
 from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import BEST, LAST
 from apinet_jax.workdir.curves import draw_curves
 from apinet_jax.workdir.metrics_log import json_number
 
+_TITLES = {
+    "test": "Test images",
+    "validation": "Held-out images (there are no test images)",
+}
 
-def report_results(run: Run, state: TrainState) -> None:
-    """Evaluates the last state, and the one chosen on held-out images, on the test images.
 
-    Test images choose nothing: which state counts was decided by the held-out images, or, without
-    any, by being the last. Without test images the held-out ones have to tell how good it is.
+class TrainResult(NamedTuple):
+    """The outcome of a run.
 
-    Args:
-        run: The run.
-        state: Its last state.
+    Attributes:
+        workdir: Folder of the run.
+        checkpoint: The chosen checkpoint: the best on held-out images, else the last.
+        split: `test`, or `validation` where the data set has no test images.
+        summary: Its figures on that split; `None` without any images to evaluate on.
+        temperature: Fitted on held-out images; `None` where none were held out, or without test
+            images.
+        history: The rows of `metrics.jsonl`.
+    """
+
+    workdir: AnyPath
+    checkpoint: AnyPath
+    split: str
+    summary: EvalSummary | None
+    temperature: float | None
+    history: list[dict[str, Any]]
+
+
+def report_results(run: Run, state: TrainState) -> TrainResult:
+    """Evaluate the last state and the best one on the test images, and report both.
+
+    Test images choose nothing: held-out images have chosen the best state, and without any the last
+    one counts. Without test images the figures are those of the held-out images.
     """
     run.checkpoints.wait()
     validation = [row for row in run.writer.rows if row["kind"] == "validation"]
@@ -33,13 +57,14 @@ def report_results(run: Run, state: TrainState) -> None:
         held_out = len(run.dataset.validation)
         chosen, how = "best", f"best of {len(validation)} epochs on {held_out} held-out images"
     split = "validation" if run.dataset.test is None else "test"
-    there = getattr(run.dataset, split) is not None
     states, steps = {"last": state}, {"last": run.plan.total}
     if validation:
         best = load_weights(run.workdir, "best", replicated(run.mesh))
         states["best"] = state._replace(params=best.params, batch_stats=best.batch_stats, ema=None)
         steps["best"] = best.metadata["step"]
-    evaluations = {which: run.evaluate(one, split) for which, one in states.items() if there}
+    evaluations = {}
+    if getattr(run.dataset, split) is not None:
+        evaluations = {which: run.evaluate(one, split) for which, one in states.items()}
     names = run.dataset.class_names
     report = {
         "chosen": chosen,
@@ -50,10 +75,10 @@ def report_results(run: Run, state: TrainState) -> None:
     lines = []
     for which, one in evaluations.items():
         mark = f" (chosen: {how})" if which == chosen else ""
-        title = "Test images" if split == "test" else "Held-out images (there are no test images)"
-        lines += [f"{title}, {which} checkpoint{mark}", *summary_as_lines(one.summary, names)]
+        title = f"{_TITLES[split]}, {which} checkpoint{mark}"
+        lines += [title, *summary_as_lines(one.summary, names)]
     if not evaluations:
-        lines.append("There are neither test nor held-out images to tell how good it is.")
+        lines.append("There are neither test nor held-out images to evaluate on.")
     if validation and split == "test":
         held_out = run.evaluate(states[chosen], "validation")
         report["calibration"], line = _calibration(held_out, evaluations[chosen])
@@ -65,20 +90,28 @@ def report_results(run: Run, state: TrainState) -> None:
         draw_curves(run.writer.rows, run.plan.frozen, curves)
 
     hosts.broadcast_from_primary(write)
-    folder = run.workdir / (BEST if chosen == "best" else LAST) / str(steps[chosen])
+    checkpoint = run.workdir / (BEST if chosen == "best" else LAST) / str(steps[chosen])
     print_result(
         [
             *lines,
-            f"  checkpoint            {folder}",
+            f"  checkpoint            {checkpoint}",
             f"  curves                {curves}",
             f"  metrics               {run.workdir / 'metrics.jsonl'}",
             f"  results               {results}",
         ]
     )
+    return TrainResult(
+        workdir=run.workdir,
+        checkpoint=checkpoint,
+        split=split,
+        summary=evaluations[chosen].summary if evaluations else None,
+        temperature=report.get("calibration", {}).get("temperature"),
+        history=run.writer.rows,
+    )
 
 
 def _calibration(held_out: Evaluation, test: Evaluation) -> tuple[dict[str, float | None], str]:
-    """The temperature that suits held-out images, and what it does to the test images."""
+    """Fit the temperature on held-out images, and apply it to the test images."""
     temperature = fit_temperature(held_out.logits, held_out.labels)
     scaled = calibration_error(test.logits, test.labels, temperature)
     figures = {
@@ -88,7 +121,7 @@ def _calibration(held_out: Evaluation, test: Evaluation) -> tuple[dict[str, floa
     }
     how = "fitted on the held-out images"
     if not LEAST < temperature < MOST:
-        how += ", which are too few or too easy to tell one"
+        how += ", which are too few or too easy to fit one"
     return figures, (
         f"  at temperature {temperature:.2f}   calibration error {100 * scaled:.2f} % ({how})"
     )

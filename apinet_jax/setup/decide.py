@@ -1,0 +1,136 @@
+"""What the primary process decides before a run: which settings, which data, which run."""
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from apinet_jax.config import check_config, flatten
+from apinet_jax.data.source import Dataset
+from apinet_jax.models import check_trunk
+from apinet_jax.models.weights.hub import find_pretrained, pin_source
+from apinet_jax.models.weights.recognise import check_weights
+from apinet_jax.setup import memory
+from apinet_jax.setup.auto import choose
+from apinet_jax.setup.build import make_dataset
+from apinet_jax.system import hosts
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError
+from apinet_jax.system.mesh import check_divisible
+from apinet_jax.system.paths import AnyPath, is_remote, to_path
+from apinet_jax.workdir.record import check_same_run, new_record, read_record
+
+
+class Decision(NamedTuple):
+    """What the primary process decides for all.
+
+    Attributes:
+        config: Completed configuration.
+        recorded: The run record found in the workdir, `None` in a fresh one.
+        record: The record of this run, to which the session is added.
+        fingerprint: Hash of the data set.
+    """
+
+    config: ml_collections.ConfigDict
+    recorded: dict[str, Any] | None
+    record: dict[str, Any]
+    fingerprint: str
+
+
+def decide(
+    config: ml_collections.ConfigDict, workdir: AnyPath, mesh: Mesh, *, extend: bool
+) -> tuple[Decision, Dataset]:
+    """Complete the configuration and open the data set: on the primary process, then on all.
+
+    The primary process reads the workdir, prepares the data, and broadcasts the outcome once.
+
+    Raises:
+        InputError: If something does not fit, or this host has other images than the primary.
+    """
+    opened = []
+
+    def on_primary() -> dict[str, Any]:
+        check_config(config)
+        check_trunk(config.model.trunk, config.data.crop)
+        recorded = read_record(workdir)
+        resolved = _resolve_names(config, recorded)
+        if recorded is None and resolved.model.pretrained:
+            check_weights(find_pretrained(resolved.model.pretrained).path, resolved.model.trunk)
+        dataset = make_dataset(resolved)
+        opened.append(dataset)
+        complete = _complete(resolved, dataset, mesh, recorded)
+        record = _record(complete, dataset, mesh, recorded, workdir, extend=extend)
+        return Decision(complete.to_dict(), recorded, record, dataset.fingerprint)._asdict()
+
+    decision = Decision(**hosts.broadcast_from_primary(on_primary))
+    decision = decision._replace(config=ml_collections.ConfigDict(decision.config))
+    dataset = opened[0] if opened else make_dataset(decision.config)
+    if dataset.fingerprint != decision.fingerprint:
+        raise InputError(
+            f"Host {jax.process_index()} has other images than host 0: their fingerprint is "
+            f"{dataset.fingerprint}, not {decision.fingerprint}. Give all hosts the same files."
+        )
+    return decision, dataset
+
+
+def _resolve_names(
+    config: ml_collections.ConfigDict, record: dict[str, Any] | None
+) -> ml_collections.ConfigDict:
+    """Copy the configuration with absolute paths and the commit of weights from the hub."""
+    config = config.copy_and_resolve_references()
+    for name in ("dir", "manual_dir"):
+        if config.data[name] and not is_remote(config.data[name]):
+            config.data[name] = os.path.abspath(to_path(config.data[name]))
+    if config.model.pretrained:
+        known = (record and record["pretrained"]) or {}
+        config.model.pretrained = pin_source(config.model.pretrained, known.get("source"))
+    return config
+
+
+def _complete(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    record: dict[str, Any] | None,
+) -> ml_collections.ConfigDict:
+    """Fill the open fields, from the run record where one exists, and print the choices."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    device = mesh.local_devices[0]
+    complete, choices = choose(
+        config,
+        dataset.train.labels,
+        sum(len(split) for split in splits if split is not None),
+        device.platform,
+        mesh.size,
+        memory.device_bytes(device),
+        record and record["config"],
+    )
+    say(*choices)
+    check_config(complete)
+    batch_size = complete.batch.classes * complete.batch.images
+    where = "batch.classes x batch.images"
+    check_divisible(batch_size, mesh, where, complete.train.microbatches)
+    return complete
+
+
+def _record(
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    recorded: dict[str, Any] | None,
+    workdir: AnyPath,
+    *,
+    extend: bool,
+) -> dict[str, Any]:
+    """Return the record of a new run, or of the recorded one if it may continue like this."""
+    flat, fingerprint = flatten(config), dataset.fingerprint
+    if recorded is None:
+        return new_record(flat, fingerprint, config.model.pretrained, mesh.size)
+    if check_same_run(recorded, flat, fingerprint, workdir, extend=extend, num_devices=mesh.size):
+        say(
+            f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
+            "epochs. The cosine schedule is planned anew over all of them."
+        )
+    return {**recorded, "config": flat}
