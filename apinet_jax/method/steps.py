@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from apinet_jax.data.batch import Batch
+from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import LossTerms, Reduction, cross_entropy, pair_loss
 from apinet_jax.method.metrics import EvalSums, eval_sums
@@ -18,7 +19,6 @@ from apinet_jax.method.optim import TRUNK
 from apinet_jax.method.pairs import Choice, Distance, mine_pairs
 from apinet_jax.method.trunk_pass import Preprocess, trunk_features
 from apinet_jax.method.types import PairIndex, StepMetrics, TrainState
-from apinet_jax.models.layers import normalise
 from apinet_jax.system.mesh import replicated, sharded_by_batch
 
 Method = Literal["apinet", "softmax"]
@@ -253,11 +253,9 @@ def eval_step(
     Returns:
         The sums over the images, and the logits of every row.
     """
-    images = normalise(batch.image, preprocess.mean, preprocess.std, preprocess.dtype)
-    classify = partial(model.apply, {"params": params, "batch_stats": batch_stats}, train=False)
-    logits = classify(images)
-    if flip:
-        logits = (logits + classify(images[:, :, ::-1])) / 2
+    logits = classify_images(
+        params, batch_stats, batch.image, model=model, preprocess=preprocess, flip=flip
+    )
     return eval_sums(logits, batch.label, batch.mask), logits
 
 
