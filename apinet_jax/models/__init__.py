@@ -1,9 +1,9 @@
-"""The trunks by name, each with what its pretrained weights expect."""
+"""The trunks by name, each with its default settings and what its weights expect."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,35 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
 
+class Rate(NamedTuple):
+    """A learning rate for SGD with momentum, and why it suits the trunk."""
+
+    value: float
+    reason: str
+
+
+_PRETRAINED_RATE = Rate(0.01, "the authors' rate")
+_SCRATCH_RATE = Rate(
+    0.1, "a trunk without weights has further to go than the authors' 0.01 takes it"
+)
+
+
 @dataclass(frozen=True)
 class TrunkSpec:
-    """What is known of a trunk before it is built.
+    """Facts about a trunk that are known before it is built.
 
     Attributes:
-        build: Makes the module from `dtype`, `batch_norm_groups` and `remat`.
+        build: Builds the module from `dtype`, `batch_norm_groups` and `remat`.
         width: Channels of its feature map, `D`.
-        classifier_prefixes: How the names of the tensors begin that belong to the classifier of
-            the torchvision or timm model and not to the trunk.
-        mean: Mean of each channel of its training images, of pixels in [0, 1].
+        classifier_prefixes: First letters of the names of tensors that belong to the classifier of
+            the torchvision or timm model, not to the trunk.
+        mean: Mean of each channel of the images that its weights were trained on, from 0 to 1.
         std: Standard deviation of each channel.
-        patch: What the sides of its images must be multiples of.
+        patch: Sides of images must be multiples of this.
+        crop: Default side of the images on an accelerator, in pixels.
+        cpu_crop: Default side of the images on a CPU.
+        rate: Default learning rate with pretrained weights.
+        scratch_rate: Default learning rate without.
     """
 
     build: Callable[..., nn.Module]
@@ -43,13 +60,20 @@ class TrunkSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     patch: int = 1
+    crop: int = 448
+    cpu_crop: int = 224
+    rate: Rate = _PRETRAINED_RATE
+    scratch_rate: Rate = _SCRATCH_RATE
 
 
-def _resnet(block: type[Block], depths: Sequence[int], width: int = 64) -> TrunkSpec:
+def _resnet(
+    block: type[Block], depths: Sequence[int], width: int = 64, **numbers: Any
+) -> TrunkSpec:
     return TrunkSpec(
         build=partial(ResNet, block, tuple(depths), width),
         width=width * 2 ** (len(depths) - 1) * block.expansion,
         classifier_prefixes=("fc.",),
+        **numbers,
     )
 
 
@@ -61,14 +85,24 @@ def _densenet(depths: Sequence[int], growth: int, width: int) -> TrunkSpec:
     return TrunkSpec(build, features, classifier_prefixes=("classifier.",))
 
 
+def _squeezenet() -> TrunkSpec:
+    rate = Rate(0.002, "without BatchNorm this trunk diverges at the authors' 0.01")
+    return TrunkSpec(SqueezeNet, 512, ("classifier.",), rate=rate, scratch_rate=rate)
+
+
 def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) -> TrunkSpec:
-    """ViT-B of timm, with position embeddings for images of `side` pixels."""
+    """ViT-B as in timm, with position embeddings for images of `side` pixels."""
+    # Its authors' grid is 0.003 to 0.06.
+    rate = Rate(
+        0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
+    )
     build = partial(ViT, patch, side // patch, **options)
-    return TrunkSpec(build, 768, ("head.",), *statistics, patch=patch)
+    return TrunkSpec(build, 768, ("head.",), *statistics, patch=patch, rate=rate, scratch_rate=rate)
 
 
 TRUNKS: dict[str, TrunkSpec] = {
-    "resnet10_w16": _resnet(BasicBlock, (1, 1, 1, 1), width=16),  # for laptops and tests
+    # For laptops: small enough to learn from scratch on a CPU.
+    "resnet10_w16": _resnet(BasicBlock, (1, 1, 1, 1), width=16, crop=128, cpu_crop=128),
     "resnet18": _resnet(BasicBlock, (2, 2, 2, 2)),
     "resnet34": _resnet(BasicBlock, (3, 4, 6, 3)),
     "resnet50": _resnet(Bottleneck, (3, 4, 6, 3)),
@@ -76,7 +110,7 @@ TRUNKS: dict[str, TrunkSpec] = {
     "resnet152": _resnet(Bottleneck, (3, 8, 36, 3)),
     "densenet121": _densenet((6, 12, 24, 16), growth=32, width=64),
     "densenet161": _densenet((6, 12, 36, 24), growth=48, width=96),
-    "squeezenet1_1": TrunkSpec(SqueezeNet, width=512, classifier_prefixes=("classifier.",)),
+    "squeezenet1_1": _squeezenet(),
     "vit_base_patch16_224": _vit_base(16, 224, statistics=(HALF, HALF)),
     "vit_base_patch14_dinov2": _vit_base(14, 518, layer_scale=True),
     "vit_base_patch14_reg4_dinov2": _vit_base(
@@ -88,15 +122,12 @@ TRUNKS: dict[str, TrunkSpec] = {
 LISTED_TRUNKS = tuple(name for name in TRUNKS if not name.startswith("test_"))
 """The trunks that messages and commands offer; the others only serve tests."""
 
+SCRATCH_TRUNKS = ("resnet50", "resnet18", "resnet10_w16")
+"""Trunks to choose from without pretrained weights, the largest first; the last suits CPUs."""
+
 
 def trunk_spec(name: str) -> TrunkSpec:
-    """Looks a trunk up.
-
-    Args:
-        name: A key of `TRUNKS`.
-
-    Returns:
-        What is known of it.
+    """Return what is known of a trunk.
 
     Raises:
         InputError: No trunk has that name.
@@ -108,14 +139,14 @@ def trunk_spec(name: str) -> TrunkSpec:
 
 
 def check_trunk(name: str | None, crop: int | None) -> None:
-    """Refuses a trunk that is not there, and images that its patches do not fill.
+    """Refuse an unknown trunk, and a crop that its patches do not fill.
 
     Args:
-        name: Its name; `None` where it is not known yet.
-        crop: Side of the images; likewise.
+        name: Name of the trunk; `None` if it is not known yet.
+        crop: Side of the images in pixels; `None` if it is not known yet.
 
     Raises:
-        InputError: With the trunks that there are, or with a side that would do.
+        InputError: With the known trunks, or with a side that works.
     """
     patch = 1 if name is None else trunk_spec(name).patch
     if crop is not None:
@@ -128,13 +159,15 @@ def make_trunk(
     batch_norm_groups: int = 1,
     remat: Remat = "none",
 ) -> nn.Module:
-    """Builds a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`, not pooled.
+    """Build a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`, not pooled.
 
     Args:
-        name: A key of `TRUNKS`.
+        name: A key of `TRUNKS`, `resnet50` for instance.
         dtype: Compute dtype; parameters and BatchNorm statistics stay float32.
-        batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
-        remat: What a block keeps for its backward pass.
+        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
+        remat: Rematerialisation of each block: `none` stores every activation for the backward
+            pass, `dots` only the results of convolutions and matrix products, `full` only the
+            input of the block.
 
     Returns:
         The linen module, without parameters.
@@ -146,11 +179,7 @@ def make_trunk(
 
 
 def variable_shapes(name: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
-    """Shapes and dtypes of a trunk's variables, without the work of initialising them.
-
-    Args:
-        name: A key of `TRUNKS`.
-        dtype: Compute dtype.
+    """Return the shapes and dtypes of a trunk's variables, without initialising them.
 
     Raises:
         InputError: No trunk has that name.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from apinet_jax.config import flatten
-from apinet_jax.models import trunk_spec
+from apinet_jax.models import SCRATCH_TRUNKS, trunk_spec
 from apinet_jax.models.weights.hub import Pretrained, find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
 from apinet_jax.setup.memory import format_bytes
@@ -143,7 +143,8 @@ def _fill_sizes(
     elif data.resize is not None:
         crops = [max(round(data.resize * 7 / 8) // patch, 1) * patch]
     else:
-        best = 128 if trunk == "resnet10_w16" else 224 if on_cpu else 448
+        spec = trunk_spec(trunk)
+        best = spec.cpu_crop if on_cpu else spec.crop
         sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
         crops = sorted({crop // patch * patch for crop in sizes if crop <= best}, reverse=True)
     chosen = largest(trunk, config.model.dtype, crops, shapes, num_devices, budget)
@@ -180,13 +181,14 @@ def _trunk(
         if weights.architecture not in (None, trunk):
             why += f", which calls itself {weights.architecture}"
         return trunk, why
+    preferred, smaller, smallest = SCRATCH_TRUNKS
     if on_cpu:
-        return "resnet10_w16", "small enough to learn from scratch on a CPU"
+        return smallest, "small enough to learn from scratch on a CPU"
     images = -(-PAPER_CLASSES * PAPER_IMAGES // num_devices)
-    need = step_bytes("resnet50", 224, "bfloat16", images)
+    need = step_bytes(preferred, 224, "bfloat16", images)
     memory = f"{format_bytes(need)} of {format_bytes(budget)} a device"
-    why = f"ResNet-50 on the paper's batch at 224 px needs about {memory}"
-    return "resnet50" if need <= budget else "resnet18", why
+    why = f"{preferred} on the paper's batch at 224 px needs about {memory}"
+    return preferred if need <= budget else smaller, why
 
 
 def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:
@@ -195,13 +197,8 @@ def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:
         if pretrained:
             return 1e-4, "AdamW moves every weight by about the rate, and these are good already"
         return 1e-3, "the usual rate of AdamW"
-    if trunk_spec(trunk).patch > 1:  # the grid of its authors is 0.003 to 0.06
-        return 0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
-    if trunk == "squeezenet1_1":
-        return 0.002, "without BatchNorm this trunk does not bear the authors' 0.01"
-    if pretrained:
-        return 0.01, "the authors' rate"
-    return 0.1, "a trunk without weights has further to go than the authors' 0.01 takes it"
+    spec = trunk_spec(trunk)
+    return spec.rate if pretrained else spec.scratch_rate
 
 
 def _warnings(config: ml_collections.ConfigDict) -> list[str]:

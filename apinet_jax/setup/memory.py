@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from apinet_jax.models import trunk_spec
+from apinet_jax.models import SCRATCH_TRUNKS, trunk_spec
 from apinet_jax.system.errors import RunError
 
 _MIB = 2**20
@@ -107,8 +107,7 @@ def memory_saving_options(
             resize = round(config.data.resize * smaller_crop / crop)
             options.append({"data.resize": resize, "data.crop": smaller_crop})
     if not config.model.pretrained:
-        trunks = ("resnet50", "resnet18", "resnet10_w16")
-        options += [{"model.trunk": name} for name in trunks if name != config.model.trunk]
+        options += [{"model.trunk": name} for name in SCRATCH_TRUNKS if name != config.model.trunk]
     together: dict[str, Any] = {}
     for option in options:
         together = {**together, **option}
