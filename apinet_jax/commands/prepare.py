@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from apinet_jax.data.source import NAMES, Dataset, open_dataset
-from apinet_jax.data.survey import Survey, splits_of, survey, write_contact_sheet
+from apinet_jax.data.survey import Survey, survey, write_contact_sheet
 from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import local_path
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def table(dataset: Dataset, found: Survey, title: str) -> list[str]:
     """Returns the lines that tell what is in a data set."""
-    splits = splits_of(dataset)
+    splits = dataset.splits
     counts = {
         name: np.bincount(source.labels, minlength=len(dataset.class_names))
         for name, source in splits.items()

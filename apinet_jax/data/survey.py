@@ -41,15 +41,9 @@ class Survey(NamedTuple):
     duplicates: tuple[tuple[str, ...], ...]
 
 
-def splits_of(dataset: Dataset) -> dict[str, Source]:
-    """Returns the splits that a data set has."""
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {name: source for name, source in splits.items() if source is not None}
-
-
 def survey(dataset: Dataset) -> Survey:
     """Reads every file once, without decoding it."""
-    splits = splits_of(dataset)
+    splits = dataset.splits
     copies = defaultdict(list)
     sizes = []
     total = sum(map(len, splits.values()))

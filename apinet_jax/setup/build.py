@@ -16,7 +16,8 @@ from jaxtyping import Array, Int, Key
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
-from apinet_jax.data.source import Dataset, Source, hold_out, open_dataset
+from apinet_jax.data.source import Dataset, Source, open_dataset
+from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.optim import TRUNK, cosine_schedule, make_optimizer

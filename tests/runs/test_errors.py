@@ -74,7 +74,7 @@ def test_missing_folder(tmp_path):
 def test_empty_class(photos, tmp_path):
     folder = shutil.copytree(photos, tmp_path / "photos")
     (folder / "train/classx").mkdir()
-    refuse(folder, tmp_path / "run", "hold no image .*'classx'. Add images or remove the folder")
+    refuse(folder, tmp_path / "run", "hold no image .*'classx'. Add images, or move everything")
 
 
 def test_one_class_only(tmp_path):

@@ -9,7 +9,8 @@ from typing import ClassVar
 from apinet_jax.data.official.archive import Files, open_files, readable
 from apinet_jax.data.official.download import Archive, differs, download
 from apinet_jax.data.records.builder import EncodedImages, ensure_prepared
-from apinet_jax.data.records.scan import Scan, listing_digest, walk_files
+from apinet_jax.data.records.scan import Scan
+from apinet_jax.data.records.walk import listing_digest, walk_files
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError
 
@@ -155,8 +156,8 @@ def _place(archive: Archive, folder: Path) -> Path | None:
     return folder if archive.marker and (folder / archive.marker).exists() else None
 
 
-def _statuses(place: Path) -> Iterator:
-    return iter([(place.name, place.stat())]) if place.is_file() else walk_files(place)
+def _statuses(place: Path) -> Iterable:
+    return [(place.name, place.stat())] if place.is_file() else walk_files(place).files
 
 
 def _completed(

@@ -9,7 +9,7 @@ from apinet_jax.data.official.archive import Files, require
 from apinet_jax.data.official.base import Official
 from apinet_jax.data.official.download import Archive
 from apinet_jax.data.official.mat import column, read_mat, whole
-from apinet_jax.data.records.folder import find_images
+from apinet_jax.data.records.layout import find_images
 from apinet_jax.data.records.scan import Box, Entry, Scan
 from apinet_jax.system.errors import InputError
 

@@ -1,11 +1,12 @@
-"""Writes checked images into array_record through TFDS, once, and replaces them when they change.
+"""Preparation of records: checked images are written into array_record through TFDS, once.
 
-Records are prepared in a folder of their own and moved into place with one rename: a preparation
-that is killed leaves nothing that could be taken for a finished one (only an `incomplete.*` folder,
-safe to delete), and the records it was to replace stay until the new ones are complete.
+Records are prepared in a separate folder and moved into place by an atomic rename. A preparation
+that is killed leaves only an `incomplete.*` folder, safe to delete, and the previous records stay
+until the new ones are complete.
 """
 
 import hashlib
+import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -24,26 +25,29 @@ from apinet_jax.data.records.scan import (
     check_images,
     fingerprint,
     unreadable_error,
+    warn_of_copies,
 )
 from apinet_jax.system.console import say, tracked
 from apinet_jax.system.errors import InputError, RunError
 
 _RECORDS_PER_FILE = 8192
+_DIGEST_DIGITS = 16  # hexadecimal digits of a file's SHA-256 that the metadata keep
 
 
 class LocalInfo(tfds.core.DatasetInfo):
-    """What TFDS knows of a data set that no server describes."""
+    """TFDS's description of a data set that no server knows."""
 
     def initialize_from_bucket(self) -> None:
-        """Looks nowhere: TFDS would leave an empty temporary folder behind each time it did."""
+        """Do nothing, where TFDS would leave an empty temporary folder behind each time."""
 
 
 class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """TFDS builder whose records are files as they were found: no pixel is ever re-encoded.
 
-    `info.metadata` holds `class_names`, `labels`, `file_names`, `image_ids`, `boxes` and `windows`
-    (lists for each split, in record order; the last two `null` where there are none),
-    `fingerprint`, `listing`, `skipped`, `need_boxes` and `place`.
+    `info.metadata` holds `class_names`, `labels`, `file_names`, `image_ids`, `digests`, `boxes`
+    and `windows` (lists for each split, in record order; the last two `null` if the data set has
+    none), `fingerprint`, `listing`, `skipped`, `need_boxes`, `place` and `changes` (since the
+    records that these replaced, `null` for the first).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -51,6 +55,7 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, checked: Checked | None = None, listing: str = "", **options: Any):
         self._checked = checked
         self._listing = listing
+        self.changes: dict[str, Any] | None = None
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -88,6 +93,9 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             labels=column("label"),
             file_names=column("file_name"),
             image_ids=column("image_id"),
+            digests={
+                split: [sha[:_DIGEST_DIGITS] for _, sha in rows] for split, rows in splits.items()
+            },
             boxes=column("box") if all_have("box") else None,
             windows=column("window") if all_have("window") else None,
             fingerprint=fingerprint(checked),
@@ -95,6 +103,7 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             skipped=checked.skipped,
             need_boxes=checked.need_boxes,
             place=str(checked.place),
+            changes=self.changes,
         )
         return {split: self._generate_examples(split, rows) for split, rows in splits.items()}
 
@@ -107,15 +116,15 @@ class EncodedImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if hashlib.sha256(data).hexdigest() != sha:
                 raise InputError(
                     f"{entry.file_name} changed while it was being prepared. Run the command "
-                    "again once nothing writes to the data set."
+                    "again when nothing writes to the data set."
                 )
             yield index, {"image": data, "label": entry.label, "file_name": entry.file_name}
 
     def write(self) -> None:
-        """Writes all records into `data_dir`, one after the other.
+        """Write all records into `data_dir`, one after the other.
 
         `download_and_prepare` would sort them first, through temporary files that TFDS writes with
-        TensorFlow as soon as a split exceeds 1 GB. They are in order already.
+        TensorFlow as soon as a split exceeds 1 GB. They are sorted already.
         """
         Path(self.data_dir).mkdir(parents=True)
         writer = tfds.core.SequentialWriter(
@@ -137,20 +146,21 @@ def ensure_prepared(
     need_boxes: bool = False,
     **options: Any,
 ) -> EncodedImages:
-    """Returns a builder whose records are complete and up to date.
+    """Return a builder whose records are complete and up to date.
 
     Args:
         builder_class: Builder of the data set.
         root: TFDS's root folder.
-        listing: Returns the digest of what lies on disk now; None accepts any finished preparation.
+        listing: Returns the digest of the files on disk; None accepts any finished preparation.
         scan: Opens the files of the data set; called only when records have to be written. It may
             download them first.
         skip_unreadable: Leave unreadable images out instead of raising.
-        need_boxes: Write records anew if those that are there have no boxes.
+        need_boxes: Replace existing records that have no boxes.
         **options: Further arguments of the builder.
 
-    Returns:
-        The builder, opened on the finished records.
+    Raises:
+        InputError: Images are unreadable.
+        RunError: The records cannot be written.
     """
     make = partial(_construct, builder_class, **options)
     builder = _current(make, root, listing(), need_boxes)
@@ -159,6 +169,7 @@ def ensure_prepared(
             root.mkdir(parents=True, exist_ok=True)
             with scan() as found:
                 checked = check_images(found, skip_unreadable)
+                warn_of_copies(checked)
                 _write(make, root, checked, found.listing, need_boxes)
         builder = make(data_dir=root)
     skipped = builder.info.metadata["skipped"]
@@ -173,7 +184,7 @@ def ensure_prepared(
 
 
 def _construct(builder_class: type[EncodedImages], **options: Any) -> EncodedImages:
-    """Builds without TFDS's warning that a folder's configuration is not one it ships."""
+    """Builds without TFDS's warning that it does not ship this configuration."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -187,26 +198,26 @@ def _current(
     root: Path,
     listing: str | None,
     need_boxes: bool,
-    tell: Callable[[str], None] = say,
+    report: Callable[[str], None] = say,
 ) -> EncodedImages | None:
-    """Opens the records that are there; `None` where they are damaged or out of date."""
+    """Opens existing records; returns `None` if they are missing, damaged or out of date."""
     try:
         builder = make(data_dir=root)
-        # TFDS warns when it is asked about a folder that is not there.
+        # TFDS warns when it is asked about a folder that does not exist.
         if not (builder.data_path.exists() and builder.is_prepared()):
             return None
         metadata = builder.info.metadata
         prepared_from = metadata["listing"]
         shards = [Path(path) for split in builder.info.splits.values() for path in split.filepaths]
-    except Exception as error:  # TFDS fails in almost any way on a file that is damaged
-        tell(f"The records under {root} cannot be read ({error}); they are prepared again.")
+    except Exception as error:  # TFDS fails in almost any way on a damaged file
+        report(f"The records under {root} cannot be read ({error}); they are prepared again.")
         return None
     if not all(path.exists() and path.stat().st_size for path in shards):
-        tell(f"Records are missing in {builder.data_dir}; they are prepared again.")
+        report(f"Records are missing in {builder.data_dir}; they are prepared again.")
         return None
     if need_boxes and metadata.get("boxes") is None:
         return None
-    # Some may have been left out for the sake of their box alone.
+    # Some may have been left out only because of their box.
     if metadata.get("need_boxes") and metadata["skipped"] and not need_boxes:
         return None
     return builder if listing in (None, prepared_from) else None
@@ -219,30 +230,53 @@ def _write(
     listing: str | None,
     need_boxes: bool,
 ) -> None:
-    """Prepares in a folder of its own, then moves the finished records to where they belong."""
+    """Prepares in a separate folder, then moves the finished records into place."""
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging:
         staged = make(checked=checked, listing=listing or "", data_dir=staging)
-        staged.write()
         finished = Path(staged.data_dir)
         final = root / finished.relative_to(staging)
+        staged.changes = _changes(final / "metadata.json", checked)
+        staged.write()
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             finished.rename(final)
-        except OSError:  # records are there: out of date, or another process was quicker
-            if _current(make, root, listing, need_boxes, tell=logging.debug) is None:
+        except OSError:  # records exist: out of date, or another process was faster
+            if _current(make, root, listing, need_boxes, report=logging.debug) is None:
                 final.rename(Path(staging) / "replaced")
                 finished.rename(final)
 
 
+def _changes(path: Path, checked: Checked) -> dict[str, Any] | None:
+    """Compares the images with the metadata of the records that they replace."""
+    try:
+        before = json.loads(path.read_text())
+        old = {
+            name: digest
+            for split, names in before["file_names"].items()
+            for name, digest in zip(names, before["digests"][split], strict=True)
+        }
+        if before["fingerprint"] == fingerprint(checked):
+            return before["changes"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # there are none, or they are damaged or of an earlier version
+    new = {
+        entry.file_name: sha[:_DIGEST_DIGITS]
+        for entry, sha in zip(checked.entries, checked.digests, strict=True)
+    }
+    return {
+        "fingerprint": before["fingerprint"],
+        "removed": sorted(old.keys() - new.keys()),
+        "added": sorted(new.keys() - old.keys()),
+        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+    }
+
+
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Lets a preparation that the disk refused end in one message.
-
-    Args:
-        root: Where the records were to go.
+    """Turn a write that the disk refused into one message.
 
     Raises:
-        RunError: Instead of an `OSError`, or of the `RuntimeError` that array_record makes of it.
+        RunError: For an `OSError`, or the `RuntimeError` that array_record makes of it.
     """
     try:
         yield

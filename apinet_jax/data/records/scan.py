@@ -1,21 +1,26 @@
-"""What a data set's files hold, and whether every image of it can be read."""
+"""The images of a data set before they become records, and the check that all are readable."""
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
+from apinet_jax.data.records.walk import quoted
 from apinet_jax.data.transforms import decode
-from apinet_jax.system.console import tracked
+from apinet_jax.system.console import say, tracked
 from apinet_jax.system.errors import InputError
+
+_MAX_LINES = 100  # of unreadable files in a message
+_MAX_COPIES = 3  # in a warning
 
 
 class Box(NamedTuple):
-    """A rectangle of whole pixels; x and y are those of its upper left corner, from 0."""
+    """A rectangle of whole pixels; x and y of its upper left corner count from 0."""
 
     x: int
     y: int
@@ -26,12 +31,12 @@ class Box(NamedTuple):
     def around(
         cls, left: int | float, top: int | float, right: int | float, bottom: int | float
     ) -> "Box":
-        """Returns the smallest box that covers the area between four edges."""
+        """Return the smallest box that covers the area between four edges."""
         x, y = math.floor(left), math.floor(top)
         return cls(x, y, math.ceil(right) - x, math.ceil(bottom) - y)
 
     def within(self, width: int, height: int) -> "Box":
-        """Returns the part that lies in a picture; its sides are below 1 if none does."""
+        """Return the part inside a picture; a side below 1 means that there is none."""
         x, y = max(self.x, 0), max(self.y, 0)
         right, bottom = min(self.x + self.width, width), min(self.y + self.height, height)
         return Box(x, y, right - x, bottom - y)
@@ -44,10 +49,10 @@ class Entry(NamedTuple):
         split: train, validation or test.
         file_name: Path below the data set's folder, with forward slashes.
         label: Its class.
-        image_id: What the data set itself calls it.
+        image_id: The data set's own identifier.
         read: Returns the encoded file.
-        box: Where the object is, if the data set says so; once checked, within the window.
-        window: The part of the picture to look at; `None` for the whole, and until it is checked.
+        box: The object, if the data set has boxes; after the check clipped to the window.
+        window: The part of the picture to use; `None` for all of it, and before the check.
     """
 
     split: str
@@ -66,9 +71,10 @@ class Scan(NamedTuple):
         place: The folder or archive, for messages.
         class_names: Name of each label.
         entries: The images.
-        banner: Rows at the bottom of every picture that are not to be looked at.
-        need_boxes: Whether an image is of no use without a box inside of it.
-        listing: Digest of what lay on disk before any of it was read.
+        banner: Rows at the bottom of every picture to cut off.
+        need_boxes: Whether an image without a box inside it is unusable.
+        listing: Digest of the files on disk, taken before any of them was read.
+        drawn: Whether the test split was drawn from the training images.
     """
 
     place: Path
@@ -77,10 +83,11 @@ class Scan(NamedTuple):
     banner: int = 0
     need_boxes: bool = False
     listing: str | None = None
+    drawn: bool = False
 
 
 class Checked(NamedTuple):
-    """The images that could be read.
+    """The readable images of a data set.
 
     Attributes:
         place: The folder or archive, for messages.
@@ -88,7 +95,7 @@ class Checked(NamedTuple):
         entries: The readable images.
         digests: SHA-256 of the bytes of each.
         skipped: File name and reason of those that were left out.
-        need_boxes: Whether images without a box inside of them were left out too.
+        need_boxes: Whether images without a box inside them were left out too.
     """
 
     place: Path
@@ -100,14 +107,11 @@ class Checked(NamedTuple):
 
 
 def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
-    """Decodes every image once, on all cores.
+    """Decode every image once, on all cores.
 
     Args:
         scan: The images to check.
         skip_unreadable: Leave unreadable images out instead of raising.
-
-    Returns:
-        The readable images with their digests.
 
     Raises:
         InputError: An image is unreadable, or leaving some out leaves a class without any.
@@ -131,67 +135,43 @@ def check_images(scan: Scan, skip_unreadable: bool) -> Checked:
 
 
 def unreadable_error(place: Path, skipped: Iterable[tuple[str, str]]) -> InputError:
-    """Returns the error that lists every unreadable file with its reason."""
+    """Return the error that lists the unreadable files with their reasons."""
     lines = [f"  {file_name}: {reason}" for file_name, reason in skipped]
+    more = len(lines) - _MAX_LINES
     return InputError(
-        f"{len(lines)} unreadable image file(s) in {place}:\n"
-        + "\n".join(lines)
+        f"{len(lines):,} unreadable image file(s) in {place}:\n"
+        + "\n".join([*lines[:_MAX_LINES], *([f"  and {more:,} more"] if more > 0 else [])])
         + "\nRepair or remove them, or leave them out with --config.data.skip_unreadable=True "
         "(python -m apinet_jax prepare: --skip-unreadable)."
     )
 
 
-def walk_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yields every file that is not hidden, at any depth, in a fixed order.
-
-    What only has a name like one, a pipe or a device, is no file: it would be read for ever.
-
-    Args:
-        folder: Where to begin. Linked folders are followed unless they lead back up.
-
-    Yields:
-        The path below `folder`, with forward slashes, and its status.
-    """
-
-    def stop(error: OSError) -> None:
-        raise InputError(f"Cannot list {error.filename}: {error.strerror}. Check its permissions.")
-
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=stop):
-        parent = Path(here)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith((".", "__")) and not _leads_up(parent, parent / name)
-        )
-        for name in sorted(files):
-            path = parent / name
-            if not name.startswith(".") and path.is_file():
-                yield path.relative_to(folder).as_posix(), path.stat()
-
-
-def listing_digest(files: Iterable[tuple[str, os.stat_result]]) -> str:
-    """Returns a SHA-256 over path, size and time of change: quick to take, no file is read."""
-    digest = hashlib.sha256()
-    for name, status in files:
-        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
-    return digest.hexdigest()
+def warn_of_copies(checked: Checked) -> None:
+    """Warn about files that are in several splits, or in several classes, byte for byte."""
+    copies = defaultdict(list)
+    for entry, sha in zip(checked.entries, checked.digests, strict=True):
+        copies[sha].append(entry)
+    for field, what in (("split", "splits"), ("label", "classes")):
+        found = [
+            " = ".join(dict.fromkeys(entry.file_name for entry in entries))
+            for entries in copies.values()
+            if len({getattr(entry, field) for entry in entries}) > 1
+        ]
+        if found:
+            shown = "; ".join(found[:_MAX_COPIES]) + ("; ..." if len(found) > _MAX_COPIES else "")
+            say(f"WARNING: {len(found):,} image(s) are in more than one of the {what}: {shown}.")
 
 
 def fingerprint(checked: Checked) -> str:
-    """Returns a SHA-256 over split, file name, label and bytes of every record."""
+    """Return a SHA-256 over split, file name, label and bytes of every record."""
     digest = hashlib.sha256()
     for entry, sha in zip(checked.entries, checked.digests, strict=True):
         digest.update(f"{entry.split}\0{entry.file_name}\0{entry.label}\0{sha}\n".encode())
     return digest.hexdigest()
 
 
-def quoted(names: Iterable[str]) -> str:
-    """Returns the names as they appear in messages."""
-    return ", ".join(repr(name) for name in names)
-
-
 def _checked(scan: Scan, entry: Entry) -> tuple[Entry, str, str]:
-    """Returns the image with its window, the digest of its bytes, and why it cannot be used."""
+    """Returns the image with its window, the digest of its bytes, and why it is unusable."""
     try:
         data = entry.read()
         width, height = decode(data).size
@@ -211,7 +191,3 @@ def _checked(scan: Scan, entry: Entry) -> tuple[Entry, str, str]:
             return entry, "", f"its box {tuple(entry.box)} is not in its {width} x {height} pixels"
         entry = entry._replace(box=box if inside else None)
     return entry, hashlib.sha256(data).hexdigest(), ""
-
-
-def _leads_up(parent: Path, child: Path) -> bool:
-    return child.is_symlink() and parent.resolve().is_relative_to(child.resolve())
