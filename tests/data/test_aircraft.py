@@ -32,7 +32,7 @@ def manual(tmp_path):
         "data/variants.txt": VARIANTS,
         "data/images_variant_trainval.txt": [f"{name} {v}" for name, v in TRAINVAL.items()],
         "data/images_variant_test.txt": [f"{name} {v}" for name, v in TEST.items()],
-        # From the pixel (1, 1) to the pixel that is the last; this one reaches into the banner.
+        # From the pixel (1, 1) to the last one, included; this box reaches into the banner.
         "data/images_box.txt": [f"{name} 9 5 40 48" for name in TRAINVAL | TEST],
     }
     put_files(folder, images | {name: list(lines) for name, lines in lists.items()})
@@ -62,7 +62,7 @@ def test_ids_keep_their_zeros(manual, tmp_path):
     assert metadata["image_ids"] == {"train": list(TRAINVAL), "test": list(TEST)}
 
 
-def test_banner_is_cut_from_the_picture_and_kept_in_the_bytes(manual):
+def test_banner_is_cropped_but_stored(manual):
     train = open_dataset("aircraft", manual_dir=manual).train
     assert train.read(0) == split_jpeg(SHOWN)
     picture = np.asarray(train.picture(0))
@@ -80,7 +80,7 @@ def test_box_ends_above_the_banner(manual, tmp_path):
     assert whole.fingerprint != cropped.fingerprint
 
 
-def test_picture_that_is_all_banner(manual):
+def test_picture_smaller_than_the_banner(manual):
     path = manual / DATA / "images/0698580.jpg"
     path.write_bytes(split_jpeg((0, 0, 1, 1), size=(64, 20)))
     with pytest.raises(InputError, match=r"0698580\.jpg: nothing is left above the 20 rows"):
@@ -96,7 +96,7 @@ def test_unknown_variant(manual):
 @pytest.mark.parametrize(
     "box", ["0894380 9 5 40", "0894380 a b c d", "0894380 1 1 nan 9", "0894380 1 1 1e308 9", ""]
 )
-def test_box_that_is_none(manual, box):
+def test_invalid_box(manual, box):
     edit(manual / DATA / "images_box.txt", "0894380 9 5 40 48\n", box)
     with pytest.raises(InputError, match=r"Image 0894380 has no box of four numbers"):
         open_dataset("aircraft", manual_dir=manual)
@@ -104,7 +104,7 @@ def test_box_that_is_none(manual, box):
 
 def test_box_outside_of_its_picture(manual):
     edit(manual / DATA / "images_box.txt", "0894380 9 5 40 48", "0894380 70 5 90 48")
-    assert len(open_dataset("aircraft", manual_dir=manual).test) == 2  # nobody looks at boxes
+    assert len(open_dataset("aircraft", manual_dir=manual).test) == 2  # boxes are not used
     with pytest.raises(InputError, match=r"0894380\.jpg: its box .* is not in its 64 x 28 pixels"):
         open_dataset("aircraft", manual_dir=manual, crop_to_box=True)
     cropped = open_dataset("aircraft", manual_dir=manual, crop_to_box=True, skip_unreadable=True)
@@ -112,7 +112,7 @@ def test_box_outside_of_its_picture(manual):
     assert cropped.test.windows.tolist() == [[8, 4, 32, 24]]
 
 
-def test_another_archive_under_the_name(manual):
+def test_other_archive_of_that_name(manual):
     folder = manual / "fgvc-aircraft-2013b"
     shutil.move(folder / "data", folder / "fgvc")
     pack(manual / "fgvc-aircraft-2013b.tar.gz", folder)

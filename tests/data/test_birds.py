@@ -1,4 +1,4 @@
-"""The demo data set: every promise it makes about its pictures, parts and metadata."""
+"""The demo data set: its pictures, parts and metadata."""
 
 import itertools
 import subprocess
@@ -31,7 +31,7 @@ def draw(species_index: int, seed: int = 0, index: int = 0, split: str = "train"
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> tuple[str, subprocess.CompletedProcess]:
-    """Prepares in a process of its own, to see what that loads."""
+    """Prepare in a separate process, to check what that imports."""
     folder = str(tmp_path_factory.mktemp("birds"))
     program = (
         "import sys\n"
@@ -64,7 +64,7 @@ def records(builder) -> dict[str, list[dict]]:
     return {split: [source[i] for i in range(len(source))] for split, source in sources.items()}
 
 
-def test_default_size_is_what_the_demo_promises():
+def test_default_size():
     config = BirdsConfig()
     assert len(SPECIES) >= 12
     assert len(GENERA) >= 4
@@ -74,7 +74,7 @@ def test_default_size_is_what_the_demo_promises():
     assert len(config.sightings("train")) == len(SPECIES) * config.train_per_species
 
 
-def test_records_have_the_promised_counts_and_sizes(records):
+def test_counts_and_sizes(records):
     assert len(records["train"]) == 2 * len(SPECIES)
     assert len(records["test"]) == len(SPECIES)
     for record in records["train"] + records["test"]:
@@ -83,7 +83,7 @@ def test_records_have_the_promised_counts_and_sizes(records):
         assert image.shape == (256, 256, 3)
         assert parts.shape == (256, 256)
         assert parts.max() < len(PART_NAMES)
-        # Something of every bird is seen, and never only the bird.
+        # Every bird is at least partly visible, and there is background.
         assert 0.01 < (parts > 0).mean() < 0.6
         assert record["genus"] == GENERA.index(SPECIES[record["label"]].genus)
 
@@ -114,7 +114,7 @@ def test_metadata_agrees_with_the_records(builder, records):
     assert {part for _, _, part in metadata["differing_parts"]} <= set(PART_NAMES[1:])
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_does_not():
+def test_bytes_depend_on_the_seed_only():
     def encoded(seed: int) -> list[dict]:
         return [draw_record(seed, Sighting("train", species, 0)) for species in (0, 5)]
 
@@ -123,7 +123,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not():
         assert first["image"] != second["image"]
 
 
-def test_pictures_do_not_depend_on_how_many_are_drawn():
+def test_pictures_do_not_depend_on_their_number():
     some, more = BirdsConfig(train_per_species=2), BirdsConfig(train_per_species=3)
     assert set(some.sightings("train")) < set(more.sightings("train"))
     assert some.name != more.name
@@ -136,7 +136,7 @@ def test_no_picture_appears_twice(records):
 
 
 @pytest.mark.parametrize(("first", "second", "part"), differing_parts())
-def test_species_of_a_genus_differ_in_exactly_one_part(first, second, part, monkeypatch):
+def test_species_of_a_genus_differ_in_one_part(first, second, part, monkeypatch):
     monkeypatch.setattr(bird_foreground, "occlude", lambda *_: None)
     rngs = [sighting_rng(0, Sighting("train", first, 0)) for _ in range(2)]
     one, one_parts = draw_bird(SPECIES[first], rngs[0])
@@ -151,7 +151,7 @@ def test_species_of_a_genus_differ_in_exactly_one_part(first, second, part, monk
     assert np.array_equal(one_parts, other_parts)
 
 
-def test_what_an_occluder_covers_is_no_part():
+def test_occluded_pixels_belong_to_no_part():
     def opaque(canvas, centre, reach, theme, rng):
         square = centre + np.array([(-60, -60), (60, -60), (60, 60), (-60, 60)])
         canvas.paint(canvas.fill(square), np.array([1.0, 0.0, 1.0]), part=0)
@@ -170,7 +170,7 @@ def test_what_an_occluder_covers_is_no_part():
         assert min(red, blue) > green + 60
 
 
-def test_occluders_hide_parts_but_seldom_all_of_the_diagnostic_one():
+def test_diagnostic_part_is_mostly_visible():
     visible = []
     for species, index in itertools.product((1, 4, 7, 10), range(3)):
         part = PART[SPECIES[species].genus.diagnostic_part]
@@ -178,6 +178,6 @@ def test_occluders_hide_parts_but_seldom_all_of_the_diagnostic_one():
     assert np.mean(visible) >= 0.75
 
 
-def test_preparing_and_reading_load_neither_tensorflow_nor_jax(prepared):
+def test_tensorflow_and_jax_are_not_imported(prepared):
     _, done = prepared
     assert done.returncode == 0, done.stderr

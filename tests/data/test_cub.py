@@ -1,4 +1,4 @@
-"""A small CUB-200-2011: from the folder and the archive, what is kept, what is refused."""
+"""A small CUB-200-2011, read from the folder and the archive, intact and damaged."""
 
 import errno
 import os
@@ -97,7 +97,7 @@ def test_default_manual_folder(manual, tmp_path):
     check(open_dataset("cub"))
 
 
-def test_prepared_records_outlive_the_archive(manual):
+def test_records_do_not_need_the_archive(manual):
     open_dataset("cub", manual_dir=manual)
     shutil.rmtree(manual)
     check(open_dataset("cub", manual_dir=manual))
@@ -111,7 +111,7 @@ def test_prepared_again_when_an_image_changes(manual):
     assert after.train.read(0) == jpeg(8)
 
 
-def test_prepared_again_when_a_list_changes_meanwhile(manual, monkeypatch):
+def test_prepared_again_when_a_list_changed_during_preparation(manual, monkeypatch):
     path, check_images = manual / "CUB_200_2011/classes.txt", records.check_images
 
     def then_edit(*args):
@@ -124,11 +124,12 @@ def test_prepared_again_when_a_list_changes_meanwhile(manual, monkeypatch):
     assert open_dataset("cub", manual_dir=manual).class_names[0].endswith("Alcatraz")
 
 
-def test_nothing_there(tmp_path):
+def test_missing_folder(tmp_path):
     with pytest.raises(InputError) as caught:
         open_dataset("cub", manual_dir=tmp_path / "nowhere")
     for part in (
-        "There is no folder",
+        "The folder",
+        "does not exist",
         "nowhere",
         "CUB_200_2011.tgz",
         "data.caltech.edu",
@@ -156,7 +157,7 @@ def test_missing_list_is_named(manual):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_list_that_is_garbled(manual):
+def test_garbled_list(manual):
     with (manual / "CUB_200_2011/images.txt").open("a") as lines:
         lines.write("not a line\n")
     with pytest.raises(InputError, match=r"Line 8 of images\.txt"):
@@ -170,7 +171,7 @@ def test_image_without_class_or_split(manual, name):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_counts_are_asserted(manual, monkeypatch):
+def test_wrong_counts(manual, monkeypatch):
     monkeypatch.setattr(Cub, "TRAIN_IMAGES", 5_994)
     with pytest.raises(InputError, match=r"3 classes, 4 training and 3 test images.*5,994"):
         open_dataset("cub", manual_dir=manual)
@@ -198,14 +199,14 @@ def test_damaged_archive(manual, tmp_path):
     assert list((tmp_path / "root").iterdir()) == []
 
 
-def test_line_that_repeats_an_id(manual):
+def test_repeated_id(manual):
     with (manual / "CUB_200_2011/images.txt").open("a") as lines:
         lines.write(f"4 {cub_path(5, 3)}\n")
     with pytest.raises(InputError, match=r"Line 8 of images\.txt in .* repeats id 4"):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_image_left_out_for_its_box_is_there_without_boxes(manual):
+def test_image_skipped_for_its_box_returns_without_boxes(manual):
     edit(manual / "CUB_200_2011/bounding_boxes.txt", "5 1.0 2.0", "5 90.0 90.0")
     opened = partial(open_dataset, "cub", manual_dir=manual)
     cropped = opened(crop_to_box=True, skip_unreadable=True)
@@ -216,20 +217,20 @@ def test_image_left_out_for_its_box_is_there_without_boxes(manual):
 
 
 @pytest.mark.parametrize(("image", "label"), [(5, 2), (4, 3), (1, 2)])
-def test_label_that_its_folder_contradicts(manual, image, label):
+def test_label_contradicts_folder(manual, image, label):
     path = manual / "CUB_200_2011/image_class_labels.txt"
     edit(path, f"{image} {CUB_IMAGES[image - 1][1]}\n", f"{image} {label}\n")
     with pytest.raises(InputError, match=r"image_class_labels\.txt in .* puts .*\.jpg into the cl"):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_class_that_is_not_in_the_list(manual):
+def test_class_missing_in_the_list(manual):
     edit(manual / "CUB_200_2011/image_class_labels.txt", "4 2\n", "4 999\n")
     with pytest.raises(InputError, match=r"Image 4 .* is in class 999, .* not in classes\.txt of"):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_image_of_two_numbers(manual):
+def test_image_with_two_numbers(manual):
     lists = manual / "CUB_200_2011"
     edit(lists / "images.txt", cub_path(7, 3), cub_path(6, 3))
     with pytest.raises(InputError, match=rf"lists {cub_path(6, 3)} more than once"):
@@ -240,14 +241,14 @@ def refuse(place):
     raise PermissionError(errno.EACCES, "Permission denied", str(place))
 
 
-def test_list_that_may_not_be_read(manual, monkeypatch):
+def test_list_without_read_permission(manual, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(InputError, match=r"Cannot read classes\.txt in .*2011: Permission denied"):
         open_dataset("cub", manual_dir=manual)
 
 
 @pytest.mark.parametrize("suffix", [".tgz", ".tar"])
-def test_archive_that_may_not_be_read(manual, tmp_path, monkeypatch, suffix):
+def test_archive_without_read_permission(manual, tmp_path, monkeypatch, suffix):
     path = pack(manual / f"CUB_200_2011{suffix}", manual / "CUB_200_2011")
     monkeypatch.setattr(archives, "open", lambda place, _: refuse(place), raising=False)
     with (
@@ -257,30 +258,32 @@ def test_archive_that_may_not_be_read(manual, tmp_path, monkeypatch, suffix):
         pass
 
 
-def test_archive_whose_checksum_may_not_be_taken(manual, monkeypatch):
+def test_checksum_without_read_permission(manual, monkeypatch):
     path = packed(manual)
     monkeypatch.setattr(official, "differs", lambda _, place: refuse(place))
     with pytest.raises(InputError, match=rf"Cannot read {path}: Permission denied"):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_folder_that_may_not_be_listed(manual, monkeypatch):
+def test_folder_without_read_permission(manual, monkeypatch):
     monkeypatch.setattr(official, "_place", lambda _, folder: refuse(folder))
     with pytest.raises(InputError, match=rf"Cannot read {manual}: Permission denied"):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_archive_in_place_of_its_folder(manual):
+def test_manual_dir_is_a_file(manual):
     path = packed(manual)
     with pytest.raises(InputError, match=rf"{path} is a file\. Name the folder .*, {manual}\."):
         open_dataset("cub", manual_dir=path)
 
 
-def test_half_an_archive_beside_what_was_unpacked(manual):
+def test_half_an_archive_next_to_the_unpacked_folder(manual):
     path = packed(manual)
     os.truncate(path, path.stat().st_size // 2)
     put_cub(manual)
-    with pytest.raises(InputError, match=r"is damaged .* Or remove it: CUB_200_2011/ beside it"):
+    with pytest.raises(
+        InputError, match=r"is damaged .* Or remove it: then CUB_200_2011/ next to it is used"
+    ):
         open_dataset("cub", manual_dir=manual)
     path.unlink()
     check(open_dataset("cub", manual_dir=manual))

@@ -20,7 +20,7 @@ def path_of(breed, number):
 
 
 def annotation(*boxes):
-    """In the form of the official files, which say %s for the name of the file."""
+    """An annotation in the form of the official files, whose file name is %s."""
     objects = "".join(
         f"\t<object>\n\t\t<name>Chihuahua</name>\n\t\t<bndbox>\n\t\t\t<xmin>{x1}</xmin>\n"
         f"\t\t\t<ymin>{y1}</ymin>\n\t\t\t<xmax>{x2}</xmax>\n\t\t\t<ymax>{y2}</ymax>\n"
@@ -92,14 +92,14 @@ def test_folders_and_archives(manual, tmp_path):
     ]
 
 
-def test_lists_in_a_folder_of_their_own(manual):
+def test_lists_in_a_separate_folder(manual):
     (manual / "lists").mkdir()
     for name in ("train_list.mat", "test_list.mat"):
         shutil.move(manual / name, manual / "lists" / name)
     check(open_dataset("dogs", manual_dir=manual))
 
 
-def test_half_of_the_unpacked_lists_is_downloaded(manual, tmp_path, monkeypatch):
+def test_incomplete_unpacked_lists_are_downloaded(manual, tmp_path, monkeypatch):
     (manual / "test_list.mat").rename(tmp_path / "test_list.mat")
     shutil.copy(manual / "train_list.mat", tmp_path)
     fetched = pack(tmp_path / "lists.tar", tmp_path / "train_list.mat", tmp_path / "test_list.mat")
@@ -128,12 +128,12 @@ def test_box_around_all_dogs_of_a_picture(manual):
     assert windows.tolist() == [[2, 1, 5, 5], [2, 1, 4, 6], [2, 1, 5, 5], [2, 1, 5, 5]]
 
 
-def test_boxes_are_asked_for_only_when_they_are_needed(manual, tmp_path, monkeypatch):
+def test_annotations_are_required_only_for_boxes(manual, tmp_path, monkeypatch):
     shutil.move(manual / "Annotation", tmp_path / "elsewhere")
     whole = open_dataset("dogs", manual_dir=manual)
     check(whole)
     assert whole.train.windows is None
-    # Where they are needed, records without them are not current.
+    # If they are needed, records without them are out of date.
     shutil.move(tmp_path / "elsewhere", manual / "Annotation")
     cropped = open_dataset("dogs", manual_dir=manual, crop_to_box=True)
     assert cropped.train.windows.tolist() == [[2, 1, 5, 5]] * 4
@@ -155,7 +155,7 @@ def test_annotation_without_a_box(manual, boxes):
     [([1, 1.5], r"1\.5 is not a whole number"), ([[1, 2], [2, 2]], "2 numbers in place")],
     ids=["fraction", "cells"],
 )
-def test_label_that_is_no_whole_number(manual, labels, message):
+def test_label_is_not_a_whole_number(manual, labels, message):
     (manual / "test_list.mat").write_bytes(
         mat(file_list=[path_of(0, 10074), path_of(1, 26)], labels=labels)
     )
@@ -174,7 +174,7 @@ def test_label_out_of_range(manual, label):
         open_dataset("dogs", manual_dir=manual)
 
 
-def test_breed_of_two_classes(manual):
+def test_breed_in_two_classes(manual):
     (manual / "test_list.mat").write_bytes(
         mat(file_list=[path_of(0, 10074), path_of(1, 26)], labels=[1, 3])
     )

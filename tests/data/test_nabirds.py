@@ -95,7 +95,7 @@ def test_ids_and_boxes_are_kept(manual, tmp_path):
     assert metadata["boxes"]["test"] == [[2, 1, 6, 5]] * 3
 
 
-def test_nothing_there_says_where_to_ask(manual):
+def test_missing_data_set_prints_the_steps(manual):
     shutil.rmtree(manual / "nabirds")
     with pytest.raises(InputError, match=r"NABirds is not in .*on request.*allaboutbirds\.org"):
         open_dataset("nabirds", manual_dir=manual)
@@ -107,7 +107,7 @@ def test_label_out_of_range(manual):
         open_dataset("nabirds", manual_dir=manual)
 
 
-def test_label_that_its_folder_contradicts(manual):
+def test_label_contradicts_folder(manual):
     edit(manual / "nabirds/image_class_labels.txt", "9f00-12 295", "9f00-12 817")
     with pytest.raises(
         InputError, match=r"puts 0295/9f0012\.jpg into the class of 0817\. Download"

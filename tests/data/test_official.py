@@ -1,4 +1,4 @@
-"""What all official data sets share, on a small CUB: downloads, windows, archives as traps."""
+"""Features of all official data sets, on a small CUB: downloads, windows, malicious archives."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ def manual(tmp_path):
 
 @pytest.fixture
 def content(manual):
-    """The bytes of the archive, which lies nowhere."""
+    """The bytes of the archive, which is not on the disk."""
     path = pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
     data = path.read_bytes()
     path.unlink()
@@ -46,18 +46,18 @@ def content(manual):
 
 @pytest.fixture
 def server(content, monkeypatch):
-    """Serves the archive at the address from which the data set is downloaded."""
+    """A server of the archive at the address of the data set."""
     monkeypatch.setattr(official, "download", DOWNLOAD, raising=False)
     monkeypatch.setattr(downloads, "_PAUSE", 0.001)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving(content) as server:
         ((archive,),) = Cub.LAYOUTS
-        there = archive._replace(
+        served = archive._replace(
             url=server.url,
             size=len(content),
             checksum=f"sha256:{hashlib.sha256(content).hexdigest()}",
         )
-        monkeypatch.setattr(Cub, "LAYOUTS", ((there,),))
+        monkeypatch.setattr(Cub, "LAYOUTS", ((served,),))
         yield server
 
 
@@ -71,7 +71,7 @@ def test_downloaded_once_into_the_default_folder(server, root, content):
     assert again.fingerprint == first.fingerprint
     assert len(server.asked) == 2
     listing = Cub(data_dir=root).info.metadata["listing"]
-    assert listing  # that of the archive that came: nothing is prepared again while it is there
+    assert listing  # of the downloaded archive: nothing is prepared again while it exists
     (root / "downloads/manual/CUB_200_2011.tgz").unlink()
     open_dataset("cub")
     assert len(server.asked) == 2
@@ -91,13 +91,13 @@ def test_dead_address_gives_the_steps(server, manual):
         assert part in str(caught.value)
 
 
-def test_nothing_is_downloaded_into_a_folder_that_is_not_there(server, tmp_path):
-    with pytest.raises(InputError, match=r"There is no folder .*manuall\. Download CUB"):
+def test_no_download_into_a_missing_folder(server, tmp_path):
+    with pytest.raises(InputError, match=r"The folder .*manuall does not exist\. Download CUB"):
         open_dataset("cub", manual_dir=tmp_path / "manuall")
     assert server.asked == []
 
 
-def test_altered_archive_is_named_and_used(server, manual, content, capsys):
+def test_altered_archive_is_used_with_a_warning(server, manual, content, capsys):
     path = manual / "CUB_200_2011.tgz"
     path.write_bytes(content)
     open_dataset("cub", manual_dir=manual)
@@ -107,12 +107,12 @@ def test_altered_archive_is_named_and_used(server, manual, content, capsys):
     path.write_bytes(path.read_bytes() + b"\0" * (len(content) - path.stat().st_size))
     os.utime(path, ns=(1, 1))
     open_dataset("cub", manual_dir=manual)
-    told = capsys.readouterr().err
-    assert f"WARNING: {path} is not the published file" in told
+    printed = capsys.readouterr().err
+    assert f"WARNING: {path} is not the published file" in printed
     assert server.asked == []
 
 
-def test_records_from_before_there_were_boxes(manual, root):
+def test_records_of_a_version_without_boxes(manual, root):
     whole = open_dataset("cub", manual_dir=manual)
     (path,) = root.glob("cub/1.0.0/metadata.json")
     metadata = json.loads(path.read_text())
@@ -124,7 +124,7 @@ def test_records_from_before_there_were_boxes(manual, root):
     assert "boxes" in json.loads(path.read_text())
 
 
-def test_fingerprint_of_whole_pictures_is_that_of_the_records(manual, root):
+def test_fingerprint_of_uncropped_images(manual, root):
     whole = open_dataset("cub", manual_dir=manual)
     assert whole.train.windows is None
     assert whole.fingerprint == Cub(data_dir=root).info.metadata["fingerprint"]
@@ -146,7 +146,7 @@ def test_crop_to_box(manual, tmp_path):
     assert open_dataset("cub", manual_dir=manual).fingerprint == whole.fingerprint
 
 
-def test_windows_reach_readers_parts_and_other_processes(manual, tmp_path):
+def test_windows_reach_readers_subsets_and_processes(manual, tmp_path):
     source = open_dataset("cub", manual_dir=manual, crop_to_box=True).train
     windows = np.array([[0, 0, 9, 7], [0, 0, 2, 2], [1, 1, 3, 3], [4, 4, 1, 1]])
     object.__setattr__(source, "windows", windows)
@@ -166,13 +166,13 @@ def test_data_set_without_boxes(name, tmp_path):
         open_dataset(name, tmp_path, crop_to_box=True)
 
 
-def test_box_beyond_all_numbers(manual):
+def test_overflowing_box(manual):
     edit(manual / "CUB_200_2011/bounding_boxes.txt", "5 1.0 2.0 5.5", "5 1e308 2.0 1e308")
     with pytest.raises(InputError, match=r"Image 5 has no box of four numbers"):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_boxes_that_are_needed_and_not_there(manual):
+def test_missing_boxes(manual):
     (manual / "CUB_200_2011/bounding_boxes.txt").unlink()
     assert len(open_dataset("cub", manual_dir=manual).train) == 4
     with pytest.raises(InputError, match=r"CUB_200_2011 has no boxes to crop to\. Download CUB"):
@@ -180,7 +180,7 @@ def test_boxes_that_are_needed_and_not_there(manual):
 
 
 def add_members(manual, *members):
-    """Packs the folder and puts members behind it, each a `TarInfo` and its bytes."""
+    """Pack the folder and append members, each a `TarInfo` and its bytes."""
     packed = manual / "CUB_200_2011.tar"
     pack(packed, manual / "CUB_200_2011")
     with tarfile.open(packed, "a") as tar:
@@ -197,7 +197,7 @@ def add_members(manual, *members):
     (manual / "plain").unlink()
 
 
-def test_members_that_point_elsewhere_are_not_written(manual, tmp_path):
+def test_members_outside_are_not_written(manual, tmp_path):
     names = ("../../evil.txt", str(tmp_path / "evil.txt"), "CUB_200_2011/../../../evil.txt")
     add_members(manual, *((tarfile.TarInfo(name), b"evil") for name in names))
     assert len(open_dataset("cub", manual_dir=manual).train) == 4
@@ -205,7 +205,7 @@ def test_members_that_point_elsewhere_are_not_written(manual, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_links_are_no_files(manual, tmp_path, kind):
+def test_links_are_not_files(manual, tmp_path, kind):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     link = tarfile.TarInfo(f"CUB_200_2011/images/{cub_path(5, 3)}")
     link.type, link.linkname = kind, str(tmp_path / "secret.jpg")
@@ -216,7 +216,7 @@ def test_links_are_no_files(manual, tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["../../secret.jpg", "{}/secret.jpg"])
-def test_list_that_points_out_of_the_folder(manual, tmp_path, name):
+def test_list_with_paths_outside(manual, tmp_path, name):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     name = name.format(tmp_path)
     edit(manual / "CUB_200_2011/images.txt", cub_path(5, 3), name)
@@ -225,7 +225,7 @@ def test_list_that_points_out_of_the_folder(manual, tmp_path, name):
 
 
 def raw(length, kind=tarfile.REGTYPE, **pax):
-    """The header of a member `b` that says what no tool would write."""
+    """The header of a member `b` with a size or a type that no tool writes."""
     member = tarfile.TarInfo("b")
     member.size, member.type, member.pax_headers = length, kind, pax
     return member.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
@@ -246,10 +246,10 @@ def raw(length, kind=tarfile.REGTYPE, **pax):
     ],
     ids=["back", "below", "sparse", "large", "huge", "pax", "map", "name", "chain"],
 )
-def test_headers_that_lead_nowhere(tmp_path, headers):
+def test_invalid_headers(tmp_path, headers):
     place = tmp_path / "b.tar"
     place.write_bytes(headers + bytes(1024))
-    signal.alarm(20)  # ends the process where it reads on for ever
+    signal.alarm(20)  # ends the process if it reads forever
     try:
         with (
             pytest.raises(InputError, match=r"b\.tar is damaged \(.+\)\. Download b\.tar again"),
@@ -260,7 +260,7 @@ def test_headers_that_lead_nowhere(tmp_path, headers):
         signal.alarm(0)
 
 
-def test_sparse_members_are_no_files(tmp_path):
+def test_sparse_members_are_not_files(tmp_path):
     place = tmp_path / "b.tar"
     place.write_bytes(raw(0, **{"GNU.sparse.map": "0,0", "GNU.sparse.size": "9"}) + bytes(1024))
     archive = downloads.Archive("b.tar", "x", "page")
@@ -268,16 +268,16 @@ def test_sparse_members_are_no_files(tmp_path):
         assert not files.has("b")
 
 
-def test_archive_that_never_ends(manual, monkeypatch):
-    monkeypatch.setattr(archives, "_GROWS_FREELY", 20_000)
+def test_archive_that_expands_without_end(manual, monkeypatch):
+    monkeypatch.setattr(archives, "_ALWAYS_ALLOWED", 20_000)
     put_files(manual / "CUB_200_2011", {"zeros": bytes(1_000_000)})
     pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
-    with pytest.raises(InputError, match=r"unpacks to more than .* which no official archive does"):
+    with pytest.raises(InputError, match=r"expands to more than .* which no official archive does"):
         open_dataset("cub", manual_dir=manual)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_file_beyond_all_bounds(manual, monkeypatch, packed):
+def test_oversized_file(manual, monkeypatch, packed):
     monkeypatch.setattr(archives, "_MAX_FILE", 5_000)
     put_files(manual / "CUB_200_2011", {f"images/{cub_path(5, 3)}": bytes(5_001)})
     if packed:
@@ -286,7 +286,7 @@ def test_file_beyond_all_bounds(manual, monkeypatch, packed):
         open_dataset("cub", manual_dir=manual)
 
 
-def test_many_missing_images_are_counted(tmp_path):
+def test_missing_images_are_counted(tmp_path):
     files = archives.Files(tmp_path, "Again.", lambda _: False, lambda _: b"")
     with pytest.raises(InputError) as caught:
         archives.require(files, (f"{number}.jpg" for number in range(1030)), "list.txt")

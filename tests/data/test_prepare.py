@@ -125,7 +125,7 @@ def test_captions_fit_under_their_pictures():
         (["folder", ".", "--manual-dir=x"], r"--manual-dir has no effect on a folder of photos"),
         (["folder", ".", "--data-dir=x"], r"set that variable instead of --data-dir"),
         (["cub", "--sheet=nowhere/x.png"], r"no folder nowhere for the contact sheet"),
-        (["cub", "--manual-dir=nowhere"], r"There is no folder nowhere.*--manual-dir"),
+        (["cub", "--manual-dir=nowhere"], r"The folder nowhere does not exist.*--manual-dir"),
         (["folder", "nowhere"], r"image folder nowhere does not exist"),
     ],
 )

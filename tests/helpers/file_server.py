@@ -1,4 +1,4 @@
-"""A server on the loopback device that hands out files, badly where a test says so."""
+"""A server on the loopback device that serves a file, with the faults that a test sets."""
 
 import threading
 from contextlib import contextmanager
@@ -6,12 +6,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves one file at any path.
+    """A server of one file at any path.
 
-    `cuts` holds after how many bytes the next answers break off, `statuses` what the next ones say
-    instead; `ranges` whether ranges are known, `lengths` whether lengths are told; `extra` what
-    else the answers say; `shift` by how much the parts begin elsewhere than where they were asked
-    for, `most` how many bytes they have at most; `asked` the ranges that were asked for.
+    Attributes:
+        cuts: After how many bytes the next answers are cut.
+        statuses: Statuses of the next answers, which are empty.
+        ranges: Whether ranges are supported.
+        lengths: Whether answers have a Content-Length.
+        extra: Additional headers.
+        shift: Distance from the requested start of a range to the served one.
+        most: Largest number of bytes in a range.
+        asked: Ranges that were requested.
     """
 
     def __init__(self, content):
@@ -22,7 +27,7 @@ class FileServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/file.tgz"
 
     def handle_error(self, *_):
-        """Says nothing of clients that hang up, as ours does when it has heard enough."""
+        """Ignore clients that hang up, as ours does when it refuses an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -46,18 +51,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
         body = server.content[start:]
-        said = {"Content-Length": str(len(body))} if server.lengths else {}
+        headers = {"Content-Length": str(len(body))} if server.lengths else {}
         if start:
             status = 206
             start += server.shift
             body = server.content[start : start + server.most]
             last = start + len(body) - 1
-            said["Content-Length"] = str(len(body))
-            said["Content-Range"] = f"bytes {start}-{last}/{len(server.content)}"
+            headers["Content-Length"] = str(len(body))
+            headers["Content-Range"] = f"bytes {start}-{last}/{len(server.content)}"
         self.send_response(status)
-        for name, value in (said | server.extra).items():
+        for name, value in (headers | server.extra).items():
             self.send_header(name, value)
-        # As some servers label archives; the bytes are those of the file all the same.
+        # As some servers label archives, though the bytes are those of the file.
         self.send_header("Content-Encoding", "x-gzip")
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else len(body)

@@ -200,12 +200,6 @@ def gzipped(content: bytes) -> bytes:
     return gzip.compress(tar_checksums(content), 1)
 
 
-def mat_compressed(content: bytes) -> bytes:
-    """Compresses what follows a MATLAB file's header, as one array."""
-    packed = zlib.compress(content[128:], 1)
-    return content[:128] + struct.pack("<II", 15, len(packed)) + packed
-
-
 def sized(content: bytes) -> bytes:
     """Makes the first eight bytes of a safetensors file the length of its header."""
     end = content.find(b"}}") + 2

@@ -12,16 +12,16 @@ from unittest import mock
 
 import ml_dtypes
 import numpy as np
-from fuzz_inputs import Seed, gzipped, mat_compressed, png_checksums, sized, tar_checksums
+from fuzz_inputs import Seed, gzipped, png_checksums, sized, tar_checksums
 from numeric import named_tensor
 from PIL import Image
 from safetensors.numpy import save
-from scipy.io import savemat
-from small_archives import cub_path, jpeg, matlab_values, put_cub, put_files
+from small_archives import cub_path, jpeg, put_cub, put_files
 
 from apinet_jax.commands.convert import _read_file
 from apinet_jax.data import transforms
 from apinet_jax.data.official import archive as archives
+from apinet_jax.data.official import mat
 from apinet_jax.data.official.aircraft import Aircraft
 from apinet_jax.data.official.cars import Cars
 from apinet_jax.data.official.cub import Cub
@@ -37,6 +37,7 @@ from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.workdir.seal import SEAL, find_damage, write_seal
 
 SECRET = jpeg(7, size=(33, 17))
+_MAT_HEADER = b"MATLAB 5.0 MAT-file"
 SECRET_DIGEST = hashlib.sha256(SECRET).hexdigest()
 
 
@@ -204,14 +205,26 @@ def aircraft(folder):
     return Target(seeds, _lists(folder, Aircraft, "fgvc-aircraft-2013b"))
 
 
-def _mats(name, **variables):
-    """A MATLAB file, to be damaged before it is compressed, after, and where it never is."""
-    variables = {key: matlab_values(value) for key, value in variables.items()}
-    plain, packed = io.BytesIO(), io.BytesIO()
-    savemat(plain, variables)
-    savemat(packed, variables, do_compression=True)
-    plain, packed = plain.getvalue(), packed.getvalue()
-    return [Seed(name, plain), Seed(name, plain, mat_compressed), Seed(name, packed)]
+def _mat(name, **variables):
+    """What `mat_process.py` prints of a MATLAB file, as `_mat_lists` reads it."""
+    return Seed(name, json.dumps(variables).encode(), lambda content: _MAT_HEADER + content)
+
+
+def _mat_lists(folder, builder, *pieces):
+    """As `_lists`, of MATLAB files: only the process that parses them sees their bytes."""
+
+    def values(data, variables):
+        found = json.loads(data.removeprefix(_MAT_HEADER))
+        if not isinstance(found, dict):
+            raise ValueError("the process prints variables by their names")
+        return json.dumps({name: found[name] for name in found if isinstance(found[name], list)})
+
+    def read():
+        with mock.patch.object(mat, "_run", values):
+            read_lists()
+
+    read_lists = _lists(folder, builder, *pieces)
+    return read
 
 
 def cars(folder):
@@ -224,11 +237,11 @@ def cars(folder):
     }
     put_files(folder, pictures)
     seeds = [
-        *_mats("devkit/cars_meta.mat", class_names=["Acura", "Ram C/V"]),
-        *_mats("devkit/cars_train_annos.mat", annotations=annos),
-        *_mats("devkit/cars_test_annos_withlabels.mat", annotations=annos),
+        _mat("devkit/cars_meta.mat", class_names=["Acura", "Ram C/V"]),
+        _mat("devkit/cars_train_annos.mat", annotations=annos),
+        _mat("devkit/cars_test_annos_withlabels.mat", annotations=annos),
     ]
-    return Target(seeds, _lists(folder, Cars, "cars_train", "cars_test", "devkit"))
+    return Target(seeds, _mat_lists(folder, Cars, "cars_train", "cars_test", "devkit"))
 
 
 def dogs(folder):
@@ -242,9 +255,9 @@ def dogs(folder):
         )
         put_files(folder / "Annotation", dict.fromkeys(stems, box))
         paths = [f"{stem}.jpg" for stem in stems]
-        seeds += _mats(f"lists/{split}_list.mat", file_list=paths, labels=[1, 1, 2, 2])
+        seeds.append(_mat(f"lists/{split}_list.mat", file_list=paths, labels=[1, 1, 2, 2]))
         seeds += [Seed(f"Annotation/{stems[0]}", box * 2)]
-    return Target(seeds, _lists(folder, Dogs, "Images", "lists", "Annotation"))
+    return Target(seeds, _mat_lists(folder, Dogs, "Images", "lists", "Annotation"))
 
 
 def archive(folder):

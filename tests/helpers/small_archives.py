@@ -9,6 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from apinet_jax.data.official import base as official
+from apinet_jax.data.official import mat as matlab
+from apinet_jax.data.official import mat_process
 
 CUB_CLASSES = ("001.Black_footed_Albatross", "002.Laysan_Albatross", "003.Sooty_Albatross")
 # Image number, class, whether it is for training; numbers as in the official lists, 1-based.
@@ -17,16 +19,25 @@ CUB_COUNTS = {"classes": 3, "train": 4, "test": 3}
 
 
 def make_small(monkeypatch, root, builder, classes, train, test):
-    """Sends records to a root of the test, makes a small data set official, forbids downloads."""
+    """Set the counts of a small data set and the root of its records; forbid downloads."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     monkeypatch.setattr(builder, "CLASSES", classes)
     monkeypatch.setattr(builder, "TRAIN_IMAGES", train)
     monkeypatch.setattr(builder, "TEST_IMAGES", test)
     monkeypatch.delattr(official, "download")
+    monkeypatch.setattr(matlab, "_run", read_in_process)
+
+
+def read_in_process(data, variables):
+    """Read a MATLAB file that the test made itself without a separate process, which is slow."""
+    try:
+        return mat_process.to_json(data, variables)
+    except Exception as error:
+        raise ValueError(str(error)) from error
 
 
 def jpeg(number, size=(9, 7)):
-    """A picture of its own for each number."""
+    """A different picture for each number."""
     stream = BytesIO()
     Image.new("RGB", size, (number * 30, 0, 0)).save(stream, "JPEG")
     return stream.getvalue()
@@ -43,7 +54,7 @@ def split_jpeg(box, size=(64, 48)):
 
 
 def put_files(folder, files):
-    """Writes files by their paths: bytes, or the lines of a text."""
+    """Write files by their paths: bytes, or the lines of a text."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +65,7 @@ def put_files(folder, files):
 
 
 def pack(archive, *tops, prefix=""):
-    """Replaces files and folders by an archive of them, in another order than the lists have."""
+    """Replace files and folders by an archive of them, in another order than that of the lists."""
     mode = "w" if archive.suffix == ".tar" else "w:gz"
     with tarfile.open(archive, mode) as tar:
         for top in tops:
@@ -66,7 +77,7 @@ def pack(archive, *tops, prefix=""):
 
 
 def put_cub(folder):
-    """Writes a small `CUB_200_2011/`, unpacked as from the official archive."""
+    """Write a small `CUB_200_2011/`, as unpacked from the official archive."""
     images = {f"images/{cub_path(number, label)}": jpeg(number) for number, label, _ in CUB_IMAGES}
     lists = {
         "classes.txt": [f"{number} {name}" for number, name in enumerate(CUB_CLASSES, 1)],
@@ -84,7 +95,7 @@ def cub_path(number, label):
 
 
 def edit(path, old, new):
-    """Replaces a text in a list, which has it."""
+    """Replace a text that a list contains."""
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))

@@ -1,14 +1,14 @@
 """FGVC-Aircraft by variant: trained on its training and validation images together.
 
 Every photograph ends in a banner of 20 pixels with the photographer's name, which the authors of
-the data set ask to remove. The bytes keep it; whoever decodes them is told which part to take.
+the data set ask to remove. The stored file keeps it; the window of each record leaves it out.
 """
 
 from collections.abc import Mapping
 from functools import partial
 
 from apinet_jax.data.official.archive import Files, require
-from apinet_jax.data.official.base import Official, by_hand
+from apinet_jax.data.official.base import Official, manual_steps
 from apinet_jax.data.official.download import Archive
 from apinet_jax.data.official.lists import read_box, read_lines, read_table
 from apinet_jax.data.records.scan import Box, Entry, Scan
@@ -19,8 +19,8 @@ _FOLDER = "fgvc-aircraft-2013b"
 _VARIANTS = "data/variants.txt"
 _BOXES = "data/images_box.txt"
 _BANNER = 20
-# Address: torchvision, datasets/fgvc_aircraft.py. Its page links an MD5 sum, which is quoted in
-# mlverse/torchvision, R/dataset-fgvc.R. Size: as the server gives it.
+# Address: torchvision, datasets/fgvc_aircraft.py. MD5 sum: linked on the page, and quoted in
+# mlverse/torchvision, R/dataset-fgvc.R. Size: as the server reports it.
 _ARCHIVE = Archive(
     "fgvc-aircraft-2013b.tar.gz",
     _FOLDER,
@@ -40,11 +40,11 @@ class Aircraft(Official):
     TRAIN_IMAGES = 6_667
     TEST_IMAGES = 3_333
     LAYOUTS = ((_ARCHIVE,),)
-    STEPS = by_hand(_ARCHIVE)
+    STEPS = manual_steps(_ARCHIVE)
 
     @staticmethod
     def read(pieces: Mapping[str, Files]) -> Scan:
-        """Reads the official lists; image ids are the names of the files, of seven digits."""
+        """Read the official lists; image ids are the file names, which have seven digits."""
         files = pieces[_FOLDER]
         variants = tuple(line for line in read_lines(files, _VARIANTS) if line)
         label_of = {variant: label for label, variant in enumerate(variants)}
@@ -58,7 +58,7 @@ class Aircraft(Official):
                 if variant not in label_of:
                     raise InputError(
                         f"{name} in {files.place} calls image {image} {variant!r}, which is not in "
-                        f"{_VARIANTS}. {files.again}"
+                        f"{_VARIANTS}. {files.repair_hint}"
                     )
                 box = None
                 if box_of is not None:

@@ -1,7 +1,7 @@
-"""Reads files out of an official archive, or out of the folder that was unpacked from it.
+"""Files of an official archive, or of the folder that was unpacked from it.
 
-Members of an archive are read in place and none is written to disk by its name, so it does not
-matter where a name points to. Links and devices are no files. Sizes are bounded.
+Members of an archive are read in place and never written to disk by their name, so it does not
+matter where a name points. Links and devices are not files. Sizes are bounded.
 """
 
 import gzip
@@ -14,18 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from apinet_jax.data.official.download import Archive, megabytes
+from apinet_jax.data.official.download import Archive, megabyte_bar
 from apinet_jax.system.errors import InputError
 
-# No official file comes near these: a larger one was made to fill the memory or the disk.
+# No official file comes close to these: a larger one was made to fill the memory or the disk.
 _MAX_FILE = 1 << 26
-# Pictures are compressed already, and hardly shrink.
-_MAX_GROWTH = 3
-_GROWS_FREELY = 1 << 27
+# Images are compressed already and hardly shrink.
+_MAX_EXPANSION = 3
+_ALWAYS_ALLOWED = 1 << 27
 
-_SHOWN = 20
-# What comes of headers that are damaged, or were made up: a chain of them ends the stack, and a
-# number in one the memory.
+_MAX_NAMED = 20
+# What damaged or made-up headers raise: a chain of them exhausts the stack, a number the memory.
 _DAMAGE = (
     EOFError,
     MemoryError,
@@ -39,29 +38,29 @@ _DAMAGE = (
 
 
 class Files(NamedTuple):
-    """Files by their path, wherever they lie.
+    """Files by their path, in a folder or in an archive.
 
     Attributes:
         place: The folder or archive, for messages.
-        again: How to come by an intact one, for messages: a whole sentence.
+        repair_hint: How to get an intact copy, for messages: complete sentences.
         has: Whether a path exists.
         read: Returns a file that exists; safe to call from several threads.
     """
 
     place: Path
-    again: str
+    repair_hint: str
     has: Callable[[str], bool]
     read: Callable[[str], bytes]
 
 
 @contextmanager
 def open_files(archive: Archive, place: Path, root: Path) -> Iterator[Files]:
-    """Opens an archive, what was unpacked from it, or a file by itself.
+    """Open an archive, the folder unpacked from it, or a single file.
 
     Args:
-        archive: What is at the place.
+        archive: What is stored at the place.
         place: The archive or the folder.
-        root: Where there is room for an archive that is no longer compressed.
+        root: Folder for the decompressed archive, a temporary file.
 
     Yields:
         Its files, by their paths below the folder that the archive holds.
@@ -69,24 +68,21 @@ def open_files(archive: Archive, place: Path, root: Path) -> Iterator[Files]:
     Raises:
         InputError: The archive is damaged or cannot be read.
     """
-    again = f"Download {archive.name or archive.holds} again ({archive.page})."
+    hint = f"Download {archive.name or archive.holds} again ({archive.page})."
     if place.is_dir():
-        yield Files(place, again, *_folder(place, again))
+        yield Files(place, hint, *_folder(place, hint))
     elif place.name.endswith((".tar", ".tar.gz", ".tgz")):
         if (place.parent / archive.holds).is_dir():
-            again += f" Or remove it: {archive.holds}/ beside it is taken then."
-        with _plain(place, root, again) as plain:
-            yield Files(place, again, *_members(plain, archive.holds, place, again))
+            hint += f" Or remove it: then {archive.holds}/ next to it is used."
+        with _uncompressed(place, root, hint) as tar:
+            yield Files(place, hint, *_members(tar, archive.holds, place, hint))
     else:
-        yield Files(place.parent, again, place.name.__eq__, lambda _: _read_file(place, again))
+        yield Files(place.parent, hint, place.name.__eq__, lambda _: _read_file(place, hint))
 
 
 @contextmanager
-def readable(what: object) -> Iterator[None]:
-    """Lets a file or folder that the system does not let us read end in one message.
-
-    Args:
-        what: What is read, for the message.
+def explain_failed_reads(what: object) -> Iterator[None]:
+    """Turn an `OSError` while `what` is read into one message.
 
     Raises:
         InputError: Instead of the `OSError`.
@@ -99,110 +95,98 @@ def readable(what: object) -> Iterator[None]:
 
 
 def read_list(files: Files, name: str) -> bytes:
-    """Reads a file that describes images; that of an image may fail, and be left out.
+    """Read a file that describes images. Unlike an image, it cannot be left out.
 
     Raises:
         InputError: It is missing or cannot be read.
     """
     if not files.has(name):
-        raise InputError(f"{name} is missing in {files.place}. {files.again}")
-    with readable(f"{name} in {files.place}"):
+        raise InputError(f"{name} is missing in {files.place}. {files.repair_hint}")
+    with explain_failed_reads(f"{name} in {files.place}"):
         return files.read(name)
 
 
 def require(files: Files, paths: Iterable[str], named_in: str) -> None:
-    """Checks that files are there.
-
-    Args:
-        files: Where they should be.
-        paths: Their paths.
-        named_in: The list that names them.
+    """Check that the files named in a list exist.
 
     Raises:
-        InputError: Some are not there; the first of them are named.
+        InputError: Some are missing; the message names the first of them.
     """
     missing = [path for path in paths if not files.has(path)]
     if missing:
-        shown = "".join(f"\n  {path}" for path in missing[:_SHOWN])
-        more = f"\n  and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+        named = "".join(f"\n  {path}" for path in missing[:_MAX_NAMED])
+        rest = len(missing) - _MAX_NAMED
+        more = f"\n  and {rest:,} more" if rest > 0 else ""
         raise InputError(
-            f"{len(missing):,} image(s) named in {named_in} are missing in {files.place}:{shown}"
-            f"{more}\n{files.again}"
+            f"{len(missing):,} image(s) named in {named_in} are missing in {files.place}:{named}"
+            f"{more}\n{files.repair_hint}"
         )
 
 
-def _folder(folder: Path, again: str) -> tuple[Callable[[str], bool], Callable[[str], bytes]]:
+def _folder(folder: Path, hint: str) -> tuple[Callable[[str], bool], Callable[[str], bytes]]:
     def has(name: str) -> bool:
         path = PurePosixPath(name)
         outside = path.is_absolute() or ".." in path.parts
-        with readable(folder / path):
+        with explain_failed_reads(folder / path):
             return not outside and (folder / path).is_file()
 
-    return has, lambda name: _read_file(folder / name, again)
+    return has, lambda name: _read_file(folder / name, hint)
 
 
-def _read_file(path: Path, again: str) -> bytes:
-    _check_size(path, path.stat().st_size, again)
+def _read_file(path: Path, hint: str) -> bytes:
+    _check_size(path, path.stat().st_size, hint)
     return path.read_bytes()
 
 
-def _check_size(what: object, size: int, again: str) -> None:
+def _check_size(what: object, size: int, hint: str) -> None:
     if size > _MAX_FILE:
-        raise InputError(f"{what} has {size:,} bytes, more than any official file. {again}")
+        raise InputError(f"{what} has {size:,} bytes, more than any official file. {hint}")
 
 
 @contextmanager
-def _plain(archive: Path, root: Path, again: str) -> Iterator[BinaryIO]:
-    """Opens the archive as a plain tar.
+def _uncompressed(archive: Path, root: Path, hint: str) -> Iterator[BinaryIO]:
+    """Open an archive as a plain tar.
 
-    Gzip reads from the start only, while records are written in the order of the lists; so what it
-    holds goes into an unnamed temporary file.
+    Records are written in the order of the lists, and gzip has no random access, so the content of
+    a gzip file goes into an unnamed temporary file. Extracting the members instead would need more
+    disk for a plain tar, and a killed process would leave thousands of files behind.
     """
-    if archive.suffix == ".tar":
-        with readable(archive):
-            plain = open(archive, "rb")  # noqa: SIM115 - closed below
-        with plain:
-            yield plain
-        return
-    size = archive.stat().st_size
-    limit = max(_GROWS_FREELY, _MAX_GROWTH * size)
-    with tempfile.TemporaryFile(dir=root) as plain:
-        with megabytes(f"Unpacking {archive.name}", size) as move:
-            for block, position in _unpacked(archive, again):
-                plain.write(block)
-                move(position)
-                if plain.tell() > limit:
-                    raise InputError(
-                        f"{archive} unpacks to more than {limit:,} bytes, which no official "
-                        f"archive does. {again}"
-                    )
-        yield plain
+    with explain_failed_reads(archive):
+        source = open(archive, "rb")  # noqa: SIM115 - closed below
+    with source:
+        if archive.suffix == ".tar":
+            yield source
+            return
+        size = os.fstat(source.fileno()).st_size
+        limit = max(_ALWAYS_ALLOWED, _MAX_EXPANSION * size)
+        with tempfile.TemporaryFile(dir=root) as tar:
+            with megabyte_bar(f"Unpacking {archive.name}", size) as advance_to:
+                for block in _decompress(source, archive, hint):
+                    tar.write(block)
+                    advance_to(source.tell())
+                    if tar.tell() > limit:
+                        raise InputError(
+                            f"{archive} expands to more than {limit:,} bytes, which no official "
+                            f"archive does. {hint}"
+                        )
+            yield tar
 
 
-def _unpacked(archive: Path, again: str) -> Iterator[tuple[bytes, int]]:
-    """Yields what is in a gzip file, and how far it has been read; whoever writes fails alone."""
-    with (
-        readable(archive),
-        _damage_told(archive, again),
-        open(archive, "rb") as packed,
-        gzip.open(packed) as unpacked,
-    ):
-        while block := unpacked.read(1 << 20):
-            yield block, packed.tell()
+def _decompress(source: BinaryIO, archive: Path, hint: str) -> Iterator[bytes]:
+    """Yield the content of a gzip file; errors while the caller writes it are not caught here."""
+    with _explain_damage(archive, hint), gzip.open(source) as content:
+        while block := content.read(1 << 20):
+            yield block
 
 
 def _members(
-    plain: BinaryIO, holds: str, archive: Path, again: str
+    file: BinaryIO, holds: str, archive: Path, hint: str
 ) -> tuple[Callable[[str], bool], Callable[[str], bytes]]:
-    plain.seek(0)
-    with (
-        readable(archive),
-        _damage_told(archive, again),
-        tarfile.open(fileobj=plain, mode="r:") as tar,
-    ):
-        members, last, end = {}, -1, os.fstat(plain.fileno()).st_size
+    file.seek(0)
+    with _explain_damage(archive, hint), tarfile.open(fileobj=file, mode="r:") as tar:
+        members, last, end = {}, -1, os.fstat(file.fileno()).st_size
         for member in tar:
-            # A size below zero leads back to a header that was read, and so on for ever.
+            # A negative size leads back to an earlier header, in an endless loop.
             if member.size < 0 or member.offset <= last:
                 raise tarfile.ReadError("its headers lead nowhere")
             last = member.offset
@@ -213,16 +197,17 @@ def _members(
 
     def read(name: str) -> bytes:
         member = members[name]
-        _check_size(f"{name} in {archive}", member.size, again)
-        return os.pread(plain.fileno(), member.size, member.offset_data)
+        _check_size(f"{name} in {archive}", member.size, hint)
+        return os.pread(file.fileno(), member.size, member.offset_data)
 
     return members.__contains__, read
 
 
 @contextmanager
-def _damage_told(archive: Path, again: str) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"{archive} is damaged ({reason}). {again}") from error
+def _explain_damage(archive: Path, hint: str) -> Iterator[None]:
+    with explain_failed_reads(archive):
+        try:
+            yield
+        except _DAMAGE as error:
+            reason = str(error) or type(error).__name__
+            raise InputError(f"{archive} is damaged ({reason}). {hint}") from error

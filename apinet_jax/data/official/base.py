@@ -1,4 +1,4 @@
-"""What the data sets of the literature have in common: published archives and known counts."""
+"""Base class of the data sets of the literature: published archives and known counts."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from apinet_jax.data.official.archive import Files, open_files, readable
+from apinet_jax.data.official.archive import Files, explain_failed_reads, open_files
 from apinet_jax.data.official.download import Archive, differs, download
 from apinet_jax.data.records.builder import EncodedImages, ensure_prepared
 from apinet_jax.data.records.scan import Scan
@@ -19,13 +19,13 @@ class Official(EncodedImages, skip_registration=True):
     """A data set that is published in archives.
 
     Attributes:
-        TITLE: What the field calls it.
+        TITLE: Its usual name.
         CLASSES: Official number of classes.
         TRAIN_IMAGES: Official number of training images.
         TEST_IMAGES: Official number of test images.
-        LAYOUTS: The ways in which it circulates, each a set of archives that make it whole; what is
-            downloaded is the first.
-        STEPS: How to come by it without a download, with `{folder}` for where to put it.
+        LAYOUTS: The forms in which it circulates, each a complete set of archives; the first one
+            is downloaded.
+        STEPS: How to get it manually, with `{folder}` for the folder to put it into.
     """
 
     TITLE: ClassVar[str]
@@ -37,13 +37,10 @@ class Official(EncodedImages, skip_registration=True):
 
     @staticmethod
     def read(pieces: Mapping[str, Files]) -> Scan:
-        """Reads the official lists.
+        """Read the official lists into images, in the order of their records.
 
         Args:
-            pieces: The files of each archive of a layout, by what it holds.
-
-        Returns:
-            The images in the order of their records.
+            pieces: The files of each archive of a layout, by `Archive.holds`.
 
         Raises:
             InputError: A list or an image is missing, or a list is wrong.
@@ -51,8 +48,8 @@ class Official(EncodedImages, skip_registration=True):
         raise NotImplementedError
 
 
-def by_hand(archive: Archive) -> str:
-    """Returns the steps for a data set that is one archive, with `{folder}` for where to put it."""
+def manual_steps(archive: Archive) -> str:
+    """Return `STEPS` for a data set that is a single archive."""
     return (
         f"Download {archive.name} from {archive.page} and put it, or the folder {archive.holds}/ "
         "unpacked from it, into {folder}."
@@ -66,28 +63,28 @@ def prepare(
     skip_unreadable: bool,
     need_boxes: bool,
 ) -> Official:
-    """Prepares a data set, or opens its records where nothing has changed since.
+    """Prepare a data set, or open its records if nothing has changed since.
 
-    Records that are prepared once are enough: the archives may be deleted afterwards.
+    The archives may be deleted once the records are written.
 
     Args:
         builder_class: The data set.
-        manual_dir: Holds the archives or what is unpacked from them, or is that folder; `None` for
-            TFDS's own, `downloads/manual` below its root. What is missing there is downloaded.
-        root: TFDS's root, where the records go.
+        manual_dir: Folder of the archives or of the folders unpacked from them, or such a folder
+            itself; `None` for `downloads/manual` below the root. Missing archives are downloaded.
+        root: TFDS's root, for the records.
         skip_unreadable: Leave unreadable images out instead of raising.
-        need_boxes: Prepare anew where the records have no boxes.
+        need_boxes: Prepare again if the records have no boxes.
 
     Returns:
         The builder, opened on the finished records.
 
     Raises:
-        InputError: The data set is not there and cannot be downloaded, or is not the official one.
+        InputError: The data set is missing and cannot be downloaded, or is not the official one.
         RunError: A download failed, or the records cannot be written.
     """
     folder = manual_dir or root / "downloads" / "manual"
     steps = (
-        f"{builder_class.STEPS.format(folder=folder)} Another folder is named with "
+        f"{builder_class.STEPS.format(folder=folder)} To use another folder, set "
         "--config.data.manual_dir (python -m apinet_jax prepare: --manual-dir)."
     )
 
@@ -95,12 +92,12 @@ def prepare(
     def scan() -> Iterator[Scan]:
         if manual_dir is not None and manual_dir.is_file():
             raise InputError(
-                f"{manual_dir} is a file. Name the folder that it lies in, {manual_dir.parent}."
+                f"{manual_dir} is a file. Name the folder that contains it, {manual_dir.parent}."
             )
         if manual_dir is not None and not manual_dir.is_dir():
-            raise InputError(f"There is no folder {manual_dir}. {steps}")
+            raise InputError(f"The folder {manual_dir} does not exist. {steps}")
         places = _completed(builder_class, folder, need_boxes, steps)
-        # Taken before anything is read: records of lists that are edited meanwhile are not current.
+        # Taken before anything is read: records of lists edited in the meantime are out of date.
         before = listing()
         with ExitStack() as stack:
             pieces = {
@@ -123,15 +120,14 @@ def prepare(
 def _find(
     builder_class: type[Official], folder: Path, need_boxes: bool
 ) -> tuple[dict[Archive, Path], list[Archive]]:
-    """Finds the layout that is complete, else can be completed, else of which most is there.
+    """Return places and missing archives of the best layout.
 
-    Returns:
-        The places of its archives, and the archives that are missing.
+    Best is complete, then completed by a download, then the largest number of archives found.
     """
     wanted = ("always", "for boxes") if need_boxes else ("always",)
     found = []
     for layout in builder_class.LAYOUTS:
-        with readable(folder):
+        with explain_failed_reads(folder):
             places = {archive: _place(archive, folder) for archive in layout}
         there = {archive: place for archive, place in places.items() if place is not None}
         absent = [archive for archive in layout if archive not in there]
@@ -145,7 +141,7 @@ def _find(
 
 
 def _place(archive: Archive, folder: Path) -> Path | None:
-    """Returns the archive before any unpacked folder, in which files may be missing."""
+    """Return the archive rather than an unpacked folder, in which files may be missing."""
     if archive.name and (folder / archive.name).is_file():
         return folder / archive.name
     unpacked = folder / archive.holds
@@ -163,24 +159,24 @@ def _statuses(place: Path) -> Iterable:
 def _completed(
     builder_class: type[Official], folder: Path, need_boxes: bool, steps: str
 ) -> dict[Archive, Path]:
-    """Returns the place of each archive after downloading what is missing."""
+    """Return the place of each archive after downloading the missing ones."""
     places, missing = _find(builder_class, folder, need_boxes)
     if any(archive.url is None for archive in missing):
         there = ", ".join(place.name for place in places.values())
         without = ", ".join(_either(archive) for archive in missing)
         raise InputError(
-            f"{builder_class.TITLE} is not whole in {folder}: there is {there}, but no {without}. "
+            f"{builder_class.TITLE} is incomplete in {folder}: {there} found, but not {without}. "
             f"{steps}"
             if places
             else f"{builder_class.TITLE} is not in {folder}. {steps}"
         )
     for archive, place in places.items():
-        with readable(place):
+        with explain_failed_reads(place):
             difference = differs(archive, place) if place.is_file() else ""
         if difference:
             say(
-                f"WARNING: {place} is not the published file: {difference}. What it holds is "
-                "checked all the same."
+                f"WARNING: {place} is not the published file: {difference}. Its content is "
+                "checked as usual."
             )
     fetched = {archive: download(archive, folder, f"Or: {steps}") for archive in missing}
     return {**places, **fetched}
@@ -194,7 +190,7 @@ def _either(archive: Archive) -> str:
 
 
 def _check(builder_class: type[Official], scan: Scan, need_boxes: bool, steps: str) -> None:
-    """Checks what was found against what the data set is known to have."""
+    """Compare what was found with the official counts."""
     splits = [entry.split for entry in scan.entries]
     counts = (len(scan.class_names), splits.count("train"), splits.count("test"))
     expected = (builder_class.CLASSES, builder_class.TRAIN_IMAGES, builder_class.TEST_IMAGES)
@@ -214,6 +210,6 @@ def _check(builder_class: type[Official], scan: Scan, need_boxes: bool, steps: s
 
 
 def _repeated(names: Iterable[str]) -> str | None:
-    """Returns the first name that occurs again."""
+    """Return the first name that occurs twice."""
     seen = set()
     return next((name for name in names if name in seen or seen.add(name)), None)

@@ -1,19 +1,18 @@
-"""Stanford Cars: 196 makes, models and years, in any of the forms that still circulate."""
+"""Stanford Cars: 196 makes, models and years, in any form that still circulates."""
 
 from collections.abc import Mapping
 from functools import partial
-
-import numpy as np
+from typing import Any
 
 from apinet_jax.data.official.archive import Files, require
 from apinet_jax.data.official.base import Official
 from apinet_jax.data.official.download import Archive
-from apinet_jax.data.official.mat import column, read_mat, whole
+from apinet_jax.data.official.mat import column, read_mat, to_integer
 from apinet_jax.data.records.layout import find_images
 from apinet_jax.data.records.scan import Box, Entry, Scan
 from apinet_jax.system.errors import InputError
 
-# The official addresses answer no more: github.com/pytorch/vision/issues/7545.
+# The official addresses no longer work: github.com/pytorch/vision/issues/7545.
 _PAGE = "https://github.com/pytorch/vision/issues/7545 names copies"
 _META, _TRAIN_ANNOS = "cars_meta.mat", "cars_train_annos.mat"
 _TEST_ANNOS, _ANNOS = "cars_test_annos_withlabels.mat", "cars_annos.mat"
@@ -46,7 +45,7 @@ _TEST_LABELS = Archive(
     _PAGE,
     size=185_758,
     checksum="sha256:790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05",
-    needed="if there",  # it may lie in the devkit
+    needed="if there",  # it may be inside the devkit
 )
 # Checksums of these two: IMCCretrieval/NASA, cars196.py. Their sizes are not published.
 _IMAGES = Archive("car_ims.tgz", "car_ims", _PAGE, checksum="md5:d5c8f0aa497503f355e17dc7886c3f14")
@@ -70,18 +69,18 @@ class Cars(Official):
         (_BY_CLASS,),
     )
     STEPS = (
-        "Its official address answers no more; comments under "
+        "Its official address no longer works; comments under "
         "https://github.com/pytorch/vision/issues/7545 name copies. Put one of these into "
         "{folder}:\n"
         f"  cars_train.tgz, cars_test.tgz, car_devkit.tgz and {_TEST_ANNOS}, or cars_train/, "
-        f"cars_test/ and devkit/ unpacked from them, with {_TEST_ANNOS} in devkit/ or beside it;\n"
-        f"  car_ims.tgz, or car_ims/ unpacked from it, and {_ANNOS}, in devkit/ or beside it;\n"
+        f"cars_test/ and devkit/ unpacked from them, with {_TEST_ANNOS} in devkit/ or next to it;\n"
+        f"  car_ims.tgz, or car_ims/ unpacked from it, and {_ANNOS}, in devkit/ or next to it;\n"
         "  folders train/CLASS/ and test/CLASS/ (no boxes)."
     )
 
     @staticmethod
     def read(pieces: Mapping[str, Files]) -> Scan:
-        """Reads the lists of whichever layout it is; an image id is its path."""
+        """Read the lists of any layout; an image id is its path."""
         if _BY_CLASS.holds in pieces:
             return _read_classes(pieces[_BY_CLASS.holds])
         if _LABELS.holds in pieces:
@@ -95,7 +94,7 @@ def _read_two_lists(pieces: Mapping[str, Files]) -> Scan:
     if not labels.has(_TEST_ANNOS):
         raise InputError(
             f"The labels of the test images, {_TEST_ANNOS}, are neither in {devkit.place} nor "
-            f"beside it; cars_test_annos.mat has none. {labels.again}"
+            f"next to it; cars_test_annos.mat has none. {labels.repair_hint}"
         )
     names = _class_names(devkit, _META)
     entries = []
@@ -120,9 +119,11 @@ def _read_one_list(images: Files, lists: Files) -> Scan:
     found = _entries(images, _IMAGES.holds, paths, lists, _ANNOS, records, len(names))
     entries = [
         entry._replace(split="test" if is_test else "train")
-        for entry, is_test in zip(found, column(lists, _ANNOS, records, "test", whole), strict=True)
+        for entry, is_test in zip(
+            found, column(lists, _ANNOS, records, "test", to_integer), strict=True
+        )
     ]
-    # Records are written split by split, and entries lie in the order of their records.
+    # Records are written split by split; entries have the order of their records.
     entries.sort(key=lambda entry: entry.split != "train")
     return Scan(images.place.parent, names, tuple(entries))
 
@@ -144,19 +145,19 @@ def _entries(
     paths: list[str],
     lists: Files,
     annos: str,
-    records: np.ndarray,
+    records: list[dict[str, Any]],
     classes: int,
 ) -> list[Entry]:
-    """Returns the images of an annotation file, whose splits are not known yet."""
+    """Return the images of an annotation file; their splits are filled in later."""
     require(images, paths, annos)
     fields = ("class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-    columns = (column(lists, annos, records, field, whole) for field in fields)
+    columns = (column(lists, annos, records, field, to_integer) for field in fields)
     entries = []
     for path, number, left, top, right, bottom in zip(paths, *columns, strict=True):
         if not 1 <= number <= classes:
             raise InputError(
                 f"{annos} in {lists.place} puts {path} into class {number} of {classes}. "
-                f"{lists.again}"
+                f"{lists.repair_hint}"
             )
         box = Box.around(left - 1, top - 1, right, bottom)  # MATLAB's first pixel is 1
         name = f"{folder}/{path}"
@@ -165,5 +166,5 @@ def _entries(
 
 
 def _id(file_name: str) -> str:
-    """Returns the path, because numbers repeat between the folders of the splits."""
+    """Return the path: numbers repeat between the folders of the splits."""
     return file_name.rpartition(".")[0]

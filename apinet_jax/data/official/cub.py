@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from apinet_jax.data.official.archive import Files
-from apinet_jax.data.official.base import Official, by_hand
+from apinet_jax.data.official.base import Official, manual_steps
 from apinet_jax.data.official.download import Archive
 from apinet_jax.data.official.lists import read_id_lists
 from apinet_jax.data.records.scan import Scan
@@ -30,9 +30,9 @@ class Cub(Official):
     TRAIN_IMAGES = 5_994
     TEST_IMAGES = 5_794
     LAYOUTS = ((_ARCHIVE,),)
-    STEPS = by_hand(_ARCHIVE)
+    STEPS = manual_steps(_ARCHIVE)
 
     @staticmethod
     def read(pieces: Mapping[str, Files]) -> Scan:
-        """Reads the official lists; image ids are its numbers."""
+        """Read the official lists; image ids are their numbers."""
         return read_id_lists(pieces[_FOLDER], int)

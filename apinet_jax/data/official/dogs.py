@@ -1,4 +1,4 @@
-"""Stanford Dogs: 120 breeds, a part of ImageNet."""
+"""Stanford Dogs: 120 breeds, a subset of ImageNet."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from apinet_jax.data.official.archive import Files, read_list, require
 from apinet_jax.data.official.base import Official
 from apinet_jax.data.official.download import Archive
 from apinet_jax.data.official.lists import check_folder
-from apinet_jax.data.official.mat import read_mat, values, whole
+from apinet_jax.data.official.mat import convert, read_mat, to_integer
 from apinet_jax.data.records.scan import Box, Entry, Scan
 from apinet_jax.system.errors import InputError
 
@@ -41,10 +41,10 @@ _ANNOTATION = Archive(
     checksum="sha256:662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
     needed="for boxes",
 )
-# The lists as they lie beside the images when lists.tar, which holds no folder, is unpacked there.
-# What is published is the checksum of the archive.
+# lists.tar holds no folder: unpacked there, the lists are next to Images/. Only the checksum of the
+# archive is published.
 _UNPACKED_LISTS = (Archive(_TRAIN, _TRAIN, _PAGE), Archive(_TEST, _TEST, _PAGE))
-# The annotations are XML of one form; whatever else it can say is better not obeyed.
+# The annotations are XML of one form; an XML parser would accept, and expand, anything.
 _BOX = re.compile(
     rb"<bndbox>"
     + b"".join(rb"\s*<%b>\s*(\d{1,9})\s*</%b>" % (side, side) for side in _SIDES)
@@ -67,42 +67,42 @@ class Dogs(Official):
 
     @staticmethod
     def read(pieces: Mapping[str, Files]) -> Scan:
-        """Reads the official lists; an image id is the name of the file, as ImageNet has it."""
+        """Read the official lists; an image id is the file name, as in ImageNet."""
         images, annotation = pieces[_IMAGES.holds], pieces.get(_ANNOTATION.holds)
         folders: dict[int, str] = {}
         entries = []
         for split, name in (("train", _TRAIN), ("test", _TEST)):
             lists = pieces.get(_LISTS.holds) or pieces[name]
             paths, labels = read_mat(lists, name, "file_list", "labels")
-            paths, labels = list(map(str, paths)), values(lists, name, labels, "label", whole)
+            paths, labels = list(map(str, paths)), convert(lists, name, labels, "label", to_integer)
             require(images, paths, name)
             if len(paths) != len(labels):
                 raise InputError(
                     f"{name} in {lists.place} has {len(paths):,} images but {len(labels):,} "
-                    f"labels. {lists.again}"
+                    f"labels. {lists.repair_hint}"
                 )
             for path, number in zip(paths, labels, strict=True):
                 folder, _, file_name = path.partition("/")
                 if number not in range(1, Dogs.CLASSES + 1):
                     raise InputError(
                         f"{name} in {lists.place} puts {path} into class {number} of "
-                        f"{Dogs.CLASSES}. {lists.again}"
+                        f"{Dogs.CLASSES}. {lists.repair_hint}"
                     )
                 check_folder(lists, name, folders, number, path)
                 stem = file_name.removesuffix(".jpg")
                 box = _read_box(annotation, f"{folder}/{stem}") if annotation else None
                 read = partial(images.read, path)
                 entries.append(Entry(split, path, number - 1, stem, read, box))
-        # n02085620-Chihuahua: ImageNet's number of the breed, and its name.
+        # n02085620-Chihuahua: ImageNet's id of the breed, and its name.
         names = tuple(folders[number].partition("-")[2] for number in sorted(folders))
         return Scan(images.place, names, tuple(entries))
 
 
 def _read_box(files: Files, path: str) -> Box:
-    """Returns the smallest box around all dogs of a picture, so that none is cut off."""
+    """Return the smallest box around all dogs of a picture, so that none is cut off."""
     text = read_list(files, path) if files.has(path) else b""
     boxes = [tuple(map(int, sides)) for sides in _BOX.findall(text)]
     if not boxes:
-        raise InputError(f"{path} in {files.place} is missing or has no box. {files.again}")
+        raise InputError(f"{path} in {files.place} is missing or has no box. {files.repair_hint}")
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return Box.around(min(lefts), min(tops), max(rights), max(bottoms))

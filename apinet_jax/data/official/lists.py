@@ -1,4 +1,4 @@
-"""The text lists of official archives: a line for each image, which begins with its id."""
+"""Text lists of official archives: one line per image, which starts with its id."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +8,12 @@ from apinet_jax.data.official.archive import Files, read_list, require
 from apinet_jax.data.records.scan import Box, Entry, Scan
 from apinet_jax.system.errors import InputError
 
-# Pixels from the corner of any picture. Beyond, sums of edges overflow.
-_FARTHEST = 1e9
+# Pixels from the corner of a picture. Beyond, sums of edges overflow.
+_MAX_POSITION = 1e9
 
 
 def read_lines(files: Files, name: str) -> list[str]:
-    """Returns the lines of a list without the white space around them and at its end.
+    """Return the stripped lines of a list, without empty lines at its end.
 
     Raises:
         InputError: It is missing or cannot be read.
@@ -23,18 +23,15 @@ def read_lines(files: Files, name: str) -> list[str]:
 
 
 def read_table(files: Files, name: str, key: Callable[[str], int | str] = str) -> dict:
-    """Reads a list of lines "id value".
+    """Read a list of lines "id value" into the values by their ids, in the order of the lines.
 
     Args:
         files: The files of the data set.
         name: Path of the list.
-        key: What an id is.
-
-    Returns:
-        The values by their ids, in the order of the lines.
+        key: Type of the ids.
 
     Raises:
-        InputError: The list is missing, or a line is not of that form or repeats an id.
+        InputError: The list is missing, or a line does not have that form or repeats an id.
     """
     table = {}
     for row, line in enumerate(read_lines(files, name), 1):
@@ -45,7 +42,7 @@ def read_table(files: Files, name: str, key: Callable[[str], int | str] = str) -
             value = ""
         if not value:
             raise InputError(
-                f'Line {row} of {name} in {files.place} is not "id value". {files.again}'
+                f'Line {row} of {name} in {files.place} is not "id value". {files.repair_hint}'
             )
         if number in table:
             raise InputError(f"Line {row} of {name} in {files.place} repeats id {text}.")
@@ -54,38 +51,39 @@ def read_table(files: Files, name: str, key: Callable[[str], int | str] = str) -
 
 
 def read_box(files: Files, name: str, image: int | str, text: str | None) -> list[float]:
-    """Returns the four numbers of an image's line in a list of boxes.
+    """Return the four numbers of an image's line in a list of boxes.
 
     Raises:
-        InputError: There are not four numbers, or one lies far out of any picture.
+        InputError: There are not four numbers, or one is far outside of any picture.
     """
     try:
         numbers = [float(part) for part in (text or "").split()]
     except ValueError:
         numbers = []
-    if len(numbers) != 4 or not all(abs(number) < _FARTHEST for number in numbers):
+    if len(numbers) != 4 or not all(abs(number) < _MAX_POSITION for number in numbers):
         raise InputError(
-            f"Image {image} has no box of four numbers in {name} of {files.place}. {files.again}"
+            f"Image {image} has no box of four numbers in {name} of {files.place}. "
+            f"{files.repair_hint}"
         )
     return numbers
 
 
 def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
-    """Reads the lists that CUB-200-2011 and NABirds share.
+    """Read the lists that CUB-200-2011 and NABirds share.
 
     `images.txt` ("id path"), `image_class_labels.txt` ("id class"), `train_test_split.txt` ("id 1"
     for training), `classes.txt` ("class name"), `bounding_boxes.txt` ("id x y width height").
-    Classes of no image are left out: NABirds lists every knot of its tree.
+    Classes without images are left out: NABirds lists every node of its tree.
 
     Args:
         files: The files of the data set.
-        key: What the id of an image is.
+        key: Type of the image ids.
 
     Returns:
         The images, by split and id; labels follow the numbers of the classes.
 
     Raises:
-        InputError: A list or an image is missing, or an image has no class, split or box, or lies
+        InputError: A list or an image is missing, or an image has no class, split or box, or is
             in the folder of another class.
     """
     names = read_table(files, "classes.txt", int)
@@ -100,12 +98,13 @@ def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
     for image, path in paths.items():
         if is_train.get(image) not in ("0", "1") or image not in class_of:
             raise InputError(
-                f"Image {image} ({path}) has no class or no split in {files.place}. {files.again}"
+                f"Image {image} ({path}) has no class or no split in {files.place}. "
+                f"{files.repair_hint}"
             )
         if class_of[image] not in numbers:
             raise InputError(
                 f"Image {image} ({path}) is in class {class_of[image]}, which is not in "
-                f"classes.txt of {files.place}. {files.again}"
+                f"classes.txt of {files.place}. {files.repair_hint}"
             )
         check_folder(files, "image_class_labels.txt", folders, class_of[image], path)
     used = sorted({numbers[class_of[image]] for image in paths})
@@ -125,28 +124,28 @@ def read_id_lists(files: Files, key: Callable[[str], int | str]) -> Scan:
 
 
 def check_folder(files: Files, name: str, folders: dict, number: int | str, path: str) -> None:
-    """Checks that an image lies where the images of its class do.
+    """Check that an image is in the folder of its class.
 
     Args:
         files: The files of the data set.
         name: Path of the list that gives the class.
-        folders: The folder of each class whose images were seen before; this one's is added.
+        folders: The folders of classes seen before; this one's is added.
         number: The class.
-        path: Path of the image, which begins with the folder of a class.
+        path: Path of the image, which starts with the folder of a class.
 
     Raises:
-        InputError: It lies in the folder of another class.
+        InputError: It is in the folder of another class.
     """
     folder = path.partition("/")[0]
     if folders.setdefault(number, folder) != folder:
         raise InputError(
             f"{name} in {files.place} puts {path} into the class of {folders[number]}. "
-            f"{files.again}"
+            f"{files.repair_hint}"
         )
 
 
 def distinct(names: Sequence[str], numbers: Iterable[int]) -> tuple[str, ...]:
-    """Returns the names, those that occur more than once with their numbers."""
+    """Return the names, with their numbers where a name occurs more than once."""
     times = Counter(names)
     return tuple(
         f"{name} [{number}]" if times[name] > 1 else name
