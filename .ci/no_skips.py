@@ -1,4 +1,4 @@
-"""A pytest plugin under which a test that was skipped fails the run: `pytest -p no_skips`."""
+"""A pytest plugin that turns skipped tests into a failure: `pytest -p no_skips`."""
 
 import pytest
 
@@ -8,15 +8,15 @@ def _skipped(config: pytest.Config) -> list:
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Says so before the summary line."""
+    """Report skipped tests before the summary line."""
     if skipped := _skipped(config):
         terminalreporter.write_line(
-            f"error: {len(skipped)} skipped, where nothing may be", red=True
+            f"error: {len(skipped)} skipped, but no test may be skipped here", red=True
         )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
-    """Turns success into failure."""
+    """Turn success into failure."""
     if session.exitstatus == pytest.ExitCode.OK and _skipped(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

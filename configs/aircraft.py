@@ -4,8 +4,8 @@ python -m apinet_jax.main --config configs/aircraft.py --config.data.manual_dir=
     --config.model.pretrained=timm:resnet101.tv_in1k --workdir=runs/aircraft
 
 FOLDER holds fgvc-aircraft-2013b.tar.gz or the unpacked fgvc-aircraft-2013b; without it, the archive
-(2.8 GB) is downloaded. The banner below every photograph is cut off. Expected: 93.4 % (the paper,
-ResNet-101); not run by this project.
+(2.8 GB) is downloaded. The banner at the bottom of every photo is cut off. Expected: 93.4 % (the
+paper, ResNet-101); not run by this project.
 """
 
 from apinet_jax.config import default_config

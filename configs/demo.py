@@ -13,7 +13,7 @@ def get_config(preset: str = "code"):
     config.data.cache = "disk"
     config.batch.classes, config.batch.images = 12, 4
     config.model.trunk = "resnet10_w16"
-    config.optim.lr = 0.1  # best of four on held-out images, for both methods; docs/results.md
+    config.optim.lr = 0.1  # the best of four for both methods, on held-out images; docs/results.md
     config.optim.epochs = 80.0
     config.optim.frozen_epochs = 0.0
     return config

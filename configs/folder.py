@@ -2,7 +2,7 @@
 
 python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
 
-Whatever is None here is chosen from the photos and the device; each choice is printed with its
+Settings that are None are chosen from the photos and the device; each choice is printed with its
 reason. Pretrained weights help a lot: --config.model.pretrained=timm:resnet50.tv_in1k, or a file.
 """
 

@@ -4,8 +4,8 @@ python -m apinet_jax.main --config configs/nabirds.py --config.data.manual_dir=F
     --config.model.trunk=densenet161 --config.model.pretrained=timm:densenet161.tv_in1k \
     --workdir=runs/nabirds
 
-FOLDER holds nabirds.tar.gz, which is handed out at https://dl.allaboutbirds.org/nabirds, or the
-unpacked nabirds. Expected: the paper reports 88.1 % with DenseNet-161; not run by this project.
+FOLDER holds nabirds.tar.gz, available on request at https://dl.allaboutbirds.org/nabirds, or the
+unpacked nabirds. Expected: 88.1 % (the paper, DenseNet-161); not run by this project.
 """
 
 from apinet_jax.config import default_config

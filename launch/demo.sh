@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo: draws a data set of birds, trains API-Net on it, and reports. Options go to the program,
-# for instance launch/demo.sh --config.seed=1 --workdir=runs/demo1
+# The demo: draws a data set of birds, trains API-Net on it, and reports. Options are passed to the
+# program, for instance launch/demo.sh --config.seed=1 --workdir=runs/demo1
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: goes to the repository's root and defines
+# Sourced by the other scripts in this folder. Changes to the repository's root and defines
 #
-#     prepare_environment FILE    makes .venv where it is missing or broken, and installs the pinned
-#                                 requirements of FILE unless a stamp says that they are there
+#     prepare_environment FILE    creates .venv if it is missing or broken, and installs the pinned
+#                                 requirements of FILE unless a stamp says that they are installed
 #
-# after which $PYTHON_IN_VENV runs them. PYTHON=... names the interpreter to make .venv with.
+# $PYTHON_IN_VENV is the interpreter of .venv. PYTHON=... names the interpreter that creates .venv.
 
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
@@ -19,7 +19,7 @@ say() {
     printf '%s\n' "$*" >&2
 }
 
-# suits PYTHON [MODULE ...]: whether an interpreter has a version that will do, and the modules.
+# suits PYTHON [MODULE ...]: whether an interpreter is recent enough and has these modules.
 suits() {
     local interpreter=$1 module imports="import sys"
     shift
@@ -28,7 +28,7 @@ suits() {
         >/dev/null 2>&1 </dev/null
 }
 
-# first_that_suits [MODULE ...]: prints the first interpreter with these modules, if there is one.
+# first_that_suits [MODULE ...]: prints the first suitable interpreter with these modules, if any.
 first_that_suits() {
     local interpreter
     for interpreter in ${PYTHON:-$CANDIDATES}; do
@@ -52,7 +52,7 @@ find_python() {
     if [ -z "$interpreter" ]; then
         interpreter=$(first_that_suits)
         if [ -n "$interpreter" ]; then
-            say "error: $interpreter cannot make a virtual environment: its venv module is missing." \
+            say "error: $interpreter cannot create a virtual environment: its venv module is missing." \
                 "On Debian or Ubuntu: apt-get install python3-venv"
         else
             say "error: no Python 3.11 or newer was found (looked for: ${PYTHON:-$CANDIDATES})." \
@@ -64,25 +64,25 @@ find_python() {
     printf '%s\n' "$interpreter"
 }
 
-# What has to be installed: the level that was asked for, under a checksum of all the pins.
+# The stamp of an installation: the requested level, and a checksum of all pins.
 stamp_of() {
     printf '%s %s %s\n' "$1" "$("$PYTHON_IN_VENV" -V)" \
         "$(cat requirements.txt requirements-gcs.txt requirements-test.txt | cksum)"
 }
 
 prepare_environment() {
-    local wanted=$1 interpreter there
+    local wanted=$1 interpreter installed
     if suits "$PYTHON_IN_VENV"; then
-        there=$(cat "$STAMP" 2>/dev/null || true)
-        # The tests' requirements include the program's.
-        if [ "$there" = "$(stamp_of "$wanted")" ] ||
-            [ "$there" = "$(stamp_of requirements-test.txt)" ]; then
+        installed=$(cat "$STAMP" 2>/dev/null || true)
+        # The requirements of the tests include those of the program.
+        if [ "$installed" = "$(stamp_of "$wanted")" ] ||
+            [ "$installed" = "$(stamp_of requirements-test.txt)" ]; then
             return
         fi
     fi
     if ! suits "$PYTHON_IN_VENV" pip; then
         interpreter=$(find_python)
-        say "Making $VENV with $("$interpreter" -V) ..."
+        say "Creating $VENV with $("$interpreter" -V) ..."
         rm -rf "$VENV"
         "$interpreter" -m venv "$VENV"
     fi

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, or on all hosts of a slice. Needs gcloud, logged in; for several hosts its
-# key has to be known to the agent: ssh-add ~/.ssh/google_compute_engine.
+# Trains on a Cloud TPU VM, or on all hosts of a slice. Needs gcloud, logged in. For several hosts, add
+# its key to the agent: ssh-add ~/.ssh/google_compute_engine.
 #
 #     launch/tpu_vm.sh [OPTIONS] train --config configs/cub.py --workdir=gs://BUCKET/runs/cub
 #
 # Actions:
-#     train ...   makes the TPU or takes the one that is there, copies the last commit, installs,
-#                 starts the program with the rest of the line on every host, follows its log;
-#                 where it is running already, it only follows; where it was interrupted, it goes on;
-#                 ends as the program on the first host does
+#     train ...   creates the TPU or uses the existing one, copies the last commit, installs it,
+#                 starts the program with the other arguments on every host, and follows its log.
+#                 If the program is running already, only follows the log; an interrupted run is
+#                 resumed. Exits with the code of the program on the first host
 #     log         follows the log of the first host
-#     stop        asks the program to save and end
-#     delete      gives the TPU back; what lies on its disks is lost
+#     stop        asks the program to save its state and exit
+#     delete      deletes the TPU; the contents of its disks are lost
 #
 # Options:
 #     --dry-run           prints the commands instead of running them
@@ -20,13 +20,13 @@
 #     --project=PROJECT   its project (gcloud's default)
 #     --type=TYPE         accelerator type (v5litepod-8); v6e-8, v5litepod-256, ...
 #     --image=VERSION     software version (v2-alpha-tpuv5-lite; for v6e: v2-alpha-tpuv6e)
-#     --queued            waits in the queue until there is one
-#     --spot              one that may be taken away: cheaper
+#     --queued            waits in the queue until a TPU is available
+#     --spot              a cheaper TPU that may be preempted
 #
-# A slice of several hosts, which is one of more than 8 chips or cores, needs a --workdir that all of
-# them see: gs://BUCKET/..., or a disk that all have mounted. So does a run that is to outlive the
-# TPU, --spot for instance. The TPU's service account has to be allowed to get the bucket and to read,
-# write and delete its objects. Photos, archives and weights may lie in a bucket too.
+# A slice with more than 8 chips or cores has several hosts. It needs a --workdir that all of them can
+# access: gs://BUCKET/..., or a disk that all have mounted. So does a run that should outlive the TPU,
+# for instance with --spot. The TPU's service account needs permission to get the bucket and to read,
+# write and delete its objects. Photos, archives and weights may be in a bucket too.
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -34,8 +34,8 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 dry_run=false name=apinet zone='' project='' type=v5litepod-8 image=v2-alpha-tpuv5-lite
 queued=false spot=false
 readonly FOLDER=apinet_jax # on the hosts, below the home folder
-readonly POLL=30           # seconds between two looks at the queue
-readonly ONE_HOST=8        # chips or cores, as the type counts them, that a single host has at most
+readonly POLL=30           # seconds between two queries of the queue
+readonly ONE_HOST=8        # the most chips or cores (as the type counts them) of a single host
 
 say() {
     printf '%s\n' "$*" >&2
@@ -46,7 +46,7 @@ fail() {
     exit 2
 }
 
-# perform COMMAND ...: runs it, or prints it.
+# perform COMMAND ...: runs a command, or prints it in a dry run.
 perform() {
     if "$dry_run"; then
         printf '%q ' "$@"
@@ -56,17 +56,17 @@ perform() {
     fi
 }
 
-# tpus GROUP VERB ...: a command of gcloud, in the zone and the project.
+# tpus GROUP VERB ...: runs a gcloud command in the zone and the project.
 tpus() {
     perform gcloud compute tpus "$@" ${zone:+--zone="$zone"} ${project:+--project="$project"}
 }
 
-# on WORKER COMMAND: a shell command on a host, or on all.
+# on WORKER COMMAND: runs a shell command on one host, or on all.
 on() {
     tpus tpu-vm ssh "$name" --worker="$1" --command="$2"
 }
 
-# workdir_in ARGUMENT ...: the folder of the run that a command line names last; nothing if none.
+# workdir_in ARGUMENT ...: prints the last --workdir of a command line, if any.
 workdir_in() {
     local folder=''
     while [ $# -gt 0 ]; do
@@ -79,22 +79,22 @@ workdir_in() {
     printf '%s\n' "$folder"
 }
 
-# check_workdir FOLDER: refuses a folder that each host would have for itself.
+# check_workdir FOLDER: refuses a folder on the local disk of each host.
 check_workdir() {
     local size=${type##*-}
     case $size in
-    '' | *[!0-9]*) return ;; # a type that does not end in a number says nothing of hosts
+    '' | *[!0-9]*) return ;; # the number of hosts is unknown
     esac
     [ "$size" -gt "$ONE_HOST" ] || return 0
     case $1 in
     gs://*) ;;
-    /*) say "$type has several hosts: $1 has to be a disk that all of them have mounted." ;;
-    *) fail "$type has several hosts, and all have to see the run: name a bucket, as in" \
-        "--workdir=gs://BUCKET/runs/x, or a folder /... of a disk that all have mounted" ;;
+    /*) say "$type has several hosts: $1 must be on a disk that all of them have mounted." ;;
+    *) fail "$type has several hosts, and all need access to the workdir: use a bucket, as in" \
+        "--workdir=gs://BUCKET/runs/x, or a folder /... on a disk that all have mounted" ;;
     esac
 }
 
-# state_of GROUP FIELD: what gcloud says of the TPU or its place in the queue; nothing if not there.
+# state_of GROUP FIELD: prints the state of the TPU or of its queue entry, if it exists.
 state_of() {
     if "$dry_run"; then return; fi
     tpus "$1" describe "$name" --format="value($2)" 2>/dev/null || true
@@ -105,18 +105,18 @@ create() {
     if "$spot"; then options+=(--spot); fi
     case $(state_of tpu-vm state) in
     READY)
-        say "The TPU $name is there."
+        say "The TPU $name is ready."
         return
         ;;
     STOPPED)
         tpus tpu-vm start "$name"
         return
         ;;
-    PREEMPTED | TERMINATED) delete ;; # what is left of it only holds the name
+    PREEMPTED | TERMINATED) delete ;; # the remains block the name
     '') ;;
     *)
-        "$queued" || fail "the TPU $name is neither there nor gone: gcloud compute tpus tpu-vm" \
-            "describe $name; the same command goes on once it is READY"
+        "$queued" || fail "the TPU $name is neither ready nor deleted; see gcloud compute tpus tpu-vm" \
+            "describe $name. Give the same command again once it is READY"
         ;;
     esac
     if ! "$queued"; then
@@ -134,7 +134,7 @@ create() {
         case $state in
         ACTIVE) return ;;
         FAILED | SUSPENDING | SUSPENDED)
-            fail "the queue gave $name up; $0 with the same options and delete frees the name"
+            fail "the queue request for $name failed; to free the name, run $0 with the same options and delete"
             ;;
         esac
         sleep "$POLL"
@@ -146,11 +146,11 @@ install() {
     jax=$(sed -n 's/^jax==//p' requirements.txt)
     archive=$(mktemp -d)/apinet_jax.tar.gz
     if [ -n "$(git status --porcelain)" ]; then
-        say "What is not committed does not go along."
+        say "Uncommitted changes are not copied."
     fi
     perform git archive --format=tar.gz --output="$archive" HEAD
     tpus tpu-vm scp "$archive" "$name:$FOLDER.tar.gz" --worker=all
-    # The images have an older Python.
+    # The TPU images have an older Python.
     on all "command -v python3.11 >/dev/null ||
         { sudo add-apt-repository -y ppa:deadsnakes/ppa &&
             sudo apt-get -o DPkg::Lock::Timeout=600 install -y -qq python3.11 python3.11-venv; }"
@@ -159,21 +159,21 @@ install() {
         .venv/bin/pip install --quiet 'jax[tpu]==$jax'"
 }
 
-# The number that is left of a program may be another's by now.
+# The process id of a program that has ended may belong to another process by now.
 readonly OURS='-F run.pid -f apinet_jax.main'
 
-# idle: whether the program runs on no host.
+# idle: whether the program runs on none of the hosts.
 idle() {
     local hosts
     if "$dry_run"; then return; fi
     hosts=$(on all "cd $FOLDER 2>/dev/null && pkill -0 $OURS 2>/dev/null && echo running ||
-        echo idle") || fail "the hosts of $name could not be asked whether the program runs there"
+        echo idle") || fail "could not find out whether the program is running on the hosts of $name"
     case $hosts in
     *running*) return 1 ;;
     esac
 }
 
-# start ARGUMENT ...: the program on every host.
+# start ARGUMENT ...: starts the program on every host.
 start() {
     local arguments
     arguments=$(printf ' %q' "$@")
@@ -209,7 +209,7 @@ while [ $# -gt 0 ]; do
         sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
         exit 0
         ;;
-    -*) fail "there is no option '$1'; see $0 --help" ;;
+    -*) fail "unknown option '$1'; see $0 --help" ;;
     *) break ;;
     esac
     shift
@@ -228,12 +228,12 @@ train)
         install
         start "$@"
     else
-        say "The program is running there."
+        say "The program is already running."
     fi
     follow
     ;;
 log) follow ;;
 stop) on all "cd $FOLDER && pkill -TERM $OURS" ;;
 delete) delete ;;
-*) fail "'$action' is none of: train, log, stop, delete; see $0 --help" ;;
+*) fail "unknown action '$action': valid are train, log, stop, delete; see $0 --help" ;;
 esac

@@ -1,4 +1,4 @@
-"""`launch/Dockerfile`, as far as it can be tried without docker."""
+"""`launch/Dockerfile`, as far as it can be tested without docker."""
 
 import json
 import os
@@ -16,10 +16,10 @@ DOCKERFILE = ROOT / "launch/Dockerfile"
 
 
 def instructions():
-    """Pairs of an instruction and its arguments, without comments and with broken lines whole."""
+    """Pairs of an instruction and its arguments, without comments, with continued lines joined."""
     lines = [line for line in DOCKERFILE.read_text().splitlines() if line[:1] not in ("", "#")]
-    whole = re.split(r"(?<!\\)\n", "\n".join(lines))
-    return [tuple(one.split(" ", 1)) for one in whole]
+    joined = re.split(r"(?<!\\)\n", "\n".join(lines))
+    return [tuple(one.split(" ", 1)) for one in joined]
 
 
 def arguments_of(name):
@@ -27,7 +27,7 @@ def arguments_of(name):
 
 
 def ignored(path):
-    """Whether `.dockerignore` keeps a path out of the image: the last pattern that fits decides."""
+    """Whether `.dockerignore` excludes a path from the image; the last matching pattern decides."""
     out = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.removeprefix("!").rstrip("/")
@@ -45,7 +45,7 @@ def ignored(path):
 
 
 def copied():
-    """What COPY takes: places in the repository, each with its place in the image."""
+    """Sources and targets of all COPY instructions."""
     pairs = []
     for arguments in arguments_of("COPY"):
         *sources, target = arguments.split()
@@ -69,7 +69,7 @@ def image(tmp_path):
     return app
 
 
-def test_what_is_copied_is_there_and_nothing_else_is_sent():
+def test_build_context_holds_what_is_copied_and_little_else():
     for source, _ in copied():
         assert (ROOT / source).exists(), source
         assert not ignored(source.rstrip("/")), source
@@ -82,10 +82,10 @@ def test_what_is_copied_is_there_and_nothing_else_is_sent():
     ):
         assert ignored(name), name
     assert ignored("apinet_jax/__pycache__/main.pyc")
-    assert not ignored("apinet_jax/data/builders/cub.py")
+    assert not ignored("apinet_jax/data/official/cub.py")
 
 
-def test_image_holds_all_that_the_program_needs(image):
+def test_image_holds_what_the_program_needs(image):
     entry = json.loads(arguments_of("ENTRYPOINT")[0])
     assert entry[0] == "python"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": "", "PYTHONSAFEPATH": ""}
@@ -107,8 +107,8 @@ def test_image_holds_all_that_the_program_needs(image):
     assert done.stdout.strip() == str(image / "apinet_jax/__init__.py")
 
 
-def test_what_is_installed_is_pinned(image, tmp_path):
-    """By the shell of the image, with a `pip` that notes what it is asked for."""
+def test_installed_packages_are_pinned(image, tmp_path):
+    """Runs the command with a stand-in for `pip` that logs its arguments."""
     stand_in = tmp_path / "bin/pip"
     stand_in.parent.mkdir()
     stand_in.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/asked\n')
@@ -124,7 +124,7 @@ def test_what_is_installed_is_pinned(image, tmp_path):
     assert "-r requirements.txt" in (image / "requirements-gcs.txt").read_text().splitlines()
 
 
-def test_dependencies_come_before_the_program_and_nobody_is_root():
+def test_dependencies_come_first_and_user_is_not_root():
     order = [f"{name} {arguments}" for name, arguments in instructions()]
     install = next(i for i, one in enumerate(order) if "pip install" in one)
     program = next(i for i, one in enumerate(order) if one.startswith("COPY apinet_jax"))
@@ -134,7 +134,7 @@ def test_dependencies_come_before_the_program_and_nobody_is_root():
     assert arguments_of("ARG") == ["USER_ID=1000"]
 
 
-def test_commands_of_the_image_are_sound(tmp_path):
+def test_commands_pass_the_linters(tmp_path):
     for number, command in enumerate(arguments_of("RUN")):
         script = tmp_path / f"{number}.sh"
         script.write_text(f"#!/bin/sh\nexport USER_ID=1\n{command}\n")
@@ -142,6 +142,6 @@ def test_commands_of_the_image_are_sound(tmp_path):
         done = subprocess.run([*checker, script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     linter = Path(sys.executable).with_name("hadolint")
-    if linter.exists():  # pinned where there is one for the machine
+    if linter.exists():  # pinned for the machines it supports
         done = subprocess.run([linter, DOCKERFILE], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout

@@ -1,4 +1,4 @@
-"""The scripts in `launch/` that start jobs elsewhere: what they would run, and what they run."""
+"""Scripts in `launch/` that start jobs elsewhere."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def run(*arguments, path=None):
 
 @pytest.fixture
 def gcloud(tmp_path):
-    """A stand-in that notes what it is asked for, and answers with the states that a test names."""
+    """A stand-in for gcloud that logs its commands and answers with the states a test names."""
 
     def prepare(**states):
         folder = tmp_path / "bin"
@@ -41,7 +41,7 @@ def gcloud(tmp_path):
     return prepare
 
 
-def test_a_dry_run_prints_every_command_and_runs_none(gcloud, tmp_path):
+def test_dry_run_prints_every_command_and_runs_none(gcloud, tmp_path):
     path, _ = gcloud()
     done = run(
         *("--dry-run", "--queued", "--spot", "--zone=us-west4-a", "--name=birds", "train"),
@@ -63,22 +63,22 @@ def test_a_dry_run_prints_every_command_and_runs_none(gcloud, tmp_path):
     assert r"--config.data.dir=/mnt/my\\ data" in done.stdout  # quoted once for each shell
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
-def test_a_tpu_that_is_there_is_taken(gcloud):
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_ready_tpu_is_used(gcloud):
     path, asked = gcloud(tpu_vm="READY")
     done = run("--name=birds", "train", "--config=configs/cub.py", path=path)
     assert done.returncode == 0, done.stderr
     assert asked() == ["tpu-vm ssh", "tpu-vm scp", *["tpu-vm ssh"] * 4]
 
 
-def test_one_that_was_taken_away_is_made_again(gcloud):
+def test_preempted_tpu_is_recreated(gcloud):
     path, asked = gcloud(tpu_vm="PREEMPTED")
     done = run("--name=birds", "train", "--config=configs/cub.py", path=path)
     assert done.returncode == 0, done.stderr
     assert asked()[:2] == ["tpu-vm delete", "tpu-vm create"]
 
 
-def test_one_that_was_stopped_is_started_and_keeps_its_disk(gcloud):
+def test_stopped_tpu_is_started_and_keeps_its_disk(gcloud):
     path, asked = gcloud(tpu_vm="STOPPED")
     done = run("train", "--config=configs/cub.py", path=path)
     assert done.returncode == 0, done.stderr
@@ -86,27 +86,27 @@ def test_one_that_was_stopped_is_started_and_keeps_its_disk(gcloud):
     assert "tpu-vm delete" not in asked()
 
 
-def test_one_that_is_under_repair_is_left_alone(gcloud):
+def test_tpu_in_repair_is_left_unchanged(gcloud):
     path, asked = gcloud(tpu_vm="REPAIRING")
     done = run("train", "--config=configs/cub.py", path=path)
     assert done.returncode == 2
-    assert "error: the TPU apinet is neither there nor gone" in done.stderr
+    assert "error: the TPU apinet is neither ready nor deleted" in done.stderr
     assert asked() == []
 
 
 @pytest.fixture
 def host(gcloud, tmp_path):
-    """A host that runs what it is told, but for the installation, with a program for API-Net's."""
+    """A host that runs every command except the installation, with a stand-in for the program."""
     path, asked = gcloud(tpu_vm="READY")
     home = tmp_path / "home"
     python = home / "apinet_jax/.venv/bin/python"
     python.parent.mkdir(parents=True)
     stand_in = path / "gcloud"
-    told = f"""for word; do case $word in
+    execute = f"""for word; do case $word in
         *apt-get*|*prepare_environment*) ;;
         --command=*) cd {home} && bash -c "${{word#--command=}}"; exit ;;
         esac; done"""
-    stand_in.write_text(f"{stand_in.read_text()}{told}\n")
+    stand_in.write_text(f"{stand_in.read_text()}{execute}\n")
 
     def prepare(program):
         python.write_text(f"#!/bin/bash\n{program}\n")
@@ -116,12 +116,12 @@ def host(gcloud, tmp_path):
     return prepare
 
 
-needs_pkill = pytest.mark.skipif(shutil.which("pkill") is None, reason="there is no pkill")
+needs_pkill = pytest.mark.skipif(shutil.which("pkill") is None, reason="needs pkill")
 
 
 @needs_pkill
 @pytest.mark.parametrize("code", [0, 3])
-def test_the_end_is_that_of_the_program(code, host):
+def test_exit_code_is_that_of_the_program(code, host):
     path, *_ = host(f'printf "<%s>" "$@"; exit {code}')
     done = run("train", "--config=configs/cub.py", "--config.data.dir=/mnt/my data", path=path)
     assert "<-m><apinet_jax.main><--config=configs/cub.py><--config.data.dir=/mnt/my data>" in (
@@ -131,7 +131,7 @@ def test_the_end_is_that_of_the_program(code, host):
 
 
 @needs_pkill
-def test_a_program_that_runs_is_followed_and_nothing_installed_under_it(host):
+def test_running_program_is_followed_without_installing(host):
     path, asked, folder = host(
         "trap 'echo saved; exit 143' TERM; for _ in {1..300}; do sleep 0.1; done"
     )
@@ -146,8 +146,8 @@ def test_a_program_that_runs_is_followed_and_nothing_installed_under_it(host):
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as second:
-            assert "is there" in second.stderr.readline()
-            assert second.stderr.readline() == "The program is running there.\n"
+            assert "is ready" in second.stderr.readline()
+            assert second.stderr.readline() == "The program is already running.\n"
             assert run("stop", path=path).returncode == 0
             assert "saved" in second.communicate()[0]
         assert "saved" in first.communicate()[0]
@@ -156,32 +156,32 @@ def test_a_program_that_runs_is_followed_and_nothing_installed_under_it(host):
 
 
 @needs_pkill
-def test_a_number_that_is_another_programs_now_is_no_run(host):
+def test_reused_process_id_is_no_run(host):
     path, asked, folder = host("exit 0")
     (folder / "run.pid").write_text(f"{os.getpid()}\n")
     assert run("train", "--config=configs/cub.py", path=path).returncode == 0
     assert "tpu-vm scp" in asked()
 
 
-def test_hosts_that_do_not_answer_are_not_taken_for_busy(gcloud):
+def test_unreachable_hosts_are_not_taken_for_busy(gcloud):
     path, asked = gcloud(tpu_vm="READY")
     stand_in = path / "gcloud"
     stand_in.write_text(f"{stand_in.read_text()}case $4 in ssh) exit 255 ;; esac\n")
     done = run("train", "--config=configs/cub.py", path=path)
     assert done.returncode == 2
-    assert "could not be asked whether the program runs there" in done.stderr
+    assert "could not find out whether the program is running" in done.stderr
     assert asked() == ["tpu-vm ssh"]
 
 
 @pytest.mark.parametrize(("queue", "expected"), [("FAILED", "queued-resources"), (None, "tpu-vm")])
-def test_what_is_deleted_is_what_is_there(queue, expected, gcloud):
+def test_delete_removes_what_exists(queue, expected, gcloud):
     path, asked = gcloud(**({"queued_resources": queue} if queue else {}))
     done = run("delete", path=path)
     assert done.returncode == 0, done.stderr
     assert asked() == [f"{expected} delete"]
 
 
-def test_the_queue_is_waited_for(gcloud):
+def test_queue_is_waited_for(gcloud):
     path, asked = gcloud(queued_resources="ACTIVE")
     done = run("--queued", "train", "--config=configs/cub.py", path=path)
     assert done.returncode == 0, done.stderr
@@ -189,23 +189,23 @@ def test_the_queue_is_waited_for(gcloud):
     assert "queued-resources create" not in asked()
 
 
-def test_the_queue_gave_up(gcloud):
+def test_failed_queue_request(gcloud):
     path, _ = gcloud(queued_resources="FAILED")
     done = run("--queued", "train", "--config=configs/cub.py", path=path)
     assert done.returncode == 2
-    assert "the queue gave apinet up" in done.stderr
+    assert "the queue request for apinet failed" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "'fly' is none of: train, log, stop, delete"),
-        ([], "'' is none of"),
-        (["--sopt", "train"], "there is no option '--sopt'"),
+        (["fly"], "unknown action 'fly': valid are train, log, stop, delete"),
+        ([], "unknown action ''"),
+        (["--sopt", "train"], "unknown option '--sopt'"),
         (["train"], "train needs a configuration"),
     ],
 )
-def test_wrong_input_is_told(arguments, message, gcloud):
+def test_wrong_input_is_refused(arguments, message, gcloud):
     done = run(*arguments, path=gcloud()[0])
     assert done.returncode == 2
     assert f"error: {message}" in done.stderr
@@ -220,17 +220,17 @@ def test_help_shows_actions_and_options():
 
 
 @pytest.mark.parametrize("kind", ["v5litepod-16", "v6e-256", "v4-16"])
-def test_slice_of_several_hosts_needs_a_workdir_that_all_see(kind, gcloud, tmp_path):
+def test_several_hosts_need_a_shared_workdir(kind, gcloud, tmp_path):
     path, _ = gcloud()
     train = ("--dry-run", f"--type={kind}", "train", "--config=configs/cub.py")
     for named in ([], ["--workdir=runs/cub"], ["--workdir", "runs/cub"]):
         done = run(*train, *named, path=path)
         assert done.returncode == 2
-        assert f"error: {kind} has several hosts, and all have to see the run" in done.stderr
+        assert f"error: {kind} has several hosts, and all need access to the workdir" in done.stderr
         assert "gcloud" not in done.stdout
     done = run(*train, "--workdir=/mnt/shared/cub", path=path)
     assert done.returncode == 0
-    assert "/mnt/shared/cub has to be a disk that all of them have mounted" in done.stderr
+    assert "/mnt/shared/cub must be on a disk that all of them have mounted" in done.stderr
     for named in (["--workdir=gs://bucket/cub"], ["--workdir", "gs://bucket/cub"]):
         done = run(*train, *named, path=path)
         assert done.returncode == 0, done.stderr
@@ -239,19 +239,19 @@ def test_slice_of_several_hosts_needs_a_workdir_that_all_see(kind, gcloud, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["v5litepod-8", "v6e-1", "v5p-8", "another"])
-def test_single_host_keeps_its_run_where_it_likes(kind, gcloud):
+def test_single_host_may_use_a_local_workdir(kind, gcloud):
     done = run("--dry-run", f"--type={kind}", "train", "--config=configs/cub.py", path=gcloud()[0])
     assert done.returncode == 0, done.stderr
     assert "several hosts" not in done.stderr
 
 
-def test_hosts_are_given_what_reads_buckets(gcloud):
+def test_hosts_install_bucket_support(gcloud):
     done = run("--dry-run", "train", "--config=configs/cub.py", path=gcloud()[0])
     assert "prepare_environment requirements-gcs.txt" in done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_are_free_of_what_shellcheck_knows(script):
+def test_scripts_pass_shellcheck(script):
     if shutil.which("shellcheck") is None:
         subprocess.run(["bash", "-n", script], check=True)
         return

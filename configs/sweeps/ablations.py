@@ -3,8 +3,8 @@ r"""The paper's ablations, one factor at a time, on the first 50 classes of CUB 
 python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
 
-SqueezeNet 1.1 with ImageNet weights, 8 epochs under the whole cosine, equal for all cells. On two
-CPU cores a run takes about 5 minutes; the table is in docs/results.md.
+SqueezeNet 1.1 with ImageNet weights, 8 epochs under the complete cosine, the same for all cells. A
+run takes about 5 minutes on two CPU cores; the results are in docs/results.md.
 """
 
 from apinet_jax.sweeps.spec import Sweep
@@ -45,7 +45,7 @@ def get_sweep() -> Sweep:
         },
         reference="API-Net",
         seeds=(0, 1),
-        # The references, and what seems to differ from them: a verdict takes three seeds.
+        # Both methods, and the cells that seem to differ: a verdict takes three seeds.
         more_seeds={
             "API-Net": (2,),
             "softmax": (2,),

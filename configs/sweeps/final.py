@@ -1,10 +1,10 @@
-r"""The best recipe of each method that the search found, over three new seeds, on the test images.
+r"""The best recipe of each method from the search, over three new seeds, on the test images.
 
 python -m apinet_jax sweep configs/sweeps/final.py --folder=runs/final \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
 
-Best is the highest held-out accuracy in docs/sweeps/search, and the first of equal ones. No image
-is held out here.
+The best recipe has the highest held-out accuracy in docs/sweeps/search; of equal ones, the first is
+used. No image is held out here.
 """
 
 import runpy
@@ -22,6 +22,6 @@ def get_sweep() -> Sweep:
         settings=settings,
         cells={method: search.cells[cell] for method, cell in BEST.items()},
         reference="softmax",
-        seeds=(200, 201, 202),  # none that the search, or any run before, has used
+        seeds=(200, 201, 202),  # not used by the search or any earlier run
         metric="test",
     )

@@ -1,10 +1,11 @@
-r"""Gates that do without the MLP seem to suffer from the rate: here with API-Net at half of it.
+r"""Gates without the MLP, and API-Net, at half the learning rate of the ablations.
 
 python -m apinet_jax sweep configs/sweeps/half_rate.py --folder=runs/half_rate \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
 
-Everything else is as in configs/sweeps/ablations.py. The sum and the squared difference stand for
-the mutual vectors without an MLP.
+The learning rate of the ablations seems to be too high for gates without the MLP. Everything else
+is as in configs/sweeps/ablations.py. The sum and the squared difference represent the mutual
+vectors without an MLP.
 """
 
 import runpy

@@ -3,17 +3,17 @@ r"""Recipes for API-Net and for softmax, the same for both, chosen on held-out t
 python -m apinet_jax sweep configs/sweeps/search.py --folder=runs/search \
     --set data.dir=$CUB50 --set model.pretrained=$WEIGHTS
 
-Each method gets its default and the same eight recipes, so that neither is tuned harder; what only
-pairs have is spread over them so that every rate meets both reductions. A fifth of the training
-images of each class is held out, and nothing is chosen by the test images, whose figures a run
-prints at its end as any run does. The best recipe of each method then runs over new seeds:
-configs/sweeps/final.py.
+Each method gets its default and the same eight recipes, so that neither is tuned harder. The
+settings that only pairs have are spread over them so that every learning rate occurs with both
+reductions. A fifth of the training images of each class is held out. Nothing is chosen by the test
+images, although each run prints their figures at its end. configs/sweeps/final.py then runs the
+best recipe of each method over new seeds.
 """
 
 from apinet_jax.sweeps.spec import Sweep
 
 CROP, RESIZED = "crop", "random_resized"
-# A column is a recipe.
+# Each column is one recipe.
 BOTH = {
     "optim.lr": (0.001, 0.0005, 0.0005, 0.001, 0.004, 0.002, 0.004, 0.002),
     "optim.head_lr_factor": (4.0, 1.0, 4.0, 1.0, 1.0, 4.0, 4.0, 1.0),
@@ -35,7 +35,7 @@ DEFAULT = {"optim.epochs": 8.0, "optim.lr": 0.002}
 
 
 def recipes(columns: dict[str, tuple]) -> list[dict]:
-    """One dictionary of settings for each recipe."""
+    """Return one dictionary of settings per recipe."""
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
@@ -45,7 +45,7 @@ def get_sweep() -> Sweep:
     cells = {"API-Net default": DEFAULT, "softmax default": {**DEFAULT, "method": "softmax"}}
     for number, (both, pairs) in enumerate(zip(recipes(BOTH), recipes(PAIRS), strict=True)):
         apinet = {**both, **pairs}
-        if pairs["loss.reduction"] == "paper":  # it counts the cross-entropy four times
+        if pairs["loss.reduction"] == "paper":  # which counts the cross-entropy four times
             apinet["optim.lr"] /= 4
         cells[f"API-Net {number}"] = apinet
         cells[f"softmax {number}"] = {**both, "method": "softmax"}
@@ -62,6 +62,6 @@ def get_sweep() -> Sweep:
         },
         cells=cells,
         reference="softmax default",
-        seeds=(100,),  # none of those that are reported
+        seeds=(100,),  # not among the reported seeds
         metric="validation",
     )
