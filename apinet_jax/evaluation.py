@@ -17,18 +17,20 @@ from apinet_jax.method.steps import make_eval_step
 from apinet_jax.setup.build import make_dataset, make_eval_loader, make_network
 from apinet_jax.system import hosts
 from apinet_jax.system.console import Bar, print_result, say
-from apinet_jax.system.errors import InputError, explain_out_of_memory
+from apinet_jax.system.errors import InputError, RunError, explain_out_of_memory
 from apinet_jax.system.mesh import make_mesh, replicated, to_global
 from apinet_jax.system.paths import AnyPath, to_path, write_atomically
 from apinet_jax.system.signals import stop_requests
 from apinet_jax.workdir.checkpoint import load_weights
-from apinet_jax.workdir.checkpoint_files import find_checkpoint
+from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
 from apinet_jax.workdir.metrics_log import json_number
 from apinet_jax.workdir.record import recorded_fingerprint
 
+_SHOWN = 10  # class names of an error
+
 
 class Evaluation(NamedTuple):
-    """A split, evaluated.
+    """The outcome on one split.
 
     Attributes:
         summary: Accuracies.
@@ -41,7 +43,7 @@ class Evaluation(NamedTuple):
     labels: Int[np.ndarray, " N"]
 
 
-def evaluate(
+def evaluate_split(
     eval_step: Callable[..., Any],
     params: Any,
     batch_stats: Any,
@@ -52,7 +54,7 @@ def evaluate(
     workers: int = 0,
     before_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Evaluates weights on one split.
+    """Evaluate weights on one split.
 
     Args:
         eval_step: A compiled `steps.make_eval_step`.
@@ -60,9 +62,9 @@ def evaluate(
         batch_stats: BatchNorm statistics.
         loader: Batches of the split.
         mesh: The data mesh.
-        title: What the progress bar says.
+        title: Title of the progress bar.
         workers: Worker processes that decode.
-        before_batch: Called before each batch; may raise to give up.
+        before_batch: Called before each batch; may raise to stop.
 
     Raises:
         RunError: If the device runs out of memory.
@@ -84,36 +86,49 @@ def evaluate(
     return Evaluation(summarise(jax.device_get(sums), logits, labels), logits, labels)
 
 
-def evaluate_run(
-    workdir: AnyPath | str | None, which: str, config: ml_collections.ConfigDict | None
+def evaluate(
+    run: AnyPath | str,
+    checkpoint: str | int | None = None,
+    config: ml_collections.ConfigDict | None = None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> EvalSummary:
-    """Evaluates a checkpoint of a run, prints the outcome and writes `evaluation-STEP.json`.
+    """Evaluate a checkpoint of a run on its test images, and write `evaluation-STEP.json`.
 
-    What the command asks of the network otherwise than the run, and images other than the run's
-    own, are told in a line each.
+    Without test images it is evaluated on the held-out ones. Photos other than the run's may be
+    given; the file is then named after their fingerprint too.
 
     Args:
-        workdir: Folder of a run; not needed where `which` is a folder.
-        which: `last`, `best`, a step, or the folder of one checkpoint.
-        config: Where given, says where the data lie now; all else is as the run recorded it.
+        run: A workdir, or the folder of one checkpoint.
+        checkpoint: `last`, `best` or a step; by default the one that the run chose.
+        config: If given, where the data are stored now, and how they are read. Everything else
+            stays as recorded; a line names what was ignored.
+        devices: Devices that share each batch; all by default.
+
+    Returns:
+        The figures; they are printed as well.
 
     Raises:
-        InputError: If there is no such checkpoint, or the data are of other classes.
+        InputError: If there is no such checkpoint, or the data have other classes.
+        RunError: If the device runs out of memory.
+        Interrupted: After SIGTERM, SIGHUP or Ctrl-C.
     """
-    mesh = make_mesh()
-    checkpoint = to_path(hosts.broadcast_from_primary(lambda: str(find_checkpoint(workdir, which))))
-    weights = load_weights(checkpoint, sharding=replicated(mesh))
+    mesh = make_mesh(devices)
+    folder = to_path(hosts.broadcast_from_primary(lambda: str(resolve_checkpoint(run, checkpoint))))
+    weights = load_weights(folder, sharding=replicated(mesh))
     recorded = recorded_config(weights.metadata["config"])
     if config is not None:
         _adopt(recorded, config)
+    workdir, class_names = folder.parents[1], tuple(weights.metadata["class_names"])
+    fingerprint = recorded_fingerprint(workdir)
     dataset = hosts.run_on_primary_first(lambda: make_dataset(recorded))
-    class_names = tuple(weights.metadata["class_names"])
     hosts.broadcast_from_primary(lambda: _check_same_classes(class_names, dataset.class_names))
-    fingerprint = recorded_fingerprint(checkpoint.parents[1])
+    step, others = weights.metadata["step"], ""
     if fingerprint not in (None, dataset.fingerprint):
+        others = f"-{dataset.fingerprint[:8]}"
         say(
             f"These are not the images of the run: their fingerprint is {dataset.fingerprint}, "
-            f"its {fingerprint}."
+            f"the run's {fingerprint}."
         )
     split, source = ("test", dataset.test) if dataset.test else ("validation", dataset.validation)
     if source is None:
@@ -122,9 +137,8 @@ def evaluate_run(
         lambda: make_eval_loader(recorded, source, dataset.fingerprint, mesh)
     )
     model, preprocess = make_network(recorded, len(class_names))
-    step = weights.metadata["step"]
     with jax.set_mesh(mesh), stop_requests() as check_signals:
-        summary, *_ = evaluate(
+        summary, *_ = evaluate_split(
             make_eval_step(mesh, model=model, preprocess=preprocess, flip=bool(recorded.eval.flip)),
             weights.params,
             weights.batch_stats,
@@ -134,29 +148,54 @@ def evaluate_run(
             workers=recorded.data.workers,
             before_batch=check_signals,
         )
+    path = workdir / f"evaluation-{step}{others}.json"
+    report = {
+        "step": step,
+        "split": split,
+        "data_dir": recorded.data.dir,
+        "data_fingerprint": dataset.fingerprint,
+        **summary_as_json(summary, class_names),
+    }
+    written = hosts.broadcast_from_primary(lambda: _write_report(path, report))
     print_result(
-        [f"{split.capitalize()} images, step {step}", *summary_as_lines(summary, class_names)]
+        [
+            f"{split.capitalize()} images, step {step}",
+            *summary_as_lines(summary, class_names),
+            *([f"  every class           {path}"] if written else []),
+        ]
     )
-    path = checkpoint.parents[1] / f"evaluation-{step}.json"
-    report = {"step": step, "split": split, **summary_as_json(summary, class_names)}
-    hosts.broadcast_from_primary(
-        lambda: write_atomically(path, json.dumps(report, indent=2) + "\n")
-    )
-    print_result([f"  every class           {path}"])
     return summary
 
 
-def _check_same_classes(known: tuple[str, ...], there: tuple[str, ...]) -> None:
-    if known != there:
-        raise InputError(
-            f"The checkpoint knows {len(known)} classes ({known[0]}, ...), the data have "
-            f"{len(there)} ({there[0]}, ...), and they are not the same. Evaluate on the data set "
-            "that the run was trained for."
-        )
+def _write_report(path: AnyPath, report: dict[str, Any]) -> bool:
+    """Write the report; where the workdir is read-only, warn and return False."""
+    try:
+        write_atomically(path, json.dumps(report, indent=2) + "\n")
+    except RunError as error:
+        say(f"WARNING: {error} The figures below are complete; only this file is missing.")
+        return False
+    return True
+
+
+def _check_same_classes(known: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """Refuse data of other classes, naming those that differ."""
+    if known == found:
+        return
+    missing, unknown = sorted(set(known) - set(found)), sorted(set(found) - set(known))
+    differences = [
+        f"{what}: {', '.join(map(repr, names[:_SHOWN]))}{', ...' * (len(names) > _SHOWN)}"
+        for what, names in (("missing in the data", missing), ("unknown to the run", unknown))
+        if names
+    ]
+    raise InputError(
+        f"The checkpoint has {len(known)} classes, the data have {len(found)}, and they differ "
+        f"({'; '.join(differences) or 'in their order'}). Evaluate on the data set that the run "
+        "was trained for."
+    )
 
 
 def _adopt(recorded: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:
-    """Takes the free fields that the command gives; says which others it leaves as they were."""
+    """Adopt the free fields that the command sets; print which other fields are ignored."""
     given = {name: value for name, value in flatten(config).items() if value is not None}
     free = {k: v for k, v in given.items() if k in (*FREE_FIELDS, "eval.flip")}
     recorded.update_from_flattened_dict(free)
@@ -169,7 +208,7 @@ def _adopt(recorded: ml_collections.ConfigDict, config: ml_collections.ConfigDic
 
 
 def summary_as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[str, Any]:
-    """A summary with class names in it, for a file."""
+    """Return a summary with class names, for a file."""
     first, second, times = summary.confused
     return {
         **summary._asdict(),
@@ -181,7 +220,7 @@ def summary_as_json(summary: EvalSummary, class_names: Sequence[str]) -> dict[st
 
 
 def summary_as_lines(summary: EvalSummary, class_names: Sequence[str]) -> list[str]:
-    """A summary for a person."""
+    """Return a summary for a person."""
     first, second, times = summary.confused
     pair = f"{class_names[first]} / {class_names[second]} ({times} mistakes)"
     return [

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from apinet_jax.commands.cli import parse_flags, run_with_exit_codes
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.paths import is_remote, to_path
+from apinet_jax.system.paths import to_path
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration, with an optional preset: FILE[:code|paper].", lock_config=True
@@ -68,12 +68,14 @@ def main(argv: Sequence[str]) -> None:
 
         initialize_job(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _MODE.value == "eval":
-        from apinet_jax.evaluation import evaluate_run
+        from apinet_jax.evaluation import evaluate
 
-        named = to_path(_CHECKPOINT.value)
-        if workdir is None and not (is_remote(named) or named.is_dir()):
+        if "/" in _CHECKPOINT.value or _CHECKPOINT.value.startswith("~"):  # a folder
+            evaluate(_CHECKPOINT.value, config=config)
+        elif workdir is None:
             raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
-        evaluate_run(workdir, _CHECKPOINT.value, config)
+        else:
+            evaluate(workdir, _CHECKPOINT.value, config)
         return
 
     from apinet_jax.training import train

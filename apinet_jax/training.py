@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from apinet_jax.data.pipeline import TrainLoader
 from apinet_jax.data.source import Dataset
-from apinet_jax.evaluation import Evaluation, evaluate
+from apinet_jax.evaluation import Evaluation, evaluate_split
 from apinet_jax.loop import Run, fit
 from apinet_jax.method.steps import Stage, make_eval_step
 from apinet_jax.method.types import TrainState
@@ -222,7 +222,7 @@ def _evaluator(
         loader = hosts.run_on_primary_first(
             lambda: make_eval_loader(config, source, dataset.fingerprint, mesh)
         )
-        return evaluate(
+        return evaluate_split(
             eval_step,
             state.inference_params,
             state.batch_stats,

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apinet_jax.data.source import Source
-from apinet_jax.data.transforms import resize
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import RunError
 
@@ -39,7 +38,7 @@ class ImageReader:
     def __call__(self, index: int) -> UInt8[np.ndarray, "R R 3"]:
         """The resized image of a record."""
         if self.cache is None:
-            return resize(self.source.picture(int(self.source.rows[index])), self.size)
+            return self.source.pixels(int(self.source.rows[index]), self.size)
         if self._mapped is None:
             shape = (len(self.source.records), self.size, self.size, 3)
             self._mapped = np.memmap(self.cache, np.uint8, "r", shape=shape)
@@ -88,7 +87,7 @@ def _write(source: Source, size: int, path: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX)
 
             def write(row: int) -> None:
-                pixels = resize(source.picture(row), size)
+                pixels = source.pixels(row, size)
                 os.pwrite(file.fileno(), pixels.tobytes(), row * image_bytes)
 
             written = pool.imap_unordered(write, range(count), 8)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from apinet_jax.data.records.walk import quoted
-from apinet_jax.data.transforms import decode
+from apinet_jax.data.transforms import decode, to_pixels
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.mirror import local_copy
@@ -69,17 +69,29 @@ class Source:
                 "folder; the next command prepares it again."
             ) from error
 
+    def window(self, row: int) -> tuple[int, int, int, int] | None:
+        """Return the part of a record's picture to use: x, y, width, height; `None` for all."""
+        return None if self.windows is None else tuple(self.windows[row].tolist())
+
     def picture(self, row: int) -> Image.Image:
         """Decode a record of the complete split, cut to its window.
 
         Raises:
-            ValueError: It cannot be decoded.
+            ValueError: If it cannot be decoded.
         """
         image = decode(self.read_record(row))
-        if self.windows is None:
+        if (window := self.window(row)) is None:
             return image
-        x, y, width, height = self.windows[row].tolist()
+        x, y, width, height = window
         return image.crop((x, y, x + width, y + height))
+
+    def pixels(self, row: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+        """Return the resized pixels of a record of the complete split.
+
+        Raises:
+            ValueError: If it cannot be decoded.
+        """
+        return to_pixels(decode(self.read_record(row)), self.window(row), size)
 
     def subset(self, indices: Int[np.ndarray, " M"]) -> "Source":
         """Return a view of some images, in the given order."""

@@ -74,11 +74,40 @@ def decode(data: bytes) -> Image.Image:
             raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
         with _one_large_image if pixels > _LARGE else nullcontext():
             image.load()
-            orientation = _orientation(image)
-            rgb = _to_rgb(image)
+            return upright_rgb(image)
     except Exception as error:  # a broken file surfaces as almost any exception type in Pillow
         raise ValueError(str(error) or type(error).__name__) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation, composite transparency over white, and convert to RGB."""
+    orientation, rgb = _orientation(image), _to_rgb(image)
     return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+
+
+def to_pixels(
+    image: Image.Image, window: tuple[int, int, int, int] | None, size: int
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Cut an upright image to its window and resize that to a square.
+
+    Training, evaluation and inference all read their pixels through this function.
+
+    Args:
+        image: The image, from `decode`.
+        window: The part to use, as x, y, width and height in pixels; `None` for all of it.
+        size: Height and width after resizing.
+
+    Raises:
+        ValueError: If the window is not inside the image.
+    """
+    if window is not None:
+        x, y, width, height = window
+        if min(x, y) < 0 or min(width, height) < 1:
+            raise ValueError(f"the window {window} is empty or outside of the image")
+        if x + width > image.width or y + height > image.height:
+            raise ValueError(f"the window {window} exceeds {image.width} x {image.height} pixels")
+        image = image.crop((x, y, x + width, y + height))
+    return resize(image, size)
 
 
 def stored_size(data: bytes) -> tuple[int, int]:

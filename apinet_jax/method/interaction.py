@@ -98,13 +98,23 @@ class APINet(nn.Module):
         Raises:
             InputError: If the images are so small that the feature map has no cell.
         """
+        return jnp.mean(at_least_float32(self.feature_map(images, train)), axis=(1, 2))
+
+    def feature_map(
+        self, images: Float[Array, "B H W _"], train: bool = False
+    ) -> Float[Array, "B h w D"]:
+        """Return the trunk's feature map of single images, before pooling.
+
+        Raises:
+            InputError: If the images are so small that the feature map has no cell.
+        """
         feature_map = self.trunk(images, train)  # [B h w D]
         if 0 in feature_map.shape:
             raise InputError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk:"
                 " nothing is left of them in its feature map; raise --config.data.crop"
             )
-        return jnp.mean(at_least_float32(feature_map), axis=(1, 2))
+        return feature_map
 
     def mutual_vector(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool

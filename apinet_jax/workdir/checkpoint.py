@@ -26,9 +26,8 @@ from apinet_jax.system.paths import AnyPath, absolute_path, explain_bucket_error
 from apinet_jax.workdir.checkpoint_files import (
     BEST,
     LAST,
-    find_checkpoint,
-    is_checkpoint,
     quarantine_damaged,
+    resolve_checkpoint,
     steps_of,
 )
 from apinet_jax.workdir.seal import find_damage, is_sealed, write_seal
@@ -208,7 +207,7 @@ _FAILED_SAVES = _FailedSaves()  # one for the process, as is the log
 
 
 def load_weights(
-    workdir: AnyPath | str, which: str = "last", sharding: Sharding | None = None
+    workdir: AnyPath | str, which: str | int = "last", sharding: Sharding | None = None
 ) -> Weights:
     """Reads parameters and statistics alone, for inference: the one call that it needs.
 
@@ -221,8 +220,7 @@ def load_weights(
         InputError: If there is no such checkpoint, with a list of those there are; or if it cannot
             be read.
     """
-    workdir = absolute_path(workdir)
-    folder = workdir if is_checkpoint(workdir) else find_checkpoint(workdir, which)
+    folder = resolve_checkpoint(workdir, which)
     step = int(folder.name)
     if is_sealed(folder) and (damage := find_damage(folder, unread="trainer")):
         raise InputError(f"The checkpoint {folder} is damaged: {damage}. {_ANOTHER}")

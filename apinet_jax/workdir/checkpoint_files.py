@@ -67,45 +67,40 @@ def quarantine_damaged(workdir: AnyPath) -> None:
         )
 
 
-def find_checkpoint(workdir: AnyPath | str | None, which: str) -> AnyPath:
-    """The folder of the checkpoint that the user named.
+def resolve_checkpoint(run: AnyPath | str, which: str | int | None = None) -> AnyPath:
+    """Return the folder of a run's checkpoint.
 
     Args:
-        workdir: Folder of a run; not needed where `which` is a folder.
-        which: `last`, `best`, a step, or the folder of one checkpoint.
+        run: Folder of a run, or of one of its checkpoints.
+        which: `last`, `best` or a step, not used where `run` is a checkpoint. By default the one
+            that the run chose: the best where held-out images chose one, else the last.
 
     Raises:
-        InputError: If there is no such checkpoint; the message lists those there are.
+        InputError: If there is no such checkpoint; the message lists those that exist.
     """
-    named = absolute_path(which)
-    check_bucket(named)
-    if is_checkpoint(named):
-        return named
-    if workdir is None:
-        raise InputError(
-            f"{which} is not the folder of a checkpoint; those lie in RUN/{LAST}/STEP and "
-            f"RUN/{BEST}/STEP."
-        )
-    workdir = absolute_path(workdir)
-    check_bucket(workdir)
-    last, best = steps_of(workdir, LAST), steps_of(workdir, BEST)
+    run = absolute_path(run)
+    check_bucket(run)
+    if is_checkpoint(run):
+        return run
+    last, best = steps_of(run, LAST), steps_of(run, BEST)
+    which = str(which or ("best" if best else "last"))
     if which == "last" and last:
-        folders = [workdir / LAST / str(step) for step in last]
-        # What a kill left unsealed is none that a run would go on from.
+        folders = [run / LAST / str(step) for step in last]
+        # A run would not resume from a checkpoint that a kill left without its seal.
         return ([folder for folder in folders if is_sealed(folder)] or folders)[-1]
     if which == "best" and best:
-        return workdir / BEST / str(best[-1])
-    if which.isdigit() and int(which) in last + best:
-        return workdir / (LAST if int(which) in last else BEST) / which
+        return run / BEST / str(best[-1])
+    if which.isascii() and which.isdecimal() and int(which) in last + best:
+        return run / (LAST if int(which) in last else BEST) / str(int(which))
     if not last and not best:
         raise InputError(
-            f"There is no checkpoint in {workdir}. Name the folder of a run that has saved one "
-            "with --workdir."
+            f"There is no checkpoint in {run}. Name the folder of a run that has saved one, or of "
+            f"one of its checkpoints: RUN/{LAST}/STEP or RUN/{BEST}/STEP."
         )
-    there = [f"step {step}" for step in last] + [f"best (step {step})" for step in best]
+    known = [f"step {step}" for step in last] + [f"best (step {step})" for step in best]
     raise InputError(
-        f"There is no checkpoint '{which}' in {workdir}; there are: {', '.join(there)}. Choose one "
-        "with --checkpoint=last|best|STEP."
+        f"There is no checkpoint '{which}' in {run}, only: {', '.join(known)}. Choose one with "
+        "--checkpoint=last|best|STEP."
     )
 
 

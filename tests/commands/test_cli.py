@@ -44,11 +44,8 @@ FILES = {
         (["--mode=eval"], "--mode eval needs the folder of a run: --workdir=runs/x."),
         (["--mode=eval", "--workdir=none"], "There is no checkpoint in "),
         (["--mode=eval", "--workdir=.", "--checkpoint=best"], "There is no checkpoint in "),
-        (
-            ["--mode=eval", "--checkpoint=~"],
-            "~ is not the folder of a checkpoint; those lie in RUN",
-        ),
-        (["--mode=eval", "--checkpoint=/tmp"], "/tmp is not the folder of a checkpoint; those"),
+        (["--mode=eval", "--checkpoint=~"], "There is no checkpoint in "),
+        (["--mode=eval", "--checkpoint=/tmp"], "There is no checkpoint in /tmp. Name the folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value)[-40:] or "nothing",
 )

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import config_for, draw_photos
 
 from apinet_jax.__main__ import run_command
-from apinet_jax.evaluation import evaluate_run
+from apinet_jax.evaluation import evaluate
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import variable_shapes
 from apinet_jax.models.layers import normalise
@@ -124,7 +124,7 @@ def test_checkpoint_of_the_authors_is_evaluated(authors_file, tmp_path, capsys):
     convert(authors_file, tmp_path / "run", "--class-names", names)
     assert f"--mode eval --workdir={tmp_path / 'run'}" in capsys.readouterr().out
     photos = draw_photos(tmp_path / "photos", train=1, test=1)
-    summary = evaluate_run(tmp_path / "run", "last", config_for(photos, data__workers=0))
+    summary = evaluate(tmp_path / "run", "last", config_for(photos, data__workers=0))
     assert summary.images == CLASSES
 
 

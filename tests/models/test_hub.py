@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from tiny_runs import config_for, draw_photos, options, run_command, settings_for
 
 from apinet_jax.config import default_config
-from apinet_jax.evaluation import evaluate_run
+from apinet_jax.evaluation import evaluate
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, variable_shapes
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import recognise
@@ -263,11 +263,11 @@ def test_run_is_recorded_with_its_weights_and_needs_them_no_more(hub, photos, fi
 
     hub.stop()
     shutil.rmtree(tmp_path / "cache")
-    before = evaluate_run(workdir, "last", None)
+    before = evaluate(workdir, "last", None)
     config = ConfigDict(load_weights(workdir).metadata["config"])
     assert make_network(config, 4)[1][:2] == (MEAN, STD)
     train(config_for(photos, **SHORT), workdir)  # it is finished; nothing is fetched
-    assert evaluate_run(workdir, "last", None) == before
+    assert evaluate(workdir, "last", None) == before
     again = json.loads((workdir / "run.json").read_text())
     assert again["config"] == record["config"]
     for other, message in {

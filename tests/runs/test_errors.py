@@ -21,7 +21,7 @@ from tiny_runs import (
     settings_for,
 )
 
-from apinet_jax.evaluation import evaluate_run
+from apinet_jax.evaluation import evaluate
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.setup import memory
@@ -31,7 +31,7 @@ from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.training import train
 from apinet_jax.workdir.checkpoint import load_weights
-from apinet_jax.workdir.checkpoint_files import find_checkpoint
+from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
 from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.record import read_record
 
@@ -152,9 +152,9 @@ def test_run_is_found_from_any_folder(finished, photos, tmp_path, monkeypatch, c
     assert metadata["config"]["data"]["dir"] == str(photos)
     step = metadata["step"]
     checkpoint = finished / f"checkpoints/{step}"
-    assert find_checkpoint(None, f"~/finished/checkpoints/{step}") == checkpoint
-    assert find_checkpoint("~/finished", "last") == checkpoint
-    evaluate_run("~/finished", "last", None)
+    assert resolve_checkpoint(f"~/finished/checkpoints/{step}") == checkpoint
+    assert resolve_checkpoint("~/finished", "last") == checkpoint
+    evaluate("~/finished", "last", None)
     assert f"Test images, step {step}\n" in capsys.readouterr().out
     sessions = len(read_record(finished)["sessions"])
     train(config_for(os.path.relpath(photos), **SHORT), "~/finished")
@@ -211,16 +211,16 @@ def test_workdir_of_a_run_that_goes_on(finished, photos):
 def test_evaluation_on_other_classes(finished, tmp_path):
     other = draw_photos(tmp_path / "photos", classes=3, train=2, test=1)
     with pytest.raises(InputError, match=r"knows 4 classes .*, the data have 3 .*not the same"):
-        evaluate_run(finished, "last", config_for(other))
+        evaluate(finished, "last", config_for(other))
 
 
 def test_evaluation_says_what_it_does_not_take_from_the_command(finished, photos, tmp_path, capsys):
-    evaluate_run(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
+    evaluate(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
     assert capsys.readouterr().err.count("\n") == 1  # of the progress
     changed = shutil.copytree(photos, tmp_path / "photos")
     shutil.copy(changed / "train/class0/0.png", changed / "train/class0/copy.png")
     other = {**SHORT, "optim__lr": 0.5, "model__hidden": 8}
-    evaluate_run(finished, "last", config_for(changed, **other))
+    evaluate(finished, "last", config_for(changed, **other))
     told = capsys.readouterr().err
     names = "model.hidden = 16 (not 8), optim.lr = 0.01 (not 0.5)"
     assert f"Taken from the run, not from the command: {names}\n" in told

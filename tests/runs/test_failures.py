@@ -16,8 +16,8 @@ from tiny_runs import (
     settings_for,
 )
 
-from apinet_jax import evaluate, loop
-from apinet_jax.evaluation import evaluate_run
+from apinet_jax import evaluation, loop
+from apinet_jax.evaluation import evaluate
 from apinet_jax.system.errors import RunError, explain_failed_writes, explain_out_of_memory
 from apinet_jax.system.paths import write_atomically
 from apinet_jax.training import train
@@ -88,10 +88,10 @@ def test_run_goes_on_after_each_failure(photos, tmp_path, monkeypatch):
     assert [session["step"] for session in read_record(workdir)["sessions"]] == [0, 2, 2]
 
     monkeypatch.setattr(
-        evaluate, "to_global", failing(evaluate.to_global, 1, JaxRuntimeError(OUT_OF_MEMORY))
+        evaluation, "to_global", failing(evaluation.to_global, 1, JaxRuntimeError(OUT_OF_MEMORY))
     )
     with pytest.raises(RunError, match=r"ran out of memory .*lower --config.eval.batch_size"):
-        evaluate_run(workdir, "last", None)
+        evaluate(workdir, "last", None)
 
 
 def test_parameters_that_are_not_finite_are_not_saved(photos, tmp_path):

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, rows_of
 
 from apinet_jax import training as train_module
-from apinet_jax.evaluation import Evaluation, evaluate_run
+from apinet_jax.evaluation import Evaluation, evaluate
 from apinet_jax.loop import Run
 from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.method.types import TrainState
@@ -52,7 +52,7 @@ class Watch:
     def __init__(self, patch):
         self.tensorflow, self.events = [], []
         patch.setattr(sys, "meta_path", [self, *sys.meta_path])
-        save, evaluate = Checkpoints.save, train_module.evaluate
+        save, evaluate = Checkpoints.save, train_module.evaluate_split
 
         def watched_save(checkpoints, state, metadata, *, best=False):
             self.events.append(("best" if best else "saved", int(state.step)))
@@ -63,7 +63,7 @@ class Watch:
             return evaluate(*args, title=title, **kwargs)
 
         patch.setattr(Checkpoints, "save", watched_save)
-        patch.setattr(train_module, "evaluate", watched_evaluate)
+        patch.setattr(train_module, "evaluate_split", watched_evaluate)
 
     def find_spec(self, name, *_):
         """TensorFlow seems to be installed."""
@@ -171,7 +171,7 @@ def test_results_say_which_was_chosen_and_how(run):
 def test_temperature_is_fitted_on_held_out_images(run, capsys):
     workdir, config = run
     figures = json.loads((workdir / "results.json").read_text())["calibration"]
-    evaluate_run(workdir, "best", config)
+    evaluate(workdir, "best", config)
     best = json.loads((workdir / "results.json").read_text())["test"]["best"]
     assert figures["test_ece"] == best["ece"]
     assert 0.05 <= figures["temperature"] <= 20
@@ -186,7 +186,7 @@ def test_evaluation_agrees_whatever_its_batch(run, batch_size):
     config.eval.batch_size = batch_size
     results = json.loads((workdir / "results.json").read_text())
     for which in ("last", "best"):
-        summary = evaluate_run(workdir, which, config)
+        summary = evaluate(workdir, which, config)
         assert summary.images == 20
         assert summary.top1 == results["test"][which]["top1"]
         assert summary.nll == pytest.approx(results["test"][which]["nll"], rel=1e-5)
@@ -198,15 +198,15 @@ def test_mirror_images_are_averaged_as_the_run_did_unless_told_otherwise(run):
     config = config.copy_and_resolve_references()
     for flip in (None, True):
         config.eval.flip = flip
-        assert evaluate_run(workdir, "last", config).nll == pytest.approx(expected, rel=1e-6)
+        assert evaluate(workdir, "last", config).nll == pytest.approx(expected, rel=1e-6)
     config.eval.flip = False
-    assert evaluate_run(workdir, "last", config).nll != pytest.approx(expected, rel=1e-6)
+    assert evaluate(workdir, "last", config).nll != pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):
     workdir, _ = run
     before = content_of(workdir / "checkpoints")
-    evaluate_run(None, str(workdir / "checkpoints/8"), None)
+    evaluate(workdir / "checkpoints/8")
     printed = capsys.readouterr().out
     assert "Test images, step 8" in printed
     assert "top-5                 100.00 %" in printed

@@ -17,13 +17,13 @@ from tiny_runs import draw_photos
 from apinet_jax.config import default_config, flatten
 from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.source import open_dataset
-from apinet_jax.evaluation import evaluate_run
+from apinet_jax.evaluation import evaluate
 from apinet_jax.method.types import TrainState
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.paths import local_path, records_root, to_path
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
-from apinet_jax.workdir.checkpoint_files import find_checkpoint, steps_of
+from apinet_jax.workdir.checkpoint_files import resolve_checkpoint, steps_of
 from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.metrics_log import MetricsRows, MetricsWriter
 from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
@@ -240,9 +240,9 @@ def ask_for(name):
     """The ways in which a user names a place in a bucket."""
     return {
         "a run": lambda: read_record(to_path(name)),
-        "a checkpoint": lambda: find_checkpoint(name, "last"),
+        "a checkpoint": lambda: resolve_checkpoint(name, "last"),
         "the weights of a run": lambda: load_weights(name),
-        "an evaluation": lambda: evaluate_run(name, "last", None),
+        "an evaluation": lambda: evaluate(name, "last", None),
         "photos": lambda: open_dataset("folder", name),
         "archives": lambda: open_dataset("cub", manual_dir=name),
         "weights": lambda: find_pretrained(f"{name}/a.safetensors"),

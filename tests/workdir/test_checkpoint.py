@@ -11,7 +11,7 @@ from tiny_runs import content_of
 from apinet_jax.method.types import TrainState
 from apinet_jax.system.errors import InputError
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
-from apinet_jax.workdir.checkpoint_files import find_checkpoint, steps_of
+from apinet_jax.workdir.checkpoint_files import resolve_checkpoint, steps_of
 from apinet_jax.workdir.seal import SEAL, find_damage
 
 METADATA = {"config": {}, "class_names": ["a", "b"]}
@@ -54,10 +54,10 @@ def test_average_is_what_inference_reads_and_training_goes_on_from_both(tmp_path
 def test_half_deleted_checkpoint_does_not_count(workdir, damage):
     damage(workdir / "checkpoints/3")
     assert steps_of(workdir) == [1, 2]
-    assert find_checkpoint(workdir, "last") == workdir / "checkpoints/2"
+    assert resolve_checkpoint(workdir, "last") == workdir / "checkpoints/2"
     assert load_weights(workdir).params["w"][0] == 2
-    with pytest.raises(InputError, match=r"no checkpoint '3' in .*; there are: step 1, step 2"):
-        find_checkpoint(workdir, "3")
+    with pytest.raises(InputError, match=r"no checkpoint '3' in .*, only: step 1, step 2"):
+        resolve_checkpoint(workdir, "3")
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert checkpoints.latest_step() == 2
         assert checkpoints.restore(2, state_of(0)).params["w"][0] == 2
