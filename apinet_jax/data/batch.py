@@ -1,4 +1,4 @@
-"""One batch of images, as it crosses from the loader to the device."""
+"""The batch of images that loaders return."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ from jaxtyping import Array, Bool, Int, UInt8
 
 
 class Batch(NamedTuple):
-    """One global batch as it crosses to the device.
+    """A batch of images: a host's rows from its loader, all rows on the device.
 
     Attributes:
         image: Pixels, 0 to 255.
         label: True class of each image.
-        image_id: Record each image was read from. Copies of one record share it and never pair.
-        mask: False for the rows that only pad the last batch of an evaluation.
+        image_id: Record of each image. Copies of one record share it and never form a pair.
+        mask: False for the padding of the last evaluation batch.
     """
 
     image: UInt8[Array, "B H W 3"]

@@ -1,7 +1,7 @@
-"""The stream of batches: grain runs a pure function of the step, ahead of the training loop.
+"""The stream of batches: grain evaluates a pure function of the step ahead of the training loop.
 
-A batch depends on (seed, step) alone. Threads or worker processes, however many, only decide how
-far ahead of time it is made, and a stream that starts at step t needs no state but t.
+A batch depends only on (seed, step). The number of threads or worker processes only decides how
+far ahead of time it is computed, and a stream that starts at step t needs no state except t.
 """
 
 import contextlib
@@ -10,12 +10,14 @@ import itertools
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import grain
 import numpy as np
@@ -28,28 +30,29 @@ from apinet_jax.data.sampler import Sampler
 from apinet_jax.data.transforms import center_crop, random_crop_flip, random_resized_crop_flip
 from apinet_jax.system.errors import RunError
 
-# Workers see the CPU only; this process has read that variable long ago. Shared memory that an exit
-# overtakes, before grain's background thread frees it, is freed by Python's tracker without a word.
+# Workers see only the CPU; this process has read that variable already. If the process exits before
+# grain's background thread frees shared memory, Python's tracker frees it without a warning.
 _FOR_WORKERS = {
     "JAX_PLATFORMS": "cpu",
     "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker",
 }
-# Batches made ahead by each worker: enough to hide a slow image, few enough for memory.
+# Batches that each worker computes ahead: enough to hide a slow image, few enough for memory.
 _AHEAD = 2
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """Makes this host's rows of the training batch of a step.
+    """Loader of this host's rows of a training batch.
 
     Attributes:
         reader: Resized images of the training split.
         sampler: The records of each step.
         crop: Height and width of a crop.
-        seed: Seeds crop and flip, together with the step and the row.
+        seed: Seed of crop and flip, together with the step and the row.
         rows: This host's rows of the global batch.
-        min_area: Least area of a random resized crop, as a part of the image; `None` for plain
-            crops.
+        min_area: Smallest area of a random resized crop, as a fraction of the image; `None` for
+            plain crops.
     """
 
     reader: ImageReader
@@ -60,7 +63,7 @@ class TrainLoader:
     min_area: float | None = None
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step, augmented."""
+        """Return the augmented batch of a step."""
         augment = random_crop_flip
         if self.min_area is not None:
             augment = partial(random_resized_crop_flip, min_area=self.min_area)
@@ -76,7 +79,7 @@ class TrainLoader:
 
 @dataclass(frozen=True)
 class EvalLoader:
-    """Makes this host's rows of an evaluation batch: every image once, padded at the end.
+    """Loader of this host's rows of an evaluation batch: every image once, padded at the end.
 
     Attributes:
         reader: Resized images of the split.
@@ -92,11 +95,11 @@ class EvalLoader:
 
     @property
     def num_batches(self) -> int:
-        """Batches that cover the split."""
+        """Number of batches that cover the split."""
         return -(-len(self.reader.source) // self.batch_size)
 
     def __call__(self, index: int) -> Batch:
-        """The batch that starts at image `index * batch_size`; padding repeats the last image."""
+        """Return the batch from image `index * batch_size` on; padding repeats the last image."""
         first = index * self.batch_size
         wanted = np.arange(first, first + self.batch_size, dtype=np.int32)[self.rows]
         real = wanted < len(self.reader.source)
@@ -110,42 +113,42 @@ class EvalLoader:
 def stream(
     loader: TrainLoader | EvalLoader, start: int, stop: int, workers: int = 0
 ) -> Iterator[Iterator[Batch]]:
-    """Yields the batches `start` to `stop - 1` in order, made ahead in the background.
+    """Stream the batches `start` to `stop - 1` in order, computed ahead in the background.
 
     Args:
-        loader: What makes a batch.
+        loader: Returns the batch of a step.
         start: First step.
         stop: The step after the last.
-        workers: Worker processes; 0 uses threads of this process, which suits decoders that
-            release Python's lock, as ours do.
+        workers: Worker processes; 0 uses threads of this process, because the decoders release
+            Python's global lock.
     """
     if not flags.FLAGS.is_parsed():  # grain reads its flags, which only `app.run` parses
         flags.FLAGS.mark_as_parsed()
     dataset = grain.MapDataset.range(start, stop).map(loader)
-    workers = min(workers, stop - start)  # one without a batch to make takes seconds to begin
+    workers = min(workers, stop - start)  # an idle worker takes seconds to start
     threads = 1 if workers else max(1, min(16, (os.cpu_count() or 2) - 1))
     batches = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_AHEAD, threads))
     )
     if workers:
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=_AHEAD)
-        batches = batches.mp_prefetch(options, _begin_worker)
+        batches = batches.mp_prefetch(options, _start_worker)
     iterator = iter(batches)
     try:
         yield _from_workers(iterator, workers) if workers else iterator
     finally:
         iterator.close()
-        gc.collect()  # frees what grain still shares, before the interpreter is half gone
+        gc.collect()  # frees grain's shared memory before the interpreter shuts down
 
 
 def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
     """Copies batches out of shared memory.
 
-    Grain begins its workers from threads, at the first `next`, and none anew if one fails; they
-    take turns, so all have begun once there is a batch of each. The variables last that long.
+    Grain starts its workers from threads at the first `next` and never restarts one. They take
+    turns, so all have started after one batch of each; the variables are set until then.
     """
     copies = (Batch(*map(np.array, batch)) for batch in batches)
-    with _lost_worker_explained():
+    with _explain_lost_worker():
         with _environment(**_FOR_WORKERS):
             first = deque(itertools.islice(copies, workers))
         while first:
@@ -154,44 +157,48 @@ def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
 
 
 @contextlib.contextmanager
-def _lost_worker_explained() -> Iterator[None]:
-    """Lets a worker process that something ended end the run in one message; other errors pass."""
+def _explain_lost_worker() -> Iterator[None]:
+    """Turns the end of a worker process into one message; other errors pass."""
     try:
         yield
     except RuntimeError as error:
-        if (
-            code := re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
-        ) is None:
+        found = re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
+        if found is None:
             raise
+        code = int(found[1])
+        cause = "-9 is usually the system running out of memory"
+        advice = "try a lower --config.data.workers"
+        if code == -signal.SIGBUS and _SHARED_MEMORY.is_dir():
+            size = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
+            cause = f"{_SHARED_MEMORY}, which has {size:,.0f} MB, was too small for the batches"
+            advice = "enlarge it (docker run --shm-size=8g), or set --config.data.workers=0"
         raise RunError(
-            f"A worker process that makes batches was ended from outside (exit code {code[1]}; -9 "
-            "is what a system does that runs out of memory). The same command goes on; if it "
-            "happens again, try a lower --config.data.workers."
+            f"A worker process that loads batches was killed (exit code {code}; {cause}). The same "
+            f"command resumes the run; if it happens again, {advice}."
         ) from error
 
 
-def _begin_worker(_index: int, _count: int) -> None:
-    """Prepares a worker process: quiet, there while its parent is, and no longer.
+def _start_worker(_index: int, _count: int) -> None:
+    """Makes a worker process quiet, deaf to signals, and end with its parent.
 
-    A signal to the whole process group is for the parent to answer: it may need batches until its
-    state is saved. A parent that is killed cannot end its workers, and grain's wait for a free
-    buffer for good.
+    The parent answers signals to the process group: it may need batches until its state is saved.
+    A parent that is killed cannot end its workers, which would wait for a free buffer forever.
     """
     logging.set_verbosity(logging.ERROR)  # TFDS warns when it unpickles a builder
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
-    def leave() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=leave, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Sets variables for the processes that begin meanwhile."""
+    """Sets variables for the processes that start meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

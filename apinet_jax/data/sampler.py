@@ -1,7 +1,7 @@
-"""Which images make up step t: pure functions of (seed, step), answered from a table.
+"""The images of every step, as pure functions of (seed, step).
 
-Randomness is NumPy's Philox generator read as raw 64-bit words. That stream is fixed by the
-algorithm, so a seed names the same batches under every version of NumPy, on every host.
+Randomness is NumPy's Philox generator read as raw 64-bit words. The algorithm fixes that stream,
+so a seed gives the same batches with every version of NumPy, on every host.
 """
 
 from functools import cached_property
@@ -14,31 +14,31 @@ from apinet_jax.system.errors import InputError
 
 Tail = Literal["drop", "carry"]
 
-# Streams that share a seed are told apart by the second word of the key.
+# The second word of the key distinguishes the streams of one seed.
 _CLASSES, _ORDER, _EPOCH = 0, 1, 2
 
 
 def _words(seed: int, stream: int, block: int, count: int) -> UInt64[np.ndarray, " count"]:
-    """`count` random words that belong to (seed, stream, block) alone."""
+    """Returns `count` random words that depend only on (seed, stream, block)."""
     key = np.array([seed, stream], dtype=np.uint64)
     counter = np.array([0, block, 0, 0], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 
 def _permutation(seed: int, stream: int, block: int, count: int) -> Int[np.ndarray, " count"]:
-    """A uniformly random order of `range(count)`."""
+    """Returns a uniformly random order of `range(count)`."""
     return np.argsort(_words(seed, stream, block, count), kind="stable")
 
 
 class BalancedSampler:
-    """K classes of S images a step; each class walks its own shuffled list, S images at a time.
+    """K classes of S images per step; each class walks its own shuffled list, S images at a time.
 
-    The classes of a step are drawn without replacement from (seed, step). What a class shows in a
-    step depends on how often it was drawn before; those counts are a table built once, so any
-    step is answered without replaying the ones before it.
+    The classes of a step are drawn without replacement from (seed, step). The images of a class
+    depend on how often it was drawn before. A table of all steps is built once, so that any step
+    is available without replaying the previous ones.
 
-    A class with fewer than S images shows some of them more than once in a batch. Such copies
-    keep the same key, and pair mining never pairs them.
+    A class with fewer than S images repeats some of them within a batch. Such copies have the
+    same key, and pair mining never pairs them.
 
     Attributes:
         batch_size: Images of the global batch, `B = K S`.
@@ -55,19 +55,19 @@ class BalancedSampler:
         seed: int,
         tail: Tail = "drop",
     ):
-        """Draws the classes of every step.
+        """Draw the classes of every step.
 
         Args:
             labels: Class of each record; classes are numbered from 0 and none is empty.
             classes: Classes of a batch, `K`.
             images: Images of each class, `S`.
             num_steps: Steps of the run.
-            seed: Names the sequence of batches.
-            tail: What happens to fewer than S images at the end of a class's list: `drop` leaves
-                them out and shuffles anew (the authors' code), `carry` shows them first.
+            seed: Seed of the sequence of batches.
+            tail: Treatment of fewer than S images at the end of a class's list: `drop` leaves them
+                out and shuffles again (the authors' code), `carry` uses them first.
 
         Raises:
-            InputError: If K is larger than the number of classes.
+            InputError: K is larger than the number of classes.
         """
         members = np.bincount(labels)
         if classes > len(members):
@@ -86,7 +86,7 @@ class BalancedSampler:
 
     @cached_property
     def _table(self) -> Int[np.ndarray, "num_steps B"]:
-        """The records of every step."""
+        """Records of every step."""
         drawn = self._classes.ravel()  # [num_steps*K], in order of time
         rows = np.empty((len(drawn), self._images), np.int32)
         for label, records in enumerate(self._members):
@@ -95,7 +95,7 @@ class BalancedSampler:
         return rows.reshape(self.num_steps, self.batch_size)
 
     def _walk(self, label: int, count: int, draws: int) -> Int[np.ndarray, "draws S"]:
-        """Positions within a class of `count` images that its successive draws show."""
+        """Returns the positions within a class of `count` images, for each of its draws."""
         laps, num_shown = [np.empty(0, np.int64)], 0
         carried = np.empty(0, np.int64)
         while num_shown < draws * self._images:
@@ -103,22 +103,22 @@ class BalancedSampler:
             if count < self._images:
                 order = np.resize(order, self._images)
             elif len(carried):
-                # The carried images were just shown or are about to be: met again in this lap,
-                # they move to its end, so that no draw holds an image twice.
+                # The carried images come first, so in this lap they move to its end: no draw
+                # may hold an image twice.
                 again = np.isin(order, carried)
                 order = np.concatenate([carried, order[~again], order[again]])
-            whole = len(order) // self._images * self._images
-            laps.append(order[:whole])
-            num_shown += whole
+            used = len(order) // self._images * self._images
+            laps.append(order[:used])
+            num_shown += used
             if self._tail == "carry":
-                carried = order[whole:]
+                carried = order[used:]
         return np.concatenate(laps)[: draws * self._images].reshape(draws, self._images)
 
     def __call__(self, step: int) -> Int[np.ndarray, " B"]:
-        """The records of a step, the S images of a class side by side.
+        """Return the records of a step; the S images of a class are consecutive.
 
         Raises:
-            IndexError: If the step is outside the run.
+            IndexError: The step is outside the run.
         """
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} is outside the run of {self.num_steps} steps")
@@ -126,7 +126,7 @@ class BalancedSampler:
 
 
 class ShuffledSampler:
-    """Plain random batches: every epoch is a new order of all images, cut into whole batches.
+    """Plain random batches: every epoch is a new order of all images, cut into full batches.
 
     Attributes:
         batch_size: Images of the global batch, `B`.
@@ -134,15 +134,15 @@ class ShuffledSampler:
     """
 
     def __init__(self, num_images: int, *, batch_size: int, num_steps: int, seed: int):
-        """Names the sequence; see `BalancedSampler` for the arguments."""
+        """Keep the arguments, which are those of `BalancedSampler`."""
         self.batch_size, self.num_steps = batch_size, num_steps
         self._num_images, self._seed = num_images, seed
 
     def __call__(self, step: int) -> Int[np.ndarray, " B"]:
-        """The records of a step; a set smaller than a batch is repeated to fill it.
+        """Return the records of a step; a set smaller than a batch is repeated to fill it.
 
         Raises:
-            IndexError: If the step is outside the run.
+            IndexError: The step is outside the run.
         """
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} is outside the run of {self.num_steps} steps")

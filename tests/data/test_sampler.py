@@ -1,4 +1,4 @@
-"""The K x S batch as a pure function of (seed, step)."""
+"""K x S batches as pure functions of (seed, step)."""
 
 from collections import Counter
 
@@ -21,13 +21,13 @@ def sampler(labels=LABELS, classes=5, images=4, num_steps=400, seed=0, tail="dro
 
 
 def draws_of(batches, label, images=4):
-    """What one class showed, in order of its draws."""
+    """Returns the images of one class, in the order of its draws."""
     rows = [b.reshape(-1, images) for b in batches]
     return [group for b in rows for group in b if LABELS[group[0]] == label]
 
 
 @pytest.mark.parametrize("tail", ["drop", "carry"])
-def test_a_batch_holds_k_classes_with_s_distinct_images_each(tail):
+def test_batch_has_k_classes_of_s_images(tail):
     sample = sampler(tail=tail)
     for step in range(400):
         groups = sample(step).reshape(5, 4)
@@ -38,14 +38,14 @@ def test_a_batch_holds_k_classes_with_s_distinct_images_each(tail):
             assert len(set(group)) == min(4, COUNTS[label])
 
 
-def test_any_step_of_a_fresh_sampler_equals_that_step_of_an_iteration():
+def test_steps_do_not_depend_on_previous_calls():
     one = sampler()
     walked = [one(step) for step in range(400)]
     for step in (399, 17, 0):
         assert np.array_equal(sampler()(step), walked[step])
 
 
-def test_a_longer_run_begins_with_the_shorter_one():
+def test_longer_run_starts_like_a_shorter_one():
     short, long = sampler(num_steps=50), sampler(num_steps=300)
     assert all(np.array_equal(short(t), long(t)) for t in range(50))
 
@@ -54,17 +54,17 @@ def test_seeds_differ():
     assert not np.array_equal(sampler(seed=0)(0), sampler(seed=1)(0))
 
 
-def test_a_class_walks_its_own_shuffled_list_and_drops_the_tail():
-    """30 images, S = 4: seven draws show 28 of them, then comes a new list; 2 are dropped."""
+def test_drop_leaves_the_tail_out():
+    """30 images, S = 4: seven draws use 28 of them, then a new list starts; 2 are dropped."""
     sample = sampler()
     draws = draws_of([sample(t) for t in range(400)], 4)
     for lap in range(len(draws) // 7):
-        shown = np.concatenate(draws[7 * lap : 7 * lap + 7])
-        assert len(set(shown)) == 28
+        used = np.concatenate(draws[7 * lap : 7 * lap + 7])
+        assert len(set(used)) == 28
 
 
-def test_carry_shows_the_tail_first():
-    """In 30 draws of 4 a class of 30 shows every image exactly four times."""
+def test_carry_uses_the_tail_first():
+    """In 30 draws of 4 images, a class of 30 uses every image exactly four times."""
     sample = sampler(tail="carry", num_steps=800)
     draws = draws_of([sample(t) for t in range(800)], 4)[:30]
     assert set(Counter(np.concatenate(draws).tolist()).values()) == {4}
@@ -80,7 +80,7 @@ def test_classes_are_drawn_evenly():
     assert max(drawn.values()) < 1100
 
 
-def test_a_class_with_fewer_than_s_images_repeats_some():
+def test_class_with_fewer_than_s_images():
     sample = sampler()
     draws = draws_of([sample(t) for t in range(100)], 2)
     assert all(len(set(draw)) == 3 for draw in draws)
@@ -88,7 +88,7 @@ def test_a_class_with_fewer_than_s_images_repeats_some():
     assert len(set(repeated)) == 3  # not always the same one
 
 
-def test_more_classes_than_there_are():
+def test_more_classes_than_exist():
     with pytest.raises(InputError, match=r"11 classes.*only 10.*--config\.batch\.classes=10"):
         sampler(classes=11)
 
@@ -104,15 +104,15 @@ def test_the_stream_is_pinned():
     assert sampler(classes=2)(0).tolist() == [3, 5, 2, 4, 11, 13, 12, 11]
 
 
-def test_no_step_is_replayed(monkeypatch):
-    """One batch of a CUB-sized run builds a table; all others are then read, nothing is drawn."""
+def test_table_is_built_once(monkeypatch):
+    """The first batch of a CUB-sized run builds the table; nothing is drawn after that."""
     labels = np.repeat(np.arange(200), 30)[:5994]
     walked, fresh = (sampler(labels, classes=30, num_steps=4900) for _ in range(2))
     batch = fresh(3000)
     walked(0)
 
     def drawn(*_):
-        raise AssertionError("random words are drawn for a step that the table holds")
+        raise AssertionError("random words are drawn for a step of the table")
 
     monkeypatch.setattr(sampler_module, "_words", drawn)
     in_order = [walked(step) for step in range(4900)]
@@ -121,7 +121,7 @@ def test_no_step_is_replayed(monkeypatch):
         assert np.array_equal(fresh(step), in_order[step])
 
 
-def test_shuffled_epochs_show_every_image_once():
+def test_shuffled_epochs_have_every_image_once():
     sample = ShuffledSampler(85, batch_size=10, num_steps=24, seed=3)
     first, second = (
         np.concatenate([sample(t) for t in steps]) for steps in (range(8), range(8, 16))

@@ -205,7 +205,7 @@ def killed_worker(scene):
         output, _ = process.communicate(timeout=60)
     assert process.returncode == RunError.exit_code, output
     assert "Traceback" not in output
-    assert "error: A worker process that makes batches was ended from outside" in output
+    assert "error: A worker process that loads batches was killed" in output
 
 
 def workers_of(pid):

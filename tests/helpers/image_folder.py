@@ -1,8 +1,11 @@
-"""Image folders that tests draw."""
+"""Image folders and sources that tests draw."""
 
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
+
+from apinet_jax.data.source import Source
 
 
 def encoded(grey=0, file_format="PNG", size=(8, 6)):
@@ -31,3 +34,15 @@ def put_photos(folder):
         "test/cat/3.png",
         "test/dog/b.jpeg",
     )
+
+
+def noise_source(count):
+    """A training split of small images of noise in three classes, without a folder."""
+    records = []
+    for seed in range(count):
+        pixels = np.random.default_rng(seed).integers(0, 256, (18, 30, 3), np.uint8)
+        stream = BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        records.append({"image": stream.getvalue()})
+    names = tuple(f"{number}.png" for number in range(count))
+    return Source(records, np.arange(count), np.arange(count) % 3, names, "train")
