@@ -146,7 +146,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "std": config_dict.placeholder(tuple),
                 "dtype": _auto(str, "float32"),
                 "batch_norm": "global",
-                "remat": "none",  # what a backward pass makes again to save memory
+                "remat": _auto(str, "none"),  # what a backward pass recomputes to save memory
                 "hidden": 512,
                 "dropout": 0.5,
                 "mutual_activation": "relu" if paper else "none",
@@ -178,7 +178,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "frozen_epochs": _auto(float, 8.0),
                 "ema": 0.0,  # share of the averaged parameters that a step keeps; 0: no average
             },
-            "train": {"deterministic": True, "microbatches": 1},
+            "train": {"deterministic": True, "microbatches": _auto(int, 1)},
             "eval": {
                 "batch_size": _auto(int, 64),
                 "flip": config_dict.placeholder(bool),  # `None`: as when the run began, or off

@@ -75,7 +75,15 @@ def main() -> None:
     seconds = [batch_size / row["images_per_s"] for row in timed]
     waited = sum(s * row["data_wait"] for s, row in zip(seconds, timed, strict=True))
     per_device = batch_size // jax.device_count()
-    rough = sizing.step_bytes(config.model.trunk, config.data.crop, config.model.dtype, per_device)
+    rough = sizing.step_bytes(
+        config.model.trunk,
+        config.data.crop,
+        config.model.dtype,
+        per_device,
+        jax.devices()[0].platform,
+        config.model.remat,
+        config.train.microbatches,
+    )
     print(
         f"{len(steps)} steps of {batch_size} images at {config.data.crop} in {config.model.dtype} "
         f"on {jax.device_count()} x {jax.devices()[0].device_kind}"

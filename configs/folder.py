@@ -14,7 +14,7 @@ def get_config(preset: str = "code"):
     config.data.name = "folder"
     config.data.resize = config.data.crop = config.data.cache = None
     config.batch.classes = config.batch.images = None
-    config.model.trunk = config.model.dtype = None
+    config.model.trunk = config.model.dtype = config.model.remat = None
     config.optim.lr = config.optim.frozen_epochs = None
-    config.eval.batch_size = None
+    config.train.microbatches = config.eval.batch_size = None
     return config

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int
 
-from apinet_jax.config import flatten
+from apinet_jax.config import default_config, flatten
 from apinet_jax.models import SCRATCH_TRUNKS, trunk_spec
 from apinet_jax.models.weights.hub import Pretrained, find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
@@ -22,6 +22,7 @@ from apinet_jax.setup.sizing import (
     SIZES,
     batch_shapes,
     largest,
+    memory_savings,
     step_bytes,
 )
 from apinet_jax.setup.unused_settings import unused_settings
@@ -34,8 +35,8 @@ _WARNING = (
     "torchvision or timm names."
 )
 _CACHE_LIMIT = 4 * 2**30
-# What a step may take of a device's memory: the estimate is rough, and all else needs some too.
-_SHARE = 0.8
+# Share of a device's memory that the estimate may fill; a CPU's is shared with other programs.
+_CPU_SHARE, _ACCELERATOR_SHARE = 0.8, 0.85
 
 
 def choose(
@@ -66,38 +67,36 @@ def choose(
     config = ml_collections.ConfigDict(config.to_dict(preserve_field_references=False))
     if config.model.pretrained:
         config.model.pretrained = os.path.expanduser(config.model.pretrained)
-    flat, lines = flatten(config), []
-    recorded = recorded or {}
+    lines: list[str] = []
 
     def fill(field: str, value: Any, why: str) -> None:
-        if flat[field] is not None:
-            return
-        if recorded.get(field) is not None:
-            value, why = recorded[field], "as when this run began"
-        group, name = field.split(".")
-        config[group][name] = value
-        lines.append(f"{field} = {value}: {why}; override with --config.{field}=...")
+        group, _, name = field.rpartition(".")
+        if group and config[group][name] is None and value is not None:
+            config[group][name] = value
+            lines.append(f"{field} = {value}: {why}; override with --config.{field}=...")
 
+    if recorded is not None:
+        for field, default in flatten(default_config()).items():
+            if default is not None or field in ("model.mean", "model.std"):
+                fill(field, recorded.get(field, default), "as when this run began")
     on_cpu = platform == "cpu"
-    budget = int(_SHARE * device_bytes)
+    budget = int((_CPU_SHARE if on_cpu else _ACCELERATOR_SHARE) * device_bytes)
     pretrained = config.model.pretrained
-    weights = None  # not looked at where a run goes on: what was read off them is recorded
-    if pretrained and "model.trunk" not in recorded:
-        weights = find_pretrained(pretrained)
+    # A resumed run has what was read from its weights in its record.
+    weights = find_pretrained(pretrained) if pretrained and recorded is None else None
 
     dtype = "float32" if on_cpu else "bfloat16"
     why = "CPUs gain nothing from less" if on_cpu else "the accelerator's fast type"
     fill("model.dtype", dtype, why)
-    if config.model.trunk is None:  # it costs a look at every tensor of the weights
+    if config.model.trunk is None:  # finding it reads every tensor of the weights
         fill("model.trunk", *_trunk(weights, on_cpu, num_devices, budget))
     for name in ("mean", "std"):
-        value = getattr(weights, name, None) or recorded.get(f"model.{name}")
-        if value is not None:
-            fill(f"model.{name}", value, "of the images that model.pretrained was trained on")
+        value = getattr(weights, name, None)
+        fill(f"model.{name}", value, "of the images that model.pretrained was trained on")
     size = weights and weights.size
-    _fill_sizes(config, fill, np.bincount(labels), size, on_cpu, num_devices, budget)
+    _fill_sizes(config, fill, np.bincount(labels), size, platform, num_devices, budget)
     if config.eval.flip is None:
-        config.eval.flip = bool(recorded.get("eval.flip"))
+        config.eval.flip = bool(recorded and recorded.get("eval.flip"))
     batch_size = config.batch.classes * config.batch.images
     fill("eval.batch_size", batch_size, "as in training")
 
@@ -123,20 +122,20 @@ def _fill_sizes(
     fill: Callable[[str, Any, str], None],
     counts: Int[np.ndarray, " C"],
     weights_size: int | None,
-    on_cpu: bool,
+    platform: str,
     num_devices: int,
     budget: int,
 ) -> None:
-    """Chooses crop, resize, K and S together: they share the device's memory and the devices.
-
-    Where the paper's crop needs too much, the size that the weights were trained at is tried next.
-    The trunk's patches fill every crop.
-    """
+    """Choose crop, resize, K, S, rematerialisation and microbatches, which share the memory."""
     data, batch, trunk = config.data, config.batch, config.model.trunk
-    median = int(np.median(counts))
-    shapes = batch_shapes(len(counts), median, num_devices, batch.classes, batch.images)
-    if not shapes:  # K and S are both given and do not suit the devices: refused by the caller
-        shapes = [(batch.classes, batch.images)]
+    on_cpu, median, given_parts = (
+        platform == "cpu",
+        int(np.median(counts)),
+        config.train.microbatches,
+    )
+    unit = num_devices * (given_parts or 1)
+    shapes = batch_shapes(len(counts), median, unit, batch.classes, batch.images)
+    savings = memory_savings(platform, config.model.remat, given_parts)
     patch = trunk_spec(trunk).patch
     if data.crop is not None:
         crops = [data.crop]
@@ -147,9 +146,10 @@ def _fill_sizes(
         best = spec.cpu_crop if on_cpu else spec.crop
         sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
         crops = sorted({crop // patch * patch for crop in sizes if crop <= best}, reverse=True)
-    chosen = largest(trunk, config.model.dtype, crops, shapes, num_devices, budget)
+    dtype = config.model.dtype
+    chosen = largest(trunk, dtype, crops, shapes, savings, num_devices, budget, platform)
     need = format_bytes(chosen.step_bytes)
-    fits = f"a step then needs about {need} of {format_bytes(budget)} a device"
+    fits = f"a step then needs about {need} of {format_bytes(budget)} per device"
     shared = f"so that {num_devices} devices share the batch equally"
 
     given = data.resize is not None
@@ -162,6 +162,14 @@ def _fill_sizes(
     whole = {PAPER_CLASSES: "the paper's K", len(counts): f"all {len(counts)} classes"}
     why = fits if chosen[1:3] != shapes[0] else whole.get(chosen.classes, shared)
     fill("batch.classes", chosen.classes, why)
+
+    no_remat = "CPUs gain nothing from it" if on_cpu else fits
+    fill("model.remat", chosen.remat, no_remat if chosen.remat == "none" else fits)
+    each = batch.classes * batch.images // chosen.microbatches
+    parts = (
+        fits if chosen.microbatches == 1 else f"{fits}, and BatchNorm sees {each} images at once"
+    )
+    fill("train.microbatches", chosen.microbatches, parts)
 
 
 def _why_crop(crop: int, resize_given: bool) -> str:
@@ -185,8 +193,8 @@ def _trunk(
     if on_cpu:
         return smallest, "small enough to learn from scratch on a CPU"
     images = -(-PAPER_CLASSES * PAPER_IMAGES // num_devices)
-    need = step_bytes(preferred, 224, "bfloat16", images)
-    memory = f"{format_bytes(need)} of {format_bytes(budget)} a device"
+    need = step_bytes(preferred, 224, "bfloat16", images, "gpu")
+    memory = f"{format_bytes(need)} of {format_bytes(budget)} per device"
     why = f"{preferred} on the paper's batch at 224 px needs about {memory}"
     return preferred if need <= budget else smaller, why
 

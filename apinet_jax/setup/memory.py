@@ -94,7 +94,7 @@ def memory_saving_options(
     if config.model.dtype == "float32" and platform != "cpu":
         options.append({"model.dtype": "bfloat16"})
     for parts in (2, 4, 8):
-        if classes * images % (parts * num_devices) == 0:
+        if parts > config.train.microbatches and classes * images % (parts * num_devices) == 0:
             options.append({"train.microbatches": parts})
     for fewer in dict.fromkeys(classes // share for share in (2, 3, 4, 8)):
         if fewer >= 2 and fewer * images % num_devices == 0:

@@ -95,7 +95,7 @@ def test_a_program_that_fits_is_told_in_a_table(stand_in, capsys):
 
 def test_a_program_that_does_not_fit_is_told_with_what_would(stand_in, monkeypatch, capsys):
     stand_in(2**20)
-    monkeypatch.setattr(memory, "smaller", lambda *_: [{"batch.classes": 2}])
+    monkeypatch.setattr(memory, "memory_saving_options", lambda *_: [{"batch.classes": 2}])
     with pytest.raises(RunError, match="does not fit v5e:1x2"):
         check()
     told = capsys.readouterr().out

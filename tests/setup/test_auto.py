@@ -15,7 +15,7 @@ from apinet_jax.setup import memory
 from apinet_jax.setup.auto import choose
 from apinet_jax.setup.build import make_program
 from apinet_jax.setup.compile import compile_train_step
-from apinet_jax.setup.sizing import batch_shapes, step_bytes
+from apinet_jax.setup.sizing import batch_shapes, memory_savings, step_bytes
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import make_mesh
 
@@ -59,36 +59,70 @@ def test_a_folder_on_a_large_gpu():
     assert config.model.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("gib", [6, 8, 11, 12, 16, 20, 24, 32, 40])
-@pytest.mark.parametrize("trunk", [None, "resnet101"])
-def test_what_is_chosen_fits_the_device(gib, trunk):
-    config, lines = completed(open_config(model__trunk=trunk), platform="gpu", gib=gib)
+@pytest.mark.parametrize(
+    ("trunk", "platform", "gib", "devices", "expected"),
+    [  # crop, K, rematerialisation, microbatches; GiB are those that JAX may use of one device
+        ("resnet50", "gpu", 60, 1, (448, 30, "none", 1)),
+        ("resnet50", "gpu", 24, 1, (448, 30, "none", 1)),
+        ("resnet50", "gpu", 18, 1, (448, 30, "full", 1)),
+        ("resnet50", "gpu", 12, 1, (448, 30, "full", 1)),
+        ("resnet50", "gpu", 9, 1, (448, 30, "full", 1)),
+        ("resnet50", "gpu", 7, 1, (448, 30, "none", 4)),
+        ("resnet50", "gpu", 4, 1, (448, 30, "none", 8)),
+        ("resnet50", "gpu", 2, 1, (448, 30, "full", 8)),
+        ("resnet50", "gpu", 1, 1, (224, 30, "full", 4)),
+        ("resnet50", "gpu", 0.7, 1, (224, 26, "full", 8)),
+        ("resnet50", "gpu", 4, 8, (448, 30, "none", 1)),
+        ("resnet50", "gpu", 2, 8, (448, 30, "full", 1)),
+        ("resnet50", "tpu", 16, 1, (448, 30, "full", 1)),
+        ("resnet101", "gpu", 40, 1, (448, 30, "none", 1)),
+        ("resnet101", "gpu", 16, 1, (448, 30, "full", 1)),
+        ("resnet50", "cpu", 32, 1, (224, 30, "none", 1)),
+        ("resnet50", "cpu", 8, 1, (224, 30, "none", 4)),
+        ("resnet50", "cpu", 2, 1, (224, 20, "none", 8)),
+    ],
+)
+def test_what_is_given_up_for_memory(trunk, platform, gib, devices, expected):
+    config, lines = completed(open_config(model__trunk=trunk), FORTY, platform, devices, gib)
     check_config(config)
-    batch = config.batch
-    images = batch.classes * batch.images
-    need = step_bytes(config.model.trunk, config.data.crop, config.model.dtype, images)
-    assert need <= 0.8 * gib * GIB
-    assert 2 <= batch.images <= 4 <= batch.classes
-    assert config.data.crop >= 224
-    if batch.classes < 30:
-        one_more = images + batch.images
-        more = step_bytes(config.model.trunk, config.data.crop, config.model.dtype, one_more)
-        assert more > 0.8 * gib * GIB
-        (line,) = [line for line in lines if line.startswith("batch.classes")]
-        assert f"needs about {memory.format_bytes(need)} of" in line
+    model, batch, parts = config.model, config.batch, config.train.microbatches
+    assert (config.data.crop, batch.classes, model.remat, parts) == expected
+    assert batch.images == 4
+    images = batch.classes * batch.images // devices
+    size = (trunk, config.data.crop, model.dtype, images)
+    need = step_bytes(*size, platform, model.remat, parts)
+    assert need <= 0.85 * gib * GIB
+    (line,) = [line for line in lines if line.startswith("train.microbatches")]
+    assert f"needs about {memory.format_bytes(need)} of" in line
 
 
-def test_a_small_crop_is_taken_before_the_pairs_of_a_batch_are_lost():
-    config, lines = completed(open_config(model__trunk="resnet50"), platform="gpu", gib=9.5)
-    assert (config.data.resize, config.data.crop) == (256, 224)
-    assert config.batch.classes == 30
-    assert any(line.startswith("data.crop = 224: a step then needs about") for line in lines)
+@pytest.mark.parametrize("trunk", ["resnet101", "vit_base_patch14_dinov2"])
+def test_more_memory_never_gives_up_more(trunk):
+    def cost(gib):
+        config, _ = completed(open_config(model__trunk=trunk), platform="gpu", gib=gib)
+        way = (config.model.remat, config.train.microbatches)
+        return -config.data.crop, -config.batch.classes, memory_savings("gpu").index(way)
+
+    costs = [cost(gib) for gib in (0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 40)]
+    assert costs == sorted(costs, reverse=True)
 
 
-def test_a_heavy_trunk_on_a_laptop():
-    config, _ = completed(open_config(model__trunk="resnet50"), gib=8)
-    assert config.data.crop == 224
-    assert 8 <= config.batch.classes < 30
+def test_given_savings_are_kept():
+    fields = {"model__trunk": "resnet50", "train__microbatches": 3}
+    config, _ = completed(open_config(**fields), platform="gpu", devices=2, gib=80)
+    assert (config.model.remat, config.train.microbatches) == ("none", 3)
+    assert config.batch.classes * config.batch.images % (2 * 3) == 0
+    config, _ = completed(open_config(**fields, model__remat="none"), platform="gpu", gib=6)
+    assert (config.model.remat, config.train.microbatches) == ("none", 3)
+    assert config.batch.classes < 30
+
+
+def test_record_without_later_fields_keeps_their_defaults():
+    first, _ = completed(open_config(model__trunk="resnet50"), platform="gpu", gib=80)
+    recorded = flatten(first)
+    del recorded["model.remat"], recorded["train.microbatches"]
+    again, _ = completed(open_config(), platform="gpu", gib=9, recorded=recorded)
+    assert flatten(again) == flatten(first)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +178,18 @@ def test_batch_is_chosen_so_that_devices_share_it(classes, median, devices, expe
 def test_given_half_of_the_batch_is_kept():
     assert batch_shapes(200, 30, 8, classes=7)[0] == (7, 8)
     assert batch_shapes(200, 30, 8, images=3)[0] == (24, 3)
-    assert batch_shapes(200, 30, 8, classes=3, images=3) == []
+    assert batch_shapes(200, 30, 8, classes=3, images=3) == [(3, 3)]  # refused by the caller
+    assert batch_shapes(40, 30, 64, images=2)[0] == (32, 2)  # more classes than the paper's
+    assert batch_shapes(40, 30, 64, classes=7)[0] == (7, 64)
+
+
+@pytest.mark.parametrize(("classes", "images", "devices"), [(12, 2, 64), (2, 3, 8)])
+def test_images_that_no_number_of_classes_suits(classes, images, devices):
+    labels = np.repeat(np.arange(classes), 30)
+    with pytest.raises(
+        InputError, match=rf"batch\.images = {images}: {devices} devices .*multiple"
+    ):
+        completed(open_config(batch__images=images), labels, devices=devices)
 
 
 def test_many_devices_are_told_about():
