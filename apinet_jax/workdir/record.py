@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from apinet_jax.config import result_differences
+from apinet_jax.models import variable_shapes
 from apinet_jax.models.weights.hub import find_pretrained, is_on_hub
 from apinet_jax.system import hosts
 from apinet_jax.system.errors import InputError
@@ -151,8 +152,8 @@ def check_same_run(
     if fingerprint != record["data_fingerprint"]:
         differences.append(("the images themselves", record["data_fingerprint"], fingerprint))
     devices = record.get("devices", num_devices)
-    if config["model.batch_norm"] == "per_device" and devices != num_devices:
-        differences.append(("devices, each with BatchNorm of its own", devices, num_devices))
+    if devices != num_devices and _groups_follow_devices(config):
+        differences.append(("devices, which BatchNorm's groups follow", devices, num_devices))
     extended = [old < new for name, old, new in differences if name == "optim.epochs"] == [True]
     if extended and extend:
         differences = [row for row in differences if row[0] != "optim.epochs"]
@@ -170,6 +171,12 @@ def check_same_run(
         + "\n".join(lines)
         + f"\nUse the same settings to continue it, or another --workdir for a new run.{hint}"
     )
+
+
+def _groups_follow_devices(config: dict[str, Any]) -> bool:
+    """Whether the number of devices decides which images share BatchNorm statistics."""
+    grouped = config["model.batch_norm"] == "per_device" or config["train.microbatches"] > 1
+    return grouped and "batch_stats" in variable_shapes(config["model.trunk"])
 
 
 def begin_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:

@@ -126,6 +126,20 @@ def test_record_without_later_fields_keeps_their_defaults():
 
 
 @pytest.mark.parametrize(
+    ("trunk", "remat", "parts", "gib"),  # of an H100, docs/performance.md
+    [
+        ("resnet101", "none", 1, 27.9),
+        ("resnet50", "none", 1, 18.5),
+        ("resnet50", "full", 1, 7.4),
+        ("resnet50", "none", 4, 5.2),
+    ],
+)
+def test_estimate_against_figures_of_a_gpu(trunk, remat, parts, gib):
+    need = step_bytes(trunk, 448, "bfloat16", 120, "gpu", remat, parts)
+    assert need / GIB == pytest.approx(gib, rel=0.04)
+
+
+@pytest.mark.parametrize(
     ("trunk", "crop", "batch"),
     [
         ("resnet18", 96, 8),

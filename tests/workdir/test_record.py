@@ -55,18 +55,25 @@ def test_disk_without_locks_is_used_without(code, tmp_path, monkeypatch):
         pass
 
 
-def test_number_of_devices_matters_where_each_has_statistics_of_its_own(tmp_path):
-    config = default_config()
-    for batch_norm in ("global", "per_device"):
-        config.model.batch_norm = batch_norm
-        record = new_record(flatten(config), "fingerprint", None, num_devices=8)
-        same = (record, flatten(config), "fingerprint", tmp_path)
-        assert not check_same_run(*same, extend=False, num_devices=8)
-        if batch_norm == "global":
-            assert not check_same_run(*same, extend=False, num_devices=4)
-        else:
-            with pytest.raises(InputError, match=r"devices, each with .*: 8 there, 4 now"):
-                check_same_run(*same, extend=False, num_devices=4)
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({}, False),
+        ({"model.batch_norm": "per_device"}, True),
+        ({"train.microbatches": 2}, True),
+        ({"train.microbatches": 2, "model.trunk": "squeezenet1_1"}, False),  # it has no BatchNorm
+    ],
+)
+def test_other_devices_are_refused_where_batch_norm_groups_follow_them(settings, refused, tmp_path):
+    config = flatten(default_config()) | {"model.trunk": "resnet18"} | settings
+    record = new_record(config, "fingerprint", None, num_devices=8)
+    same = (record, config, "fingerprint", tmp_path)
+    assert not check_same_run(*same, extend=False, num_devices=8)
+    if refused:
+        with pytest.raises(InputError, match=r"devices, which BatchNorm's .*: 8 there, 4 now"):
+            check_same_run(*same, extend=False, num_devices=4)
+    else:
+        assert not check_same_run(*same, extend=False, num_devices=4)
 
 
 def test_commit_is_of_this_checkout_only(tmp_path, monkeypatch):
