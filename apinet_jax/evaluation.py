@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 from apinet_jax.config import FREE_FIELDS, flatten, recorded_config, result_differences
 from apinet_jax.data.pipeline import EvalLoader, stream
+from apinet_jax.data.source import Dataset
+from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.metrics import EvalSummary, summarise
 from apinet_jax.method.steps import make_eval_step
 from apinet_jax.setup.build import make_dataset, make_eval_loader, make_network
@@ -96,7 +98,8 @@ def evaluate(
     """Evaluate a checkpoint of a run on its test images, and write `evaluation-STEP.json`.
 
     Without test images it is evaluated on the held-out ones. Photos other than the run's may be
-    given; the file is then named after their fingerprint too.
+    given; the file is then named after their fingerprint too, and a folder of them without splits
+    is evaluated completely.
 
     Args:
         run: A workdir, or the folder of one checkpoint.
@@ -121,7 +124,7 @@ def evaluate(
         _adopt(recorded, config)
     workdir, class_names = folder.parents[1], tuple(weights.metadata["class_names"])
     fingerprint = recorded_fingerprint(workdir)
-    dataset = hosts.run_on_primary_first(lambda: make_dataset(recorded))
+    dataset = hosts.run_on_primary_first(lambda: _open_images(recorded, workdir, fingerprint))
     hosts.broadcast_from_primary(lambda: _check_same_classes(class_names, dataset.class_names))
     step, others = weights.metadata["step"], ""
     if fingerprint not in (None, dataset.fingerprint):
@@ -165,6 +168,18 @@ def evaluate(
         ]
     )
     return summary
+
+
+def _open_images(
+    config: ml_collections.ConfigDict, workdir: AnyPath, fingerprint: str | None
+) -> Dataset:
+    """Open the run's images, or other ones: all are test images in a folder without splits."""
+    without = config.copy_and_resolve_references()
+    without.data.val_fraction = 0.0  # other photos may have validation images
+    dataset = make_dataset(without, workdir)
+    if fingerprint in (None, dataset.fingerprint):
+        return hold_out(dataset, config.data.val_fraction, config.seed)
+    return make_dataset(without, workdir, all_as_test=True)
 
 
 def _write_report(path: AnyPath, report: dict[str, Any]) -> bool:

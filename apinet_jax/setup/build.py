@@ -33,7 +33,7 @@ from apinet_jax.models.weights.recognise import read_weights
 from apinet_jax.models.weights.torch_names import load_torch_tensors
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import host_rows, replicated
-from apinet_jax.system.paths import records_root
+from apinet_jax.system.paths import AnyPath, is_remote, records_root
 
 
 class Plan(NamedTuple):
@@ -58,11 +58,29 @@ class Plan(NamedTuple):
         return step > 0 and (step % self.epoch == 0 or step == self.total)
 
 
-def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
-    """Opens the data set, preparing it first where needed, and holds out validation images."""
+def make_dataset(
+    config: ml_collections.ConfigDict, workdir: AnyPath | None = None, *, all_as_test: bool = False
+) -> Dataset:
+    """Open the data set, preparing it first where needed, and hold out validation images.
+
+    Args:
+        config: The configuration.
+        workdir: Folder of the run, which is no class although it may be in the image folder.
+        all_as_test: Whether all images of a folder without splits are test images.
+
+    Raises:
+        InputError: If something is wrong with the files, or nothing can be held out.
+        RunError: If a download fails, or the records cannot be written.
+    """
     data = config.data
     dataset = open_dataset(
-        data.name, data.dir, data.manual_dir, data.skip_unreadable, data.crop_to_box
+        data.name,
+        data.dir,
+        data.manual_dir,
+        data.skip_unreadable,
+        data.crop_to_box,
+        outputs=[] if workdir is None or is_remote(workdir) else [workdir],
+        all_as_test=all_as_test,
     )
     if data.val_fraction:
         if dataset.validation is not None:

@@ -58,7 +58,7 @@ def decide(
         resolved = _resolve_names(config, recorded)
         if recorded is None and resolved.model.pretrained:
             check_weights(find_pretrained(resolved.model.pretrained).path, resolved.model.trunk)
-        dataset = make_dataset(resolved)
+        dataset = make_dataset(resolved, workdir)
         opened.append(dataset)
         complete = _complete(resolved, dataset, mesh, recorded)
         record = _record(complete, dataset, mesh, recorded, workdir, extend=extend)
@@ -66,7 +66,7 @@ def decide(
 
     decision = Decision(**hosts.broadcast_from_primary(on_primary))
     decision = decision._replace(config=ml_collections.ConfigDict(decision.config))
-    dataset = opened[0] if opened else make_dataset(decision.config)
+    dataset = opened[0] if opened else make_dataset(decision.config, workdir)
     if dataset.fingerprint != decision.fingerprint:
         raise InputError(
             f"Host {jax.process_index()} has other images than host 0: their fingerprint is "

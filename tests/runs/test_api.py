@@ -18,7 +18,7 @@ from apinet_jax import evaluation
 from apinet_jax.data.official.aircraft import Aircraft
 from apinet_jax.data.source import open_dataset
 from apinet_jax.data.transforms import decode
-from apinet_jax.system.errors import InputError
+from apinet_jax.system.errors import InputError, RunError
 
 TINY = {"data__workers": 0, "model__trunk": "test_tiny", "optim__epochs": 2.0}
 
@@ -211,6 +211,30 @@ def test_evaluation_of_other_photos_leaves_the_runs_own(result, photos, tmp_path
     assert own.read_bytes() == before
     (new,) = {*result.workdir.glob(f"evaluation-{step}-*.json")}
     assert json.loads(new.read_text())["images"] == 8
+
+
+def test_other_photos_without_splits_are_evaluated_completely(result, tmp_path):
+    other = draw_photos(tmp_path / "drawn", train=5, test=1, size=50) / "train"
+    summary = apinet_jax.evaluate(result.workdir, config=config_for(other, **TINY))
+    assert summary.images == 20
+
+
+def test_other_classes_are_named(result, tmp_path):
+    other = draw_photos(tmp_path / "other", classes=5, train=3, test=1)
+    (other / "train/class0").rename(other / "train/new")
+    (other / "test/class0").rename(other / "test/new")
+    message = "missing in the data: 'class0'; unknown to the run: 'class4', 'new'"
+    with pytest.raises(InputError, match=message):
+        apinet_jax.evaluate(result.workdir, config=config_for(other, **TINY))
+
+
+def test_read_only_workdir_is_evaluated(result, monkeypatch, capsys):
+    def refuse(path, text):
+        raise RunError(f"Could not write {path}: Read-only file system.")
+
+    monkeypatch.setattr(evaluation, "write_atomically", refuse)
+    assert apinet_jax.evaluate(result.workdir).top1 == result.summary.top1
+    assert "WARNING: Could not write" in capsys.readouterr().err
 
 
 def test_importing_the_package_loads_nothing_heavy():
