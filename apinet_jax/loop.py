@@ -1,8 +1,8 @@
 """The training loop: next batch, one compiled step, and what happens between steps.
 
-Everything that belongs to a step can be done again from the checkpoint before it, with the same
-outcome: rows are written before the checkpoint that makes them final, held-out images are
-evaluated after it, and an evaluation that a kill cut off is found missing and made up for.
+Everything that belongs to a step can be repeated from the previous checkpoint with the same
+outcome. Rows are written before the checkpoint that makes them final, and held-out images are
+evaluated after it. An evaluation that a kill interrupted is repeated.
 """
 
 import time
@@ -32,19 +32,19 @@ from apinet_jax.workdir.metrics_log import MetricsRows, json_number
 
 # Steps in flight: the host reads the metrics of a step while the device is busy with the next.
 _IN_FLIGHT = 2
-# Steps of a stage after which its pace is told.
+# Steps of a stage after which its pace is printed.
 _WARM_UP = 10
 
 _DIVERGED = "The run was stopped. Try a lower --config.optim.lr in a new --workdir."
 _LESS_MEMORY = (
-    "If another program holds it, the same command goes on once that has ended. Else try a lower "
-    "--config.batch.classes, a lower --config.data.crop, or --config.model.dtype=bfloat16, in a "
-    "new --workdir."
+    "If another program uses it, the same command continues once that program has ended. Otherwise "
+    "try a lower --config.batch.classes, a lower --config.data.crop, or "
+    "--config.model.dtype=bfloat16, in a new --workdir."
 )
 
 
 class Run(NamedTuple):
-    """What a run's parts share.
+    """What the loop and the report of a run share.
 
     Attributes:
         config: Completed configuration.
@@ -55,9 +55,9 @@ class Run(NamedTuple):
         learning_rate: Rate of each step.
         checkpoints: Where states are saved.
         writer: Where rows are written.
-        metadata: What is saved beside each state.
+        metadata: Saved with each state: configuration and class names.
         evaluate: Evaluates a state on a split by name.
-        check_signals: Raises `Interrupted` once the run was asked to stop.
+        check_signals: Raises `Interrupted` once a signal has asked the run to stop.
     """
 
     config: ml_collections.ConfigDict
@@ -74,7 +74,7 @@ class Run(NamedTuple):
 
 
 class _StepLog:
-    """Turns the metrics of steps into rows, in order and a little behind the device."""
+    """Metrics of steps as rows, in order and a little behind the device."""
 
     def __init__(self, run: Run, bar: Bar):
         self._run, self._bar = run, bar
@@ -83,7 +83,7 @@ class _StepLog:
         self._began = self._previous = time.perf_counter()
 
     def add(self, step: int, metrics: StepMetrics, waited: float) -> None:
-        """Takes the metrics of a step that was just started, and writes those that are ready.
+        """Add the metrics of a step that was just started, and write those that are ready.
 
         Args:
             step: The step's number, from 1.
@@ -95,12 +95,12 @@ class _StepLog:
             self._write_oldest()
 
     def drain(self) -> None:
-        """Waits for the device and writes all that is left."""
+        """Wait for the device and write the remaining rows."""
         while self._in_flight:
             self._write_oldest()
 
     def resume_clock(self) -> None:
-        """Starts timing anew, after a pause that belongs to no step."""
+        """Restart the timing after a pause that belongs to no step."""
         self._began += time.perf_counter() - self._previous
         self._previous = time.perf_counter()
 
@@ -133,7 +133,7 @@ class _StepLog:
                 say(
                     f"{pace:.2f} s a step; training should end at {time.strftime('%a %H:%M', end)}."
                 )
-        if step == plan.frozen:  # the steps from here on cost more
+        if step == plan.frozen:  # later steps cost more
             self._steps, self._began = 0, now
 
 
@@ -143,11 +143,11 @@ def fit(
     loader: TrainLoader,
     stages: Mapping[Stage, Callable[..., tuple[TrainState, StepMetrics]]],
 ) -> TrainState:
-    """Runs the steps that are left.
+    """Run the remaining steps.
 
     Args:
         run: The run.
-        state: State to go on from; its buffers are donated.
+        state: State to continue from; its buffers are donated.
         loader: Makes the batch of a step.
         stages: The compiled step of each stage that is still ahead.
 
@@ -155,9 +155,9 @@ def fit(
         The state after the last step, which is saved.
 
     Raises:
-        Interrupted: If a signal asked to stop; the state is saved.
+        Interrupted: If a signal asked the run to stop; the state is saved.
         DivergedError: If a loss, a gradient or a state that is to be saved is not finite.
-        RunError: If the device runs out of memory, or the disk does not take what is written.
+        RunError: If the device runs out of memory, or the disk refuses a write.
     """
     plan, start = run.plan, int(state.step)
     with (
@@ -197,7 +197,7 @@ def fit(
         except Interrupted:
             save()
             run.checkpoints.wait()
-            say(f"Asked to stop: saved after step {int(state.step)}. The same command goes on.")
+            say(f"Stopped: saved after step {int(state.step)}. The same command continues.")
             raise
     return state
 
@@ -231,7 +231,7 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
 
 
 def _check_finite(step: int, values: dict[str, float]) -> None:
-    """Stops at the first step whose loss or gradient is not finite, before it can be saved."""
+    """Stop at the first step whose loss or gradient is not finite, before it can be saved."""
     wrong = [f"{name} = {value}" for name, value in values.items() if not np.isfinite(value)]
     if wrong:
         raise DivergedError(f"Step {step} is not finite: {', '.join(wrong)}. {_DIVERGED}")
@@ -239,5 +239,5 @@ def _check_finite(step: int, values: dict[str, float]) -> None:
 
 @jax.jit
 def _all_finite(state: TrainState) -> Bool[Array, ""]:
-    """Whether every number is finite: an update may overflow though its gradient did not."""
+    """Return whether every number is finite: an update may overflow although its gradient is."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))

@@ -101,7 +101,7 @@ def test_the_first_process_alone_tells_and_writes(stopped):
 def test_a_signal_to_one_process_stops_both_and_the_job_goes_on(stopped):
     _, [(_, output), _], [(_, afterwards), _], step = stopped
     assert 7 <= step < 16
-    assert f"Asked to stop: saved after step {step}" in output
+    assert f"Stopped: saved after step {step}" in output
     assert f"Continuing after step {step} of 16" in afterwards
 
 
