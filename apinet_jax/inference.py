@@ -14,7 +14,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from apinet_jax.config import recorded_config
-from apinet_jax.data.transforms import center_crop, decode, to_pixels, upright_rgb
+from apinet_jax.data.decoding import decode, upright_rgb
+from apinet_jax.data.transforms import center_crop, to_pixels
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.models.layers import normalise

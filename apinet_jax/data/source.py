@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from apinet_jax.data.decoding import decode
 from apinet_jax.data.records.walk import quoted
-from apinet_jax.data.transforms import decode, to_pixels
+from apinet_jax.data.transforms import to_pixels
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.mirror import local_copy

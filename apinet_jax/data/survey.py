@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from apinet_jax.data.decoding import stored_size
 from apinet_jax.data.source import Dataset, Source
-from apinet_jax.data.transforms import stored_size
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import explain_failed_writes
 

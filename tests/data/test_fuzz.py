@@ -17,7 +17,7 @@ import pytest
 from fuzz_inputs import damaged
 from hypothesis import HealthCheck, Phase, given, settings
 
-from apinet_jax.data import transforms
+from apinet_jax.data import decoding
 
 FEW = 300
 MANY = int(os.environ.get("APINET_FUZZ", "20000"))
@@ -49,7 +49,7 @@ def fuzz(make, tmp_path, monkeypatch, inputs, random):
     inside.mkdir()
     monkeypatch.chdir(inside)
     # Beyond this an image is refused before it is decoded; less of it makes more tries.
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 1 << 20)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1 << 20)
     target = make(inside)
     target.put(inside)
     target.read()  # what is not damaged is read

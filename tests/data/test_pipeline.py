@@ -9,9 +9,10 @@ from image_folder import noise_source
 from apinet_jax.data import pipeline
 from apinet_jax.data.batch import Batch
 from apinet_jax.data.cache import ImageReader
+from apinet_jax.data.decoding import decode
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream
 from apinet_jax.data.sampler import BalancedSampler
-from apinet_jax.data.transforms import center_crop, decode, random_crop_flip, resize
+from apinet_jax.data.transforms import center_crop, random_crop_flip, resize
 from apinet_jax.system.errors import RunError
 
 COUNT, SIZE, CROP = 26, 20, 16

@@ -1,4 +1,4 @@
-"""Pixels against pipelines written out here with Pillow and numpy alone."""
+"""Pixels against independent pipelines of Pillow and numpy."""
 
 import struct
 import zlib
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apinet_jax.data import transforms
-from apinet_jax.data.transforms import center_crop, decode, random_crop_flip, resize
+from apinet_jax.data import decoding
+from apinet_jax.data.decoding import decode
+from apinet_jax.data.transforms import center_crop, random_crop_flip, resize
 
 
 def encode(image, file_format="PNG", **options):
@@ -19,7 +20,7 @@ def encode(image, file_format="PNG", **options):
 
 
 def photo(width, height, seed=0):
-    """Smooth shapes with some grain: what a photograph does to a filter."""
+    """Smooth shapes with some grain, as a photograph has."""
     noise = np.random.default_rng(seed).normal(0, 12, (height, width, 3))
     y, x = np.mgrid[:height, :width]
     waves = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 13)], -1) * 90
@@ -58,6 +59,47 @@ def test_16_bit_grey_keeps_its_high_byte():
     assert grey.tolist() == [0, 0, 1, 128, 255]
 
 
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(bits, colour, row, width, *extra):
+    """A PNG of one row of pixels, with more chunks before them."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return decoding._PNG + b"".join((header, *extra, pixels, chunk(b"IEND", b"")))
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row", "key", "expected"),
+    [
+        (2, 0, b"\x1b", b"\0\2", [0, 85, 255, 255]),  # of 0, 85, 170, 255 the third is transparent
+        (4, 0, b"\x3f", b"\0\3", [255, 255]),  # of 51, 255 the first
+        (8, 0, b"\x03\x7f", b"\0\3", [255, 127]),
+        (16, 0, b"\x11\x22\x11\x23", b"\x11\x22", [255, 17]),
+        (16, 2, b"\x11\x22\x33\x44\x55\x66", b"\x11\x22\x33\x44\x55\x66", [255]),
+        (16, 2, b"\x22\x44\x66\x11\x22\x33", b"\x11\x22\x33\x44\x55\x66", [34]),
+    ],
+)
+def test_transparent_value_of_a_png(bits, colour, row, key, expected):
+    image = decode(png(bits, colour, row, len(expected), chunk(b"tRNS", key)))
+    assert np.asarray(image)[0, :, 0].tolist() == expected
+
+
+def test_damaged_texts_of_a_png_do_not_matter():
+    text = bytearray(chunk(b"tEXt", b"Comment\0some"))
+    text[-1] ^= 1  # the checksum
+    exif = bytearray(chunk(b"eXIf", b"MM\0*\0\0\0\x08" + bytes(6)))
+    exif[-1] ^= 1
+    huge = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 21)))
+    data = png(8, 0, b"\x07", 1, bytes(text), bytes(exif), huge)
+    assert pixel(data) == (7, 7, 7)
+    assert decoding.stored_size(data) == (1, 1)
+    at = data.index(b"IDAT") + 6
+    with pytest.raises(ValueError, match=r"."):
+        decode(data[:at] + b"\xff" + data[at + 1 :])
+
+
 def test_transparency_is_composited_over_white():
     half_black = encode(Image.new("RGBA", (4, 4), (0, 0, 0, 128)))
     assert pixel(half_black) == (127, 127, 127)  # 255 * (1 - 128 / 255)
@@ -76,7 +118,7 @@ def test_colour_key_and_transparent_palette():
 
 @pytest.mark.parametrize(
     ("orientation", "size", "corner"),
-    # Where the marked pixel, stored at the top left of a 6 x 4 image, belongs when shown.
+    # The place of the pixel that is stored at the top left of a 6 x 4 image.
     [
         (1, (6, 4), (0, 0)),
         (2, (6, 4), (5, 0)),
@@ -107,7 +149,7 @@ def test_exif_orientation_of_a_jpeg():
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_is_no_reason_to_refuse_the_pixels():
+def test_damaged_exif_is_ignored():
     data = encode(Image.new("RGB", (16, 8), "white"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     assert decode(data).size == (16, 8)
 
@@ -130,21 +172,17 @@ def test_other_files_are_refused_with_the_reason(data, reason):
 
 
 def test_decompression_bomb_is_refused_before_it_is_unpacked():
-    def chunk(kind, body):
-        check = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + check
-
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
+    bomb = decoding._PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
     with pytest.raises(ValueError, match="60000 x 60000 pixels"):
         decode(bomb)
 
 
-def test_a_large_photo_is_no_bomb(monkeypatch):
+def test_large_photo_is_no_bomb(monkeypatch):
     # Pillow alone would warn here, and warnings are errors in these tests.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode(encode(Image.new("RGB", (12, 12)))).size == (12, 12)
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 143)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 143)
     with pytest.raises(ValueError, match="12 x 12 pixels"):
         decode(encode(Image.new("RGB", (12, 12))))
 
@@ -182,7 +220,7 @@ def test_aspect_is_not_kept():
 
 
 def numbered(size):
-    """An image whose first two channels say where each pixel came from."""
+    """An image whose first two channels are the row and column of each pixel."""
     rows, columns = np.mgrid[:size, :size].astype(np.uint8)
     return np.stack([rows, columns, np.zeros_like(rows)], -1)
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 from small_archives import cub_path, jpeg, put_cub, put_files
 
 from apinet_jax.commands.convert import _read_file
-from apinet_jax.data import transforms
+from apinet_jax.data import decoding
 from apinet_jax.data.official import archive as archives
 from apinet_jax.data.official import mat
 from apinet_jax.data.official.aircraft import Aircraft
@@ -29,6 +29,7 @@ from apinet_jax.data.official.dogs import Dogs
 from apinet_jax.data.official.download import Archive
 from apinet_jax.data.official.nabirds import Nabirds
 from apinet_jax.data.records import scan as scans
+from apinet_jax.data.transforms import resize
 from apinet_jax.models import TRUNKS, variable_shapes
 from apinet_jax.models.weights import recognise
 from apinet_jax.models.weights.hub import find_pretrained
@@ -95,8 +96,8 @@ def image(folder):
 
     def read():
         data = path.read_bytes()
-        transforms.resize(transforms.decode(data), 8)
-        transforms.stored_size(data)
+        resize(decoding.decode(data), 8)
+        decoding.stored_size(data)
 
     return Target(seeds, read, (ValueError,))
 

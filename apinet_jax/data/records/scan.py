@@ -10,8 +10,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
+from apinet_jax.data.decoding import decode
 from apinet_jax.data.records.walk import quoted
-from apinet_jax.data.transforms import decode
 from apinet_jax.system.console import say, tracked
 from apinet_jax.system.errors import InputError
 
