@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from apinet_jax.data.birds import foreground as bird_foreground
+from apinet_jax.data.birds import scene
 from apinet_jax.data.birds.builder import Birds, BirdsConfig, Sighting, draw_record, sighting_rng
 from apinet_jax.data.birds.drawing import draw_bird
 from apinet_jax.data.birds.species import (
@@ -137,7 +137,7 @@ def test_no_picture_appears_twice(records):
 
 @pytest.mark.parametrize(("first", "second", "part"), differing_parts())
 def test_species_of_a_genus_differ_in_one_part(first, second, part, monkeypatch):
-    monkeypatch.setattr(bird_foreground, "occlude", lambda *_: None)
+    monkeypatch.setattr(scene, "occlude", lambda *_: None)
     rngs = [sighting_rng(0, Sighting("train", first, 0)) for _ in range(2)]
     one, one_parts = draw_bird(SPECIES[first], rngs[0])
     other, other_parts = draw_bird(SPECIES[second], rngs[1])
@@ -158,9 +158,9 @@ def test_occluded_pixels_belong_to_no_part():
 
     clear, covered = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bird_foreground, "occlude", lambda *_: None)
+        patch.setattr(scene, "occlude", lambda *_: None)
         clear = [draw(species) for species in (0, 4)]
-        patch.setattr(bird_foreground, "occlude", opaque)
+        patch.setattr(scene, "occlude", opaque)
         covered = [draw(species) for species in (0, 4)]
     for (_, before), (image, after) in zip(clear, covered, strict=True):
         hidden = (before > 0) & (after == 0)

@@ -1,4 +1,4 @@
-"""The demo data set: birds that the project draws itself, with the parts seen in every picture."""
+"""The demo data set: birds drawn by the project, with the parts visible in every picture."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _SPLITS = ("train", "test")
 _JPEG = (
     cv2.IMWRITE_JPEG_QUALITY,
     95,
-    # Full-resolution colour: halving it would smear marks that are a few pixels wide.
+    # Full-resolution colour: subsampling would smear marks that are a few pixels wide.
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 )
 
 
 class Sighting(NamedTuple):
-    """Which picture to draw: it alone, with the seed, decides every random number in it."""
+    """One picture; together with the seed, it determines every random number in it."""
 
     split: str
     species: int
@@ -39,10 +39,10 @@ class Sighting(NamedTuple):
 
 @dataclass(eq=False)
 class BirdsConfig(tfds.core.BuilderConfig):
-    """How many birds of each species to draw, and from which seed.
+    """Seed and size of the data set.
 
     Attributes:
-        seed: Every picture follows from it.
+        seed: Determines every picture.
         train_per_species: Training pictures of each species.
         test_per_species: Test pictures of each species.
     """
@@ -53,12 +53,12 @@ class BirdsConfig(tfds.core.BuilderConfig):
     test_per_species: int = 20
 
     def __post_init__(self):
-        # The name is a folder, so that two seeds never share one.
+        # The name is that of the folder, so two seeds never share one.
         counts = f"{self.train_per_species}_{self.test_per_species}"
         self.name = self.name or f"seed{self.seed}_{counts}"
 
     def sightings(self, split: str) -> list[Sighting]:
-        """The pictures of a split in record order: species by species."""
+        """Return the pictures of a split in record order: species by species."""
         count = self.train_per_species if split == "train" else self.test_per_species
         return [
             Sighting(split, species, index)
@@ -68,25 +68,17 @@ class BirdsConfig(tfds.core.BuilderConfig):
 
 
 def sighting_rng(seed: int, sighting: Sighting) -> np.random.Generator:
-    """The generator of one picture; Philox keeps the streams of different keys apart."""
+    """Return the generator of one picture; Philox streams of different keys are independent."""
     split, species, index = sighting
     counter = (_SPLITS.index(split) << 48) | (species << 32) | index
     return np.random.Generator(np.random.Philox(key=np.array([seed, counter], np.uint64)))
 
 
 def draw_record(seed: int, sighting: Sighting) -> dict[str, Any]:
-    """Draw one picture and encode it.
-
-    Args:
-        seed: The data set's seed.
-        sighting: Which of its pictures.
-
-    Returns:
-        The record's fields; picture and part map as the bytes of a JPEG and a PNG file.
-    """
+    """Draw one picture; return its record, with a JPEG and, for the part map, a PNG file."""
     species = SPECIES[sighting.species]
     image, parts = draw_bird(species, sighting_rng(seed, sighting))
-    # Encoded here: an array given to the feature would be encoded by TensorFlow.
+    # The feature would encode an array with TensorFlow.
     _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _JPEG)
     _, png = cv2.imencode(".png", parts)
     return {
@@ -99,14 +91,14 @@ def draw_record(seed: int, sighting: Sighting) -> dict[str, Any]:
 
 
 class Birds(tfds.core.GeneratorBasedBuilder):
-    """Twelve invented species in four genera; within a genus one small part tells them apart.
+    """Twelve invented species in four genera; species of a genus differ in one small part.
 
-    `parts` is a PNG file as large as the picture, whose value is the index in `part_names` of the
-    part seen at each pixel: 0 where there is background or something in front of the bird.
+    `parts` is a PNG file of the size of the picture. Its values are the indices in `part_names` of
+    the parts visible at each pixel: 0 for the background and for anything in front of the bird.
 
-    `info.metadata` holds `class_names`, `genera` (one a class), `part_names`, `differing_parts`
-    (`[class, class, part name]` for every pair of one genus), `seed`, `fingerprint`, and `labels`
-    and `file_names` (lists for each split, in record order).
+    `info.metadata` holds `class_names`, `genera` (one per class), `part_names`, `differing_parts`
+    (`[class, class, part name]` for every pair of a genus), `seed`, `fingerprint`, and `labels`
+    and `file_names` (lists per split, in record order).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -124,7 +116,7 @@ class Birds(tfds.core.GeneratorBasedBuilder):
                     "label": tfds.features.ClassLabel(names=class_names),
                     "file_name": tfds.features.Text(),
                     "genus": tfds.features.ClassLabel(names=[genus.name for genus in GENERA]),
-                    # Plain bytes, so that training does not decode masks that it never looks at.
+                    # Plain bytes, so that training does not decode masks that it does not use.
                     "parts": tfds.features.Scalar(np.object_),
                 }
             ),
@@ -136,7 +128,7 @@ class Birds(tfds.core.GeneratorBasedBuilder):
                     "genera": [species.genus.name for species in SPECIES],
                     "part_names": list(PART_NAMES),
                     "differing_parts": [list(pair) for pair in differing_parts()],
-                    # Whoever changes the drawing raises VERSION; seed and counts are in the name.
+                    # A change of the drawing raises VERSION; seed and counts are in the name.
                     "fingerprint": f"birds {self.VERSION} {self.builder_config.name}",
                     "seed": self.builder_config.seed,
                     "labels": {
@@ -162,7 +154,7 @@ class Birds(tfds.core.GeneratorBasedBuilder):
         for index, sighting in enumerate(drawing):
             yield index, draw_record(config.seed, sighting)
 
-    # TFDS announces downloads that never happen.
+    # TFDS logs downloads that do not happen.
     def _log_download_bytes(self) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""Body, head and wing: what feathers cover, and the light on it."""
+"""Body, head and wing: the feathered parts, and the light on them."""
 
 from collections.abc import Callable
 
@@ -21,20 +21,19 @@ from apinet_jax.data.birds.canvas import (
     smooth_closed,
     smooth_union,
 )
-from apinet_jax.data.birds.pose import Bird
-from apinet_jax.data.birds.species import PART
+from apinet_jax.data.birds.species import PART, Bird
 
 Silhouette = Float[np.ndarray, "H W"]
 
 
 def _box(silhouette: Silhouette) -> tuple[slice, slice]:
-    """The window of the canvas that a silhouette fills."""
+    """Return the bounding box of a silhouette."""
     rows, columns = np.flatnonzero(silhouette.any(axis=1)), np.flatnonzero(silhouette.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def paint_body(bird: Bird, rng: np.random.Generator) -> Silhouette:
-    """Body and head as one smooth shape: back above, belly below, breast in front."""
+    """Paint body and head as one smooth shape: back above, belly below, breast in front."""
     canvas, species, pose, palette, _ = bird
     genus, unit = species.genus, pose.unit
     depth, head, radius = genus.depth, np.array(genus.head), pose.head_radius
@@ -71,7 +70,7 @@ def paint_body(bird: Bird, rng: np.random.Generator) -> Silhouette:
 
 
 def _paint_pattern(bird: Bird, silhouette: Silhouette, rng: np.random.Generator) -> None:
-    """Streaks, spots or bars, each individual's own."""
+    """Paint streaks, spots or bars, which differ between individuals."""
     canvas, species, pose, palette, _ = bird
     genus, unit = species.genus, pose.unit
     count = {"plain": 10, "streaked": 20, "spotted": 34, "barred": 12}[genus.pattern]
@@ -95,7 +94,7 @@ def _paint_pattern(bird: Bird, silhouette: Silhouette, rng: np.random.Generator)
 
 
 def paint_head(bird: Bird, silhouette: Silhouette) -> None:
-    """Face, throat, crown and the line through the eye."""
+    """Paint face, throat, crown and the line through the eye."""
     canvas, species, pose, palette, _ = bird
     genus, scale = species.genus, pose.unit * pose.head_radius
 
@@ -120,7 +119,7 @@ def paint_head(bird: Bird, silhouette: Silhouette) -> None:
     sections = {"nape": (-110, -30), "whole": (-110, 95)}
     trait = species.trait_of("crown")
     if trait in sections:
-        # A sector of the cap, seen from its middle: the back of it, or all.
+        # A sector of the cap around its centre: the back of it, or all of it.
         start, stop = sections[trait]
         angles = np.deg2rad(np.linspace(start, stop, 9))
         fan = moved(2 * np.stack([np.sin(angles), -np.cos(angles)], 1), -0.05, 0.1)
@@ -135,7 +134,7 @@ def paint_head(bird: Bird, silhouette: Silhouette) -> None:
 
 
 def paint_eye(bird: Bird) -> None:
-    """A dark eye with a pale rim and the sky in it."""
+    """Paint a dark eye with a pale rim and a reflection of the sky."""
     canvas, species, pose, palette, _ = bird
     genus = species.genus
     middle = np.array((0.34, -0.10))
@@ -149,7 +148,7 @@ def paint_eye(bird: Bird) -> None:
 
 
 def paint_feathers(bird: Bird, silhouette: Silhouette, rng: np.random.Generator) -> None:
-    """Barbs: short strokes that follow the body, some lighter and some darker."""
+    """Paint barbs: short strokes along the body, some lighter and some darker."""
     canvas, pose = bird.canvas, bird.pose
     start = moved((rng.random((340, 2)) * 2 - 1) * (1.7, 1.3), 0.4, -0.1)
     bend = (rng.random((340, 2)) - 0.5) * 0.05
@@ -162,7 +161,7 @@ def paint_feathers(bird: Bird, silhouette: Silhouette, rng: np.random.Generator)
 
 
 def light_body(bird: Bird, silhouette: Silhouette, rng: np.random.Generator) -> None:
-    """Round the body: bright towards the light, dark away from it and along its edge."""
+    """Shade the body: bright towards the light, dark away from it and along its edge."""
     rows, columns = _box(silhouette)
     small = cv2.resize(
         silhouette[rows, columns], None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA
@@ -183,7 +182,7 @@ def light_body(bird: Bird, silhouette: Silhouette, rng: np.random.Generator) -> 
 
 
 def paint_wing(bird: Bird, rng: np.random.Generator) -> None:
-    """The folded wing: primaries to the tip, two rows of coverts, and the bars across them."""
+    """Paint the folded wing: primaries to the tip, two rows of coverts and their bars."""
     canvas, species, pose, palette, _ = bird
     genus, unit = species.genus, pose.unit
     length, deep = genus.wing_length, genus.wing_depth
@@ -191,7 +190,7 @@ def paint_wing(bird: Bird, rng: np.random.Generator) -> None:
     shoulder = np.array([0.50, -0.12 * genus.depth])
 
     def placed(points: PointsLike) -> Points:
-        # In the wing's frame: 0 at the shoulder, -1 at the tip; -1 upper edge, 1 lower edge.
+        # The wing's frame: 0 at the shoulder, -1 at the tip; -1 upper edge, 1 lower edge.
         return pose.body((np.asarray(points, np.float64) * (length, deep)) @ turn + shoulder)
 
     outline = placed(smooth_closed([(0.04, 0.05), (-0.08, -0.62), (-0.34, -0.82), (-0.68, -0.50),
@@ -233,7 +232,7 @@ def paint_wing(bird: Bird, rng: np.random.Generator) -> None:
 
 
 def _paint_wing_bars(bird: Bird, placed: Callable, whole: Silhouette) -> None:
-    """The tips of the two rows of coverts: where bars are, or are missing."""
+    """Paint bars on the tips of the two rows of coverts, which are a part even without them."""
     canvas, species, palette = bird.canvas, bird.species, bird.palette
     bars = []
     for at in (-0.26, -0.44):

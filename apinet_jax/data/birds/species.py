@@ -1,8 +1,8 @@
-"""The birds of the demo: four genera of three species that differ in one small part.
+"""The birds of the demo: four genera of three species, and the individuals that are drawn.
 
 A genus fixes silhouette, palette and the traits of every part; a species overrides the trait of the
-genus' *one* diagnostic part. Whoever compares two species of a genus therefore has exactly one
-place to look at, and that place is stored with every picture.
+genus' *one* diagnostic part. Two species of a genus therefore differ in exactly one place, which
+is stored with every picture. Individuals vary in pose and colour.
 """
 
 import itertools
@@ -12,7 +12,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# How hard the data set is. All of it can be re-tuned here.
+from apinet_jax.data.birds.canvas import (
+    CANVAS,
+    Canvas,
+    Colour,
+    Point,
+    Points,
+    PointsLike,
+    between,
+    moved,
+    rotation,
+)
+
+# The difficulty of the data set.
 PART_CONTRAST = 1.0  # 1: diagnostic marks at full contrast; 0: all species of a genus alike
 PLUMAGE_HUE_JITTER = 9.0  # degrees, shared by the whole bird, so absolute colour says little
 PLUMAGE_VALUE_JITTER = 0.13  # relative brightness and saturation, shared by the whole bird
@@ -46,7 +58,6 @@ PART = {name: index for index, name in enumerate(PART_NAMES)}
 
 Rgb = tuple[float, float, float]
 Tone = Rgb | Float[np.ndarray, "3"]
-Point = tuple[float, float]
 
 HORN: Rgb = (0.89, 0.71, 0.45)
 SLATE: Rgb = (0.24, 0.25, 0.29)
@@ -57,7 +68,7 @@ MARK_COLOURS = (HORN, SLATE, RUBY, CREAM, SOOT)
 
 
 class Palette(NamedTuple):
-    """The colours of a genus' plumage, or of one individual's; sRGB in [0, 1]."""
+    """The plumage colours of a genus or of an individual; sRGB in [0, 1]."""
 
     back: Tone
     breast: Tone
@@ -84,7 +95,7 @@ class Genus:
     diagnostic_part: str
     posture: float  # degrees the body axis rises
     depth: float  # half the body's depth
-    head: Point  # centre of the head, in the body's frame
+    head: tuple[float, float]  # centre of the head, in the body's frame
     head_radius: float
     gaze: float  # degrees the bill rises
     bill_length: float  # in head radii
@@ -109,7 +120,7 @@ class Species:
     trait: str
 
     def trait_of(self, part: str) -> str:
-        """The trait drawn at a part: the species' own at the diagnostic part, else plain."""
+        """Return the species' trait at the diagnostic part, `plain` elsewhere."""
         return self.trait if part == self.genus.diagnostic_part else "plain"
 
 
@@ -192,9 +203,91 @@ SPECIES = (
 
 
 def differing_parts() -> list[tuple[int, int, str]]:
-    """Every pair of species of one genus, by index, and the one part in which they differ."""
+    """Return every pair of species of one genus, by index, and the part in which they differ."""
     return [
         (first, second, SPECIES[first].genus.diagnostic_part)
         for first, second in itertools.combinations(range(len(SPECIES)), 2)
         if SPECIES[first].genus is SPECIES[second].genus
     ]
+
+
+class Pose(NamedTuple):
+    """Position of a bird: the frames of body and head, in canvas pixels."""
+
+    centre: Point
+    unit: float
+    body_angle: float
+    head_angle: float
+    head_radius: float
+    turn: float
+
+    def body(self, points: PointsLike) -> Points:
+        """Map points from the body's frame (half body lengths) to the canvas."""
+        return np.asarray(points, np.float64) @ rotation(self.body_angle) * self.unit + self.centre
+
+    def head(self, points: PointsLike, genus: Genus) -> Points:
+        """Map points from the head's frame (head radii) to the canvas, foreshortened by a turn."""
+        points = np.asarray(points, np.float64) * (self.turn, 1) * (self.head_radius * self.unit)
+        return points @ rotation(self.head_angle) + self.body([genus.head])
+
+
+class Bird(NamedTuple):
+    """One individual on its canvas."""
+
+    canvas: Canvas
+    species: Species
+    pose: Pose
+    palette: Palette
+    marks: dict[str, Colour]
+
+    def marked(self, plain: Colour, mark: str) -> Colour:
+        """Return the colour of a diagnostic mark, `PART_CONTRAST` away from the plain plumage."""
+        return plain + (self.marks[mark] - plain) * PART_CONTRAST
+
+
+def sample_pose(genus: Genus, rng: np.random.Generator) -> Pose:
+    """Draw tilt, turn and size, and a position that keeps the bird in the picture."""
+    tilt = POSE_TILT * (0.5 if genus.perch == "trunk" else 1.0)
+    pose = Pose(
+        centre=np.zeros(2),
+        unit=1.0,
+        body_angle=-genus.posture + between(rng, -tilt, tilt),
+        head_angle=-genus.gaze + between(rng, -1, 1) * HEAD_TILT,
+        head_radius=genus.head_radius * between(rng, 0.95, 1.05),
+        turn=between(rng, 0.80, 1.0),
+    )
+    outline = np.concatenate(
+        [
+            pose.body([(-0.85 - genus.tail_length, 0.1), (0, -genus.depth), (0, genus.depth)]),
+            pose.head([(0.8 + genus.bill_length, 0.1), (0, -1)], genus),
+            moved(pose.body([(0, genus.depth)]), 0, genus.leg_length),
+        ]
+    )
+    low, high = outline.min(axis=0), outline.max(axis=0)
+    extent = between(rng, *BIRD_EXTENT) * CANVAS
+    # The mean side, so that an upright bird is not drawn smaller than a horizontal one.
+    unit = extent / (1.25 * np.sqrt(np.prod(high - low)))
+    free = np.maximum(CANVAS - (high - low) * unit, 0) / 2
+    middle = CANVAS / 2 + (rng.random(2) * 2 - 1) * free * 0.8
+    return pose._replace(unit=unit, centre=middle - (low + high) / 2 * unit)
+
+
+def sample_plumage(palette: Palette, rng: np.random.Generator) -> tuple[Palette, dict[str, Colour]]:
+    """Draw an individual's colours: one shift for the bird and a smaller one per part."""
+    hue = np.deg2rad(between(rng, -1, 1) * PLUMAGE_HUE_JITTER)
+    value = 1 + between(rng, -1, 1) * PLUMAGE_VALUE_JITTER
+    saturation = 1 + between(rng, -1, 1) * PLUMAGE_VALUE_JITTER
+    # Rodrigues' rotation about the grey axis turns the hue and keeps the brightness.
+    c, s = np.cos(hue), np.sin(hue)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = c * np.eye(3) + (1 - c) / 3 + s * cross
+    own = 1 + (rng.random((len(palette), 1)) * 2 - 1) * FEATHER_JITTER
+
+    def vary(colours: np.ndarray) -> np.ndarray:
+        grey = colours.mean(axis=1, keepdims=True)
+        return np.clip((grey + (colours - grey) * saturation) @ turn.T * value, 0, 1)
+
+    marks = np.array([HORN, SLATE, RUBY, CREAM, SOOT])
+    names = ("horn", "slate", "ruby", "cream", "soot")
+    plumage = Palette(*np.clip(vary(np.array(palette)) * own, 0, 1))
+    return plumage, dict(zip(names, vary(marks), strict=True))
