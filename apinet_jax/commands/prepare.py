@@ -1,14 +1,14 @@
-"""Prepares a data set: fetches what can be fetched, checks it, and shows what is in it.
+"""Prepares a data set: downloads it if possible, checks it, and gives an overview.
 
-Prints a table (images, classes, smallest classes, sizes, unreadable files, files that lie in
-several splits) and draws a contact sheet with a picture of each class. Training prepares by itself;
-this does it ahead of time.
+Prints a table (images, classes, smallest classes, sizes, unreadable files, files in several splits
+or classes) and draws a contact sheet with a picture of each class. Training prepares by itself;
+this command does it ahead of time.
 
 Examples:
   download CUB-200-2011 (1.2 GB) into ~/tensorflow_datasets/downloads/manual and prepare it:
   python -m apinet_jax prepare cub
 
-  the same from archives or unpacked folders that are there; nothing is downloaded twice:
+  prepare from existing archives or unpacked folders; nothing is downloaded twice:
   python -m apinet_jax prepare cars --manual-dir=DOWNLOADS --sheet=cars.png
 
   a folder of your own photos:
@@ -26,31 +26,31 @@ from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import local_path
 
-_MOST_DUPLICATES = 10
+_MAX_DUPLICATES = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument("dataset", choices=NAMES, metavar="DATASET", help=", ".join(NAMES))
     parser.add_argument(
-        "photos", nargs="?", metavar="PHOTOS", help="of folder: where the photos lie"
+        "photos", nargs="?", metavar="PHOTOS", help="for folder: the folder of photos"
     )
     parser.add_argument(
         "--manual-dir",
         metavar="FOLDER",
-        help="where archives or unpacked folders lie, or are downloaded to",
+        help="archives or unpacked folders; downloads are stored there too",
     )
     parser.add_argument(
         "--data-dir",
         type=local_path,
         metavar="FOLDER",
-        help="where prepared records go; TFDS_DATA_DIR, else ~/tensorflow_datasets by default",
+        help="where to store records; TFDS_DATA_DIR or ~/tensorflow_datasets by default",
     )
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave broken images out instead of stopping"
     )
     parser.add_argument(
-        "--crop-to-box", action="store_true", help="look at the boxes around the objects alone"
+        "--crop-to-box", action="store_true", help="use only the boxes around the objects"
     )
     parser.add_argument(
         "--sheet",
@@ -61,22 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepares a data set, prints the table and draws the sheet.
+    """Prepare a data set, draw the sheet and print the table.
 
     Raises:
-        InputError: If the data set is not there, is not the official one, or has unreadable images.
-        RunError: If a download or the disk fails.
+        InputError: The data set is missing, is not the official one, or has unreadable images.
+        RunError: A download or a write failed.
     """
     name, photos = arguments.dataset, arguments.photos
     drawn = name == "birds"
     if name == "folder" and photos is None:
         raise InputError("Name the folder of photos: prepare folder PHOTOS.")
     if name != "folder" and photos is not None:
-        instead = "leave it out" if drawn else "name that of its archives with --manual-dir"
+        instead = "leave it out" if drawn else "name the folder of its archives with --manual-dir"
         raise InputError(f"{name} takes no folder of photos: {instead}.")
     if photos is not None and arguments.data_dir is not None:
         raise InputError(
-            "The records of a folder go to TFDS_DATA_DIR: set that variable instead of --data-dir."
+            "The records of a folder are stored in TFDS_DATA_DIR: set that variable instead of "
+            "--data-dir."
         )
     sheet = arguments.sheet or Path(f"{name}-sheet.png")
     if not sheet.parent.is_dir():
@@ -97,13 +98,16 @@ def run(arguments: argparse.Namespace) -> None:
     )
     found = survey(dataset)
     title = Path(photos).expanduser().resolve().name if photos else name
-    print_result(table(dataset, found, title))  # first: it does not depend on the disk
-    write_contact_sheet(dataset, sheet, title)
-    print_result([f"contact sheet   {sheet.absolute()}"])
+    lines = table(dataset, found, title)
+    try:
+        write_contact_sheet(dataset, sheet, title)
+        lines.append(f"contact sheet   {sheet.absolute()}")
+    finally:  # the file first, because standard output may be closed; the table also without it
+        print_result(lines)
 
 
 def table(dataset: Dataset, found: Survey, title: str) -> list[str]:
-    """Returns the lines that tell what is in a data set."""
+    """Return the lines of the overview."""
     splits = dataset.splits
     counts = {
         name: np.bincount(source.labels, minlength=len(dataset.class_names))
@@ -127,9 +131,11 @@ def table(dataset: Dataset, found: Survey, title: str) -> list[str]:
         "smallest class  " + ", ".join(smallest),
         f"sizes           {small} to {large}, median {median}",
         f"unreadable      {len(dataset.skipped):,} left out",
-        f"duplicates      {len(found.duplicates):,} across the splits",
+        f"duplicates      {len(found.split_copies):,} across the splits, "
+        f"{len(found.class_copies):,} across the classes",
     ]
-    lines += [f"  {' = '.join(names)}" for names in found.duplicates[:_MOST_DUPLICATES]]
-    if len(found.duplicates) > _MOST_DUPLICATES:
-        lines.append(f"  and {len(found.duplicates) - _MOST_DUPLICATES:,} more")
+    copies = dict.fromkeys(found.split_copies + found.class_copies)
+    lines += [f"  {' = '.join(names)}" for names in list(copies)[:_MAX_DUPLICATES]]
+    if len(copies) > _MAX_DUPLICATES:
+        lines.append(f"  and {len(copies) - _MAX_DUPLICATES:,} more")
     return [*lines, f"fingerprint     {dataset.fingerprint}"]

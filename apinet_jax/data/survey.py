@@ -1,10 +1,11 @@
-"""What a glance at a data set should tell: its sizes, its duplicates, a picture of each class."""
+"""An overview of a data set: sizes, duplicates, and a contact sheet with a picture per class."""
 
+import contextlib
 import hashlib
 import os
 import re
 from collections import defaultdict
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from jaxtyping import Int
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from apinet_jax.data.decoding import stored_size
@@ -29,63 +32,74 @@ _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 
 
 class Survey(NamedTuple):
-    """What is in the files of a data set.
+    """Figures that need the files of a data set.
 
     Attributes:
-        sizes: Width and height of every picture, or of the window of it that is looked at.
-        duplicates: For each file that lies in several splits byte by byte: `SPLIT: FILE` of all
+        sizes: Width and height of every picture, or of its window.
+        split_copies: For each file that is in several splits byte by byte: `SPLIT: FILE` of all
             its copies.
+        class_copies: The same for each file that is in several classes.
     """
 
     sizes: Int[np.ndarray, "N 2"]
-    duplicates: tuple[tuple[str, ...], ...]
+    split_copies: tuple[tuple[str, ...], ...]
+    class_copies: tuple[tuple[str, ...], ...]
+
+
+class _Copy(NamedTuple):
+    split: str
+    label: int
+    file_name: str
 
 
 def survey(dataset: Dataset) -> Survey:
-    """Reads every file once, without decoding it."""
-    splits = dataset.splits
+    """Read every file once, without decoding it."""
+    files = [
+        _Copy(split, label, file_name)
+        for split, source in dataset.splits.items()
+        for label, file_name in zip(source.labels.tolist(), source.file_names, strict=True)
+    ]
     copies = defaultdict(list)
     sizes = []
-    total = sum(map(len, splits.values()))
     with ThreadPool(os.cpu_count()) as pool:
-        looks = chain.from_iterable(
-            pool.imap(partial(_look, source), range(len(source)), 32) for source in splits.values()
+        read = chain.from_iterable(
+            pool.imap(partial(_digest_and_size, source), range(len(source)), 32)
+            for source in dataset.splits.values()
         )
-        names = (f"{name}: {file}" for name, source in splits.items() for file in source.file_names)
-        for name, (digest, size) in zip(
-            names, tracked(looks, "Looking at the files", total), strict=True
-        ):
-            copies[digest].append(name)
+        reading = tracked(read, "Reading the files", len(files))
+        for file, (digest, size) in zip(files, reading, strict=True):
+            copies[digest].append(file)
             sizes.append(size)
-    duplicates = tuple(
-        tuple(names)
-        for names in copies.values()
-        if len({name.partition(":")[0] for name in names}) > 1
-    )
-    return Survey(np.array(sizes), duplicates)
+
+    def several(field: str) -> tuple[tuple[str, ...], ...]:
+        return tuple(
+            tuple(f"{file.split}: {file.file_name}" for file in same)
+            for same in copies.values()
+            if len({getattr(file, field) for file in same}) > 1
+        )
+
+    return Survey(np.array(sizes), several("split"), several("label"))
 
 
-def _look(source: Source, index: int) -> tuple[str, tuple[int, int]]:
+def _digest_and_size(source: Source, index: int) -> tuple[bytes, tuple[int, int]]:
     data = source.read(index)
-    if source.windows is None:
-        size = stored_size(data)
-    else:
-        size = tuple(source.windows[source.rows[index], 2:].tolist())
-    return hashlib.sha256(data).hexdigest(), size
+    window = source.window(int(source.rows[index]))
+    size = stored_size(data) if window is None else window[2:]
+    return hashlib.sha256(data).digest(), size
 
 
 def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
-    """Draws the first training picture of each class, with the name of the class below it.
+    """Draw the first training picture of each class with the class name below it.
 
-    Of many classes some are drawn, evenly spaced over all.
+    Of many classes a part is drawn, evenly spaced.
 
     Args:
         dataset: The data set.
         path: The PNG file to write.
-        title: What stands above the pictures.
+        title: Heading of the sheet.
 
     Raises:
-        RunError: If the disk does not take it.
+        RunError: The file cannot be written.
     """
     classes = len(dataset.class_names)
     count = min(classes, _MOST_CLASSES)
@@ -100,16 +114,16 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
     )
     draw = ImageDraw.Draw(sheet)
     of_all = f"{count} classes" if count == classes else f"{count} of {classes} classes"
-    draw.text((_MARGIN, _MARGIN), f"{title}: {of_all}", _INK, _font(24))
-    font = _font(13)
+    heading, font = _printable(f"{title}: {of_all}", 24)
+    draw.text((_MARGIN, _MARGIN), heading, _INK, font)
     for place, label in enumerate(tracked(shown.tolist(), "Drawing the contact sheet", count)):
         x = _MARGIN + place % columns * cell[0]
         y = _MARGIN + _TITLE + place // columns * cell[1]
         source = dataset.train
         row = int(source.rows[np.flatnonzero(source.labels == label)[0]])
         sheet.paste(ImageOps.fit(source.picture(row), (_TILE, _TILE)), (x, y))
-        caption = _wrapped(_readable(dataset.class_names[label]), font)
-        for line, text in enumerate(caption):
+        caption, font = _printable(_readable(dataset.class_names[label]), 13)
+        for line, text in enumerate(_wrapped(caption, font)):
             draw.text((x, y + _TILE + 4 + line * _LINE), text, _INK, font)
     part = path.with_name(f"{path.name}.part")
     with explain_failed_writes(path):
@@ -117,18 +131,39 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
         part.replace(path)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib's own: Pillow brings one that knows the letters of few languages.
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+def _printable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Returns a font that has all letters of a text, or the text with escapes for the others."""
+    # Matplotlib's font has the letters of more languages than Pillow's own.
+    default = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    letters = set(map(ord, text)) - {ord("\n")}
+    if not letters <= _letters_of(default):
+        for path in sorted(font_manager.findSystemFonts()):
+            # macOS's font of last resort has a box for every letter.
+            if "lastresort" not in path.lower() and letters <= _letters_of(path):
+                # Fonts of coloured bitmaps exist in a single size.
+                with contextlib.suppress(OSError):
+                    return text, ImageFont.truetype(path, size)
+    missing = letters - _letters_of(default)
+    escapes = {code: chr(code).encode("ascii", "backslashreplace").decode() for code in missing}
+    return text.translate(escapes), ImageFont.truetype(default, size)
+
+
+@cache
+def _letters_of(path: str) -> frozenset[int]:
+    """Returns the code points that a font file has; none if it cannot be read."""
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def _readable(name: str) -> str:
-    """Returns a class name for people: of CUB without its number, words apart."""
+    """Returns a class name without CUB's number and with spaces for underscores."""
     return re.sub(r"^\d+\.", "", name).replace("_", " ")
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Breaks a caption into lines as wide as a picture; what is too much becomes an ellipsis."""
+    """Breaks a caption into lines as wide as a picture; an ellipsis replaces the rest."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

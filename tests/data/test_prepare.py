@@ -1,17 +1,20 @@
-"""The command that prepares: its table, its contact sheet, and what it refuses."""
+"""The prepare command: its table, its contact sheet, and what it refuses."""
 
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 from image_folder import encoded, put
+from matplotlib import font_manager
 from PIL import Image
 from small_archives import CUB_COUNTS, cub_path, make_small, put_cub
 
 from apinet_jax.__main__ import run_command
+from apinet_jax.commands import prepare
 from apinet_jax.data.official.cub import Cub
-from apinet_jax.data.survey import _font, _wrapped
-from apinet_jax.system.errors import InputError
+from apinet_jax.data.survey import _printable, _wrapped
+from apinet_jax.system.errors import InputError, RunError
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 
 def table(capsys, *arguments):
-    """The lines that the command prints by what they begin with; a list of those that do not."""
+    """Returns the printed lines by their first word, and those that are indented as a list."""
     run_command(["prepare", *map(str, arguments)])
     pairs = [re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     indented = [what for name, what in pairs if not name]
@@ -30,10 +33,10 @@ def table(capsys, *arguments):
 
 
 def test_table_of_a_data_set(here, capsys):
-    told = table(capsys, "cub", f"--manual-dir={put_cub(here / 'manual')}")
-    fingerprint = told.pop("fingerprint")
+    lines = table(capsys, "cub", f"--manual-dir={put_cub(here / 'manual')}")
+    fingerprint = lines.pop("fingerprint")
     assert fingerprint == Cub(data_dir=here / "root").info.metadata["fingerprint"]
-    assert told == {
+    assert lines == {
         "data set": "cub",
         "images": "4 train, 3 test",
         "classes": "3",
@@ -41,7 +44,7 @@ def test_table_of_a_data_set(here, capsys):
         "1 in test (001.Black_footed_Albatross)",
         "sizes": "9 x 7 to 9 x 7, median 9 x 7",
         "unreadable": "0 left out",
-        "duplicates": "0 across the splits",
+        "duplicates": "0 across the splits, 0 across the classes",
         "contact sheet": str(here / "cub-sheet.png"),
         "indented": [],
     }
@@ -55,26 +58,26 @@ def test_table_of_a_folder_with_faults(here, capsys):
     (photos / "test/a/copy.png").write_bytes((photos / "test/a/1.png").read_bytes())
     with pytest.raises(InputError, match=r"broken\.png.*(.|\n)*--skip-unreadable"):
         table(capsys, "folder", photos)
-    told = table(capsys, "folder", photos, "--skip-unreadable")
-    assert told["data set"] == "photos"
-    assert told["images"] == "4 train, 3 test"
-    assert told["smallest class"] == "2 in train (a), 1 in test (b)"
-    assert told["sizes"] == "8 x 6 to 40 x 20, median 8 x 6"
-    assert told["unreadable"] == "1 left out"
-    assert told["duplicates"] == "2 across the splits"
-    assert told["indented"] == [
+    lines = table(capsys, "folder", photos, "--skip-unreadable")
+    assert lines["data set"] == "photos"
+    assert lines["images"] == "4 train, 3 test"
+    assert lines["smallest class"] == "2 in train (a), 1 in test (b)"
+    assert lines["sizes"] == "8 x 6 to 40 x 20, median 8 x 6"
+    assert lines["unreadable"] == "1 left out"
+    assert lines["duplicates"] == "2 across the splits, 1 across the classes"
+    assert lines["indented"] == [
         "train: train/a/1.png = test: test/a/1.png = test: test/a/copy.png",
         "train: train/a/2.png = test: test/b/2.png",
     ]
 
 
-def test_sizes_and_sheet_are_those_of_the_boxes(here, capsys):
+def test_sizes_of_boxes(here, capsys):
     manual = put_cub(here / "manual")
-    told = table(capsys, "cub", f"--manual-dir={manual}", "--crop-to-box")
-    assert told["sizes"] == "6 x 4 to 6 x 4, median 6 x 4"
+    lines = table(capsys, "cub", f"--manual-dir={manual}", "--crop-to-box")
+    assert lines["sizes"] == "6 x 4 to 6 x 4, median 6 x 4"
 
 
-def test_records_go_where_they_are_told(here, capsys):
+def test_data_dir_holds_the_records(here, capsys):
     manual = put_cub(here / "manual")
     table(capsys, "cub", f"--manual-dir={manual}", f"--data-dir={here / 'other'}")
     assert (here / "other/cub/1.0.0").is_dir()
@@ -90,7 +93,7 @@ def test_contact_sheet_shows_the_first_picture_of_each_class(here, capsys):
         with Image.open(here / "manual/CUB_200_2011/images" / cub_path(number, place + 1)) as image:
             np.testing.assert_array_equal(sheet[y, x], np.asarray(image)[3, 4])
         caption = sheet[84 + 176 : 84 + 176 + 36, x - 88 : x + 88]
-        assert (caption.min(axis=2) < 100).sum() > 50  # there is something written
+        assert (caption.min(axis=2) < 100).sum() > 50  # the caption
 
 
 def test_sheet_of_many_classes_shows_some(here, capsys):
@@ -101,7 +104,7 @@ def test_sheet_of_many_classes_shows_some(here, capsys):
 
 
 def test_captions_fit_under_their_pictures():
-    font = _font(13)
+    font = _printable("", 13)[1]
     assert _wrapped("Bobolink", font) == ["Bobolink"]
     name = "Ferrari 458 Italia Convertible 2012"
     first, second = _wrapped(name, font)
@@ -111,6 +114,35 @@ def test_captions_fit_under_their_pictures():
         assert len(lines) <= 2
         assert lines[-1].endswith("…")
         assert all(font.getlength(line) <= 176 for line in lines)
+
+
+def test_captions_in_other_scripts(monkeypatch):
+    fonts = f"{matplotlib.get_data_path()}/fonts/ttf"
+    rare = "\u1d81"  # a letter that the default font lacks, and STIX has
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [f"{fonts}/STIXGeneral.ttf"])
+    text, font = _printable(f"a{rare}", 13)
+    assert (text, font.getname()[0]) == (f"a{rare}", "STIXGeneral")
+    text, font = _printable("caf\u00e9 \u9d8f \U0001f426", 13)
+    assert text == r"caf\u00e9 \u9d8f \U0001f426".replace(r"\u00e9", "\u00e9")
+    assert font.getname()[0] == "DejaVu Sans"
+
+
+def test_sheet_is_written_before_anything_is_printed(here, capsys, monkeypatch):
+    monkeypatch.setattr(prepare, "print_result", lambda _: (here / "some.png").stat())
+    photos = put(here / "photos", "a/1.png", "b/2.png")
+    run_command(["prepare", "folder", str(photos), "--sheet=some.png"])
+
+
+def test_table_is_printed_if_the_sheet_fails(here, capsys, monkeypatch):
+    def full(*_):
+        raise RunError("disk full")
+
+    monkeypatch.setattr(prepare, "write_contact_sheet", full)
+    with pytest.raises(RunError, match="disk full"):
+        run_command(["prepare", "folder", str(put(here / "photos", "a/1.png", "b/2.png"))])
+    printed = capsys.readouterr().out
+    assert "classes         2" in printed
+    assert "contact sheet" not in printed
 
 
 @pytest.mark.parametrize(
@@ -134,10 +166,10 @@ def test_one_clear_error(arguments, message):
         run_command(["prepare", *arguments])
 
 
-def test_help_says_what_it_does(capsys):
+def test_help(capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(["prepare", "--help"])
     assert caught.value.code == 0
-    told = capsys.readouterr().out
-    assert "python -m apinet_jax prepare cub" in told
-    assert "birds, cub, aircraft, cars, dogs, nabirds, folder" in told
+    lines = capsys.readouterr().out
+    assert "python -m apinet_jax prepare cub" in lines
+    assert "birds, cub, aircraft, cars, dogs, nabirds, folder" in lines
