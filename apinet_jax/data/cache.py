@@ -89,7 +89,7 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
 
 
 def _write(source: Source, size: int, path: Path) -> None:
-    """Writes the resized records of a complete split to `path`, on all cores."""
+    """Write the resized records of a complete split to `path`, on all cores."""
     part = path.with_suffix(f".part-{uuid.uuid4().hex}")
     count, image_bytes = len(source.records), size**2 * 3
     try:
@@ -109,7 +109,7 @@ def _write(source: Source, size: int, path: Path) -> None:
 
 
 def _lock(path: Path) -> contextlib.AbstractContextManager[Any]:
-    """Waits for the file lock of a cache file; holds nothing on a file system without locks."""
+    """Wait for the file lock of a cache file; hold nothing on a file system without locks."""
     with contextlib.suppress(OSError):
         return _file_lock(path).acquire()
     return contextlib.nullcontext()
@@ -121,7 +121,7 @@ def _file_lock(path: Path) -> filelock.BaseFileLock:
 
 
 def _clear_killed_writes(folder: Path) -> None:
-    """Removes the parts of writers that were killed: the system has released their locks."""
+    """Remove the parts of writers that were killed: the system has released their locks."""
     for part in folder.glob("*.part-*"):
         with contextlib.suppress(OSError), _file_lock(part).acquire(timeout=0):
             part.unlink()

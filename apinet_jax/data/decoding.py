@@ -82,7 +82,7 @@ def stored_size(data: bytes) -> tuple[int, int]:
 
 
 def _read(reader: Callable[[bytes], T], data: bytes) -> T:
-    """Applies a reader to a file; if that fails to a PNG, again without texts and profiles."""
+    """Apply a reader to a file; if that fails to a PNG, again without texts and profiles."""
     try:
         return reader(data)
     except Exception as error:  # a broken file raises almost any exception type in Pillow
@@ -93,7 +93,7 @@ def _read(reader: Callable[[bytes], T], data: bytes) -> T:
 
 
 def _without_texts(data: bytes) -> bytes:
-    """Returns a PNG with only the chunks that matter; other formats as they are."""
+    """Return a PNG with only the chunks that matter; other formats as they are."""
     if not data.startswith(_PNG):
         return data
     kept, at = [_PNG], len(_PNG)
@@ -137,7 +137,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _scale_transparency(image: Image.Image, bits: int) -> None:
-    """Scales the transparent value of a PNG to 8 bits, as Pillow does with its pixels only."""
+    """Scale the transparent value of a PNG to 8 bits, as Pillow does with its pixels only."""
     value = image.info.get("transparency")
     if image.mode == "L" and isinstance(value, int) and bits in (2, 4):
         image.info["transparency"] = value * 255 // (2**bits - 1)

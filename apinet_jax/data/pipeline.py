@@ -142,7 +142,7 @@ def stream(
 
 
 def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
-    """Copies batches out of shared memory.
+    """Copy batches out of shared memory.
 
     Grain starts its workers from threads at the first `next` and never restarts one. They take
     turns, so all have started after one batch of each; the variables are set until then.
@@ -158,7 +158,7 @@ def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
 
 @contextlib.contextmanager
 def _explain_lost_worker() -> Iterator[None]:
-    """Turns the end of a worker process into one message; other errors pass."""
+    """Turn the end of a worker process into one message; other errors pass."""
     try:
         yield
     except RuntimeError as error:
@@ -179,7 +179,7 @@ def _explain_lost_worker() -> Iterator[None]:
 
 
 def _start_worker(_index: int, _count: int) -> None:
-    """Makes a worker process quiet, deaf to signals, and end with its parent.
+    """Make a worker process quiet, deaf to signals, and end with its parent.
 
     The parent answers signals to the process group: it may need batches until its state is saved.
     A parent that is killed cannot end its workers, which would wait for a free buffer forever.
@@ -198,7 +198,7 @@ def _start_worker(_index: int, _count: int) -> None:
 
 @contextlib.contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Sets variables for the processes that start meanwhile."""
+    """Set variables for the processes that start meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

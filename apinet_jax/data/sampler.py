@@ -19,14 +19,14 @@ _CLASSES, _ORDER, _EPOCH = 0, 1, 2
 
 
 def _words(seed: int, stream: int, block: int, count: int) -> UInt64[np.ndarray, " count"]:
-    """Returns `count` random words that depend only on (seed, stream, block)."""
+    """Return `count` random words that depend only on (seed, stream, block)."""
     key = np.array([seed, stream], dtype=np.uint64)
     counter = np.array([0, block, 0, 0], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 
 def _permutation(seed: int, stream: int, block: int, count: int) -> Int[np.ndarray, " count"]:
-    """Returns a uniformly random order of `range(count)`."""
+    """Return a uniformly random order of `range(count)`."""
     return np.argsort(_words(seed, stream, block, count), kind="stable")
 
 
@@ -95,7 +95,7 @@ class BalancedSampler:
         return rows.reshape(self.num_steps, self.batch_size)
 
     def _walk(self, label: int, count: int, draws: int) -> Int[np.ndarray, "draws S"]:
-        """Returns the positions within a class of `count` images, for each of its draws."""
+        """Return the positions within a class of `count` images, for each of its draws."""
         laps, num_shown = [np.empty(0, np.int64)], 0
         carried = np.empty(0, np.int64)
         while num_shown < draws * self._images:

@@ -243,23 +243,23 @@ def _open_official(
 
 
 def _on_disk(folder: str | os.PathLike[str], only: set[str] | None = None) -> Path:
-    """Returns a user's folder; for one in a bucket a copy of it, or of the parts in `only`."""
+    """Return a user's folder; for one in a bucket a copy of it, or of the parts in `only`."""
     name = os.fspath(folder)
     return local_copy(name, only) if is_remote(name) else local_path(name)
 
 
 def _open_birds(root: Path) -> Dataset:
-    """Opens the drawn birds, and draws them first if they do not exist."""
+    """Open the drawn birds, and draw them first if they do not exist."""
     import tensorflow_datasets as tfds
 
     from apinet_jax.data.birds.builder import Birds
-    from apinet_jax.data.records.builder import explained
+    from apinet_jax.data.records.builder import explain_failed_preparation
     from apinet_jax.data.records.reading import open_records
 
     tfds.disable_progress_bar()  # the builder shows its own
     try:
         builder = Birds(data_dir=root, file_format="array_record")
-        with explained(root):
+        with explain_failed_preparation(root):
             builder.download_and_prepare()
         if not builder.info.splits:  # TFDS considers any existing folder finished
             raise ValueError("dataset_info.json is missing")

@@ -132,7 +132,7 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
 
 
 def _printable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Returns a font that has all letters of a text, or the text with escapes for the others."""
+    """Return a font that has all letters of a text, or the text with escapes for the others."""
     # Matplotlib's font has the letters of more languages than Pillow's own.
     default = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
     letters = set(map(ord, text)) - {ord("\n")}
@@ -150,7 +150,7 @@ def _printable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 
 @cache
 def _letters_of(path: str) -> frozenset[int]:
-    """Returns the code points that a font file has; none if it cannot be read."""
+    """Return the code points that a font file has; none if it cannot be read."""
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):
@@ -158,12 +158,12 @@ def _letters_of(path: str) -> frozenset[int]:
 
 
 def _readable(name: str) -> str:
-    """Returns a class name without CUB's number and with spaces for underscores."""
+    """Return a class name without CUB's number and with spaces for underscores."""
     return re.sub(r"^\d+\.", "", name).replace("_", " ")
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Breaks a caption into lines as wide as a picture; an ellipsis replaces the rest."""
+    """Break a caption into lines as wide as a picture; an ellipsis replaces the rest."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -125,7 +125,7 @@ def center_crop(
 
 
 def _words(seed: int, step: int, slot: int, count: int) -> list[int]:
-    """Returns random 64-bit words that depend only on (seed, step, slot)."""
+    """Return random 64-bit words that depend only on (seed, step, slot)."""
     # numpy counts blocks in the lowest counter word, so each (step, slot) has its own blocks.
     philox = np.random.Philox(
         key=np.array([seed & _WORD, _AUGMENT_STREAM], np.uint64),

@@ -1,4 +1,4 @@
-"""Image folders drawn here, prepared and read back: layouts, formats, errors."""
+"""Image folders, prepared and read back: layouts, formats, errors."""
 
 import hashlib
 import os
@@ -54,7 +54,7 @@ def test_tensorflow_is_never_imported(photos):
     assert "tensorflow" not in sys.modules
 
 
-def test_nothing_is_left_in_the_systems_temporary_folder(photos, tmp_path, monkeypatch):
+def test_no_temporary_files_are_left(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     open_dataset("folder", photos)
@@ -75,7 +75,7 @@ def test_fingerprint_by_hand(photos):
     assert open_dataset("folder", photos).fingerprint == digest.hexdigest()
 
 
-def test_what_is_no_image_is_ignored(photos):
+def test_other_files_are_ignored(photos):
     for name in ("readme.txt", "Thumbs.db", ".DS_Store", "._1.png", ".hidden/5.png"):
         path = photos / "train/cat" / name
         path.parent.mkdir(exist_ok=True)
@@ -85,17 +85,17 @@ def test_what_is_no_image_is_ignored(photos):
     assert len(open_dataset("folder", photos).train) == 3
 
 
-def test_pipes_and_devices_are_no_images(photos):
+def test_pipes_and_devices_are_ignored(photos):
     os.mkfifo(photos / "train/cat/pipe.png")
     (photos / "train/cat/zeros.png").symlink_to("/dev/zero")
-    signal.alarm(60)  # ends the process where it reads on for ever
+    signal.alarm(60)  # ends the process if it never stops reading
     try:
         assert len(open_dataset("folder", photos).train) == 3
     finally:
         signal.alarm(0)
 
 
-def test_linked_folders_are_followed_but_not_in_circles(photos, tmp_path):
+def test_linked_folders_are_followed_once(photos, tmp_path):
     put(tmp_path / "elsewhere", "8.png", "9.png")
     (photos / "train/dog/linked").symlink_to(tmp_path / "elsewhere")
     (photos / "train/dog/circle").symlink_to(photos / "train")
@@ -107,7 +107,7 @@ def test_linked_folders_are_followed_but_not_in_circles(photos, tmp_path):
     ]
 
 
-def test_val_is_validation_beside_test_and_test_alone(photos):
+def test_val_with_and_without_test(photos):
     put(photos, "val/cat/7.png")
     dataset = open_dataset("folder", photos)
     assert dataset.validation.file_names == ("val/cat/7.png",)
@@ -128,12 +128,12 @@ def test_other_names_of_val(photos, name):
     assert open_dataset("folder", photos).test.file_names == (f"{name}/cat/7.png",)
 
 
-def test_valid_is_a_class_where_there_is_no_train(tmp_path):
+def test_valid_is_a_class_without_train(tmp_path):
     folder = put(tmp_path / "flat", "invalid/1.png", "valid/1.png")
     assert open_dataset("folder", folder).class_names == ("invalid", "valid")
 
 
-def test_folders_of_no_split_are_named_at_every_opening(photos, capsys):
+def test_unused_images_are_reported_at_every_opening(photos, capsys):
     put(photos, "Test/cat/1.png", "extra/1.png", "1.png")
     (photos / "notes").mkdir()
     (photos / "notes/1.txt").write_text("")
@@ -143,7 +143,7 @@ def test_folders_of_no_split_are_named_at_every_opening(photos, capsys):
         assert "photos has images that are not used, in '1.png', 'Test', 'extra': only" in line
 
 
-def test_nothing_is_said_where_every_folder_is_used(photos, tmp_path, capsys):
+def test_no_warning_if_every_folder_is_used(photos, tmp_path, capsys):
     put(photos, "val/cat/7.png")
     (photos / "val/cat/7.png").write_bytes(encoded(99))
     open_dataset("folder", photos)
@@ -151,13 +151,13 @@ def test_nothing_is_said_where_every_folder_is_used(photos, tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().err
 
 
-def test_train_alone_gives_a_fifth_of_every_class_to_the_test_split(tmp_path):
+def test_train_only_gives_a_fifth_to_test(tmp_path):
     names = [f"train/{name}/{number}.png" for name in ("cat", "dog") for number in range(10)]
     dataset = open_dataset("folder", put(tmp_path / "photos", *names))
     assert np.bincount(dataset.train.labels).tolist() == [8, 8]
     assert np.bincount(dataset.test.labels).tolist() == [2, 2]
-    together = dataset.train.file_names + dataset.test.file_names
-    assert sorted(together) == sorted(names)
+    everything = dataset.train.file_names + dataset.test.file_names
+    assert sorted(everything) == sorted(names)
 
 
 def test_class_folders_without_splits(tmp_path):
@@ -199,7 +199,7 @@ def test_unreadable_files_are_all_listed(photos, root):
     assert list(root.glob("folder/*/*")) == []
 
 
-def test_a_class_without_any_readable_image(photos):
+def test_class_without_readable_image(photos):
     (photos / "train/dog/a.webp").write_bytes(b"")
     with pytest.raises(InputError, match="No readable training image is left in 'dog'"):
         open_dataset("folder", photos, skip_unreadable=True)

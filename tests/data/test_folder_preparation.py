@@ -1,4 +1,4 @@
-"""When a folder is prepared, when it is prepared again, and what survives a failure."""
+"""Preparation of a folder: when it is repeated, and what a failure leaves."""
 
 import os
 import resource
@@ -26,7 +26,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def preparations(monkeypatch):
-    """Counts how often images are checked, which happens once for each preparation."""
+    """Count preparations: each checks the images once."""
     calls = []
     check_images = records.check_images
     monkeypatch.setattr(
@@ -49,13 +49,11 @@ def test_prepared_once(photos, root, preparations, capfd):
     second = open_dataset("folder", f"{photos}/")
     assert preparations == [1]
     assert first.fingerprint == second.fingerprint
-    assert [path.name for path in root.iterdir()] == ["folder"]  # no temporary folder is left
+    assert [path.name for path in root.iterdir()] == ["folder"]  # no temporary folder
     assert capfd.readouterr().out == ""
 
 
-def test_records_of_the_rule_before_this_one_are_not_taken_for_current(
-    photos, preparations, monkeypatch
-):
+def test_records_of_an_older_rule_are_prepared_again(photos, preparations, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "VERSION", "1.0.0")
         open_dataset("folder", photos)
@@ -63,7 +61,7 @@ def test_records_of_the_rule_before_this_one_are_not_taken_for_current(
     assert preparations == [1, 1]
 
 
-def test_two_folders_of_one_name_do_not_share_records(photos, tmp_path):
+def test_folders_of_one_name_have_separate_records(photos, tmp_path):
     other = put(tmp_path / "other" / "photos", "train/x/1.png", "train/y/2.png")
     assert open_dataset("folder", photos).class_names == ("cat", "dog")
     assert open_dataset("folder", other).class_names == ("x", "y")
@@ -87,7 +85,7 @@ def test_prepared_again_when_the_folder_changes(photos, root, preparations, chan
     assert len(after.train) == len(before.train) + {"add": 1, "remove": -1, "replace": 0}[change]
     if change == "replace":
         assert after.train.read(0) == encoded(99)
-    assert held == before.train.read(0)  # a run that has them open reads on
+    assert held == before.train.read(0)  # a run that has them open can still read
     assert len(list(root.glob("folder/*/*"))) == 1
     open_dataset("folder", photos)
     assert preparations == [1, 1]
@@ -101,7 +99,7 @@ def test_touched_and_copied_folders_keep_their_fingerprint(photos, tmp_path):
     assert open_dataset("folder", tmp_path / "copy").fingerprint == before
 
 
-def test_a_failing_preparation_keeps_the_old_records(photos, root, monkeypatch):
+def test_failed_preparation_keeps_the_old_records(photos, root, monkeypatch):
     before = open_dataset("folder", photos)
     put(photos, "train/cat/0.png")
 
@@ -117,20 +115,20 @@ def test_a_failing_preparation_keeps_the_old_records(photos, root, monkeypatch):
     assert open_dataset("folder", photos).fingerprint == before.fingerprint
 
 
-def test_another_process_was_quicker(photos, preparations, monkeypatch):
+def test_another_process_is_faster(photos, preparations, monkeypatch):
     check_images = records.check_images
 
-    def overtaken(*args):
+    def prepare_twice(*args):
         monkeypatch.setattr(records, "check_images", check_images)
         open_dataset("folder", photos)
         return check_images(*args)
 
-    monkeypatch.setattr(records, "check_images", overtaken)
+    monkeypatch.setattr(records, "check_images", prepare_twice)
     assert len(open_dataset("folder", photos).train) == 3
     assert len(open_dataset("folder", photos).train) == 3
 
 
-def test_an_image_that_changes_meanwhile(photos, monkeypatch):
+def test_image_changes_during_preparation(photos, monkeypatch):
     check_images = records.check_images
 
     def then_change(*args):
@@ -150,9 +148,9 @@ def test_root_that_cannot_be_written(photos, tmp_path, monkeypatch):
         open_dataset("folder", photos)
 
 
-def test_disk_that_takes_no_more(tmp_path, root, monkeypatch):
+def test_full_disk(tmp_path, root, monkeypatch):
     photos = put(tmp_path / "photos", "a/1.png", "b/1.png")
-    for path in photos.rglob("*.png"):  # 1 MB each: what is written besides stays below the limit
+    for path in photos.rglob("*.png"):  # 1 MB each: everything else stays below the limit
         path.write_bytes(path.read_bytes() + os.urandom(1_000_000))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
@@ -164,7 +162,7 @@ def test_disk_that_takes_no_more(tmp_path, root, monkeypatch):
     assert list(root.iterdir()) == []
 
 
-def test_unreadable_files_are_left_out_on_request(photos, preparations, capsys):
+def test_skip_unreadable(photos, preparations, capsys):
     (photos / "train/cat/bad.png").write_bytes(encoded()[:40])
     (photos / "train/cat/empty.jpg").write_bytes(b"")
     (photos / "test/dog/movie.gif").write_bytes(b"GIF89a")
@@ -179,6 +177,6 @@ def test_unreadable_files_are_left_out_on_request(photos, preparations, capsys):
         )
         assert "Left out 3 unreadable image file(s)" in capsys.readouterr().err
     assert preparations == [1]
-    # What was skipped once is not accepted for ever.
+    # Skipping once does not accept the files for good.
     with pytest.raises(InputError, match=r"3 unreadable .*photos:(.|\n)*empty\.jpg: empty file"):
         open_dataset("folder", photos)

@@ -1,7 +1,7 @@
-"""No parser of untrusted files does anything with a damaged one but read it or refuse it.
+"""Parsers of untrusted files read a damaged one or refuse it, and do nothing else.
 
-`pytest tests/test_fuzz.py` tries 300 inputs of each, with the same damage every time;
-`APINET_FUZZ=20000 pytest tests/test_fuzz.py -m slow -s` as many others as it says.
+`pytest tests/data/test_fuzz.py` tries 300 inputs of each, with the same damage every time;
+`APINET_FUZZ=20000 pytest tests/data/test_fuzz.py -m slow -s` tries that many random ones.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ from apinet_jax.data import decoding
 
 FEW = 300
 MANY = int(os.environ.get("APINET_FUZZ", "20000"))
-# Seconds: a parser that takes longer over a small file hangs.
+# Seconds after which a parser of a small file counts as hanging.
 PATIENCE = 20
-# Bytes that a parser may take for files of some kilobytes, beyond what its libraries take.
+# Bytes that a parser may allocate for files of some kilobytes, besides its libraries.
 ROOM = 1 << 30
 
 
 def everything(folder):
-    """What lies in a folder, at any depth."""
+    """Return all paths below a folder, with the digests of files."""
     return {
         path.relative_to(folder): path.is_file() and hashlib.sha256(path.read_bytes()).digest()
         for path in folder.rglob("*")
@@ -36,23 +36,23 @@ def everything(folder):
 
 
 def peak():
-    """The most memory that this process has had, in bytes."""
+    """Return the peak memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def fuzz(make, tmp_path, monkeypatch, inputs, random):
-    """Lets a parser read as many damaged files, and looks at what it leaves behind."""
+    """Let a parser read many damaged files, and checks what it leaves behind."""
     inside = tmp_path / "inside"
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/secret.jpg").write_bytes(fuzz_targets.SECRET)
     inside.mkdir()
     monkeypatch.chdir(inside)
-    # Beyond this an image is refused before it is decoded; less of it makes more tries.
+    # Larger images are refused before they are decoded; a low limit saves time.
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1 << 20)
     target = make(inside)
     target.put(inside)
-    target.read()  # what is not damaged is read
+    target.read()  # undamaged files are read
     sound = {seed.name: (inside / seed.name).read_bytes() for seed in target.seeds}
     before = everything(tmp_path)
     tried, reasons = 0, []
@@ -81,9 +81,9 @@ def fuzz(make, tmp_path, monkeypatch, inputs, random):
         assert time.monotonic() - start < PATIENCE
 
     memory = peak()
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # orbax tells much
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # orbax logs much
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's of damaged EXIF; no reason to refuse anything
+        warnings.simplefilter("ignore")  # Pillow warns about damaged EXIF
         start = time.monotonic()
         try_one()
     seconds = time.monotonic() - start
@@ -92,7 +92,7 @@ def fuzz(make, tmp_path, monkeypatch, inputs, random):
     assert peak() - memory < ROOM
     assert everything(tmp_path) == before
     assert tried >= inputs
-    # Neither is everything refused, nor nothing: the damage reaches the parser and the parser it.
+    # Some files are refused and some are read, so the damage reaches the parser.
     assert 0 < len(reasons) < tried
 
 

@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 
 
 def table(capsys, *arguments):
-    """Returns the printed lines by their first word, and those that are indented as a list."""
+    """Return the printed lines by their first word, and those that are indented as a list."""
     run_command(["prepare", *map(str, arguments)])
     pairs = [re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     indented = [what for name, what in pairs if not name]

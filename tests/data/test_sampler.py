@@ -21,7 +21,7 @@ def sampler(labels=LABELS, classes=5, images=4, num_steps=400, seed=0, tail="dro
 
 
 def draws_of(batches, label, images=4):
-    """Returns the images of one class, in the order of its draws."""
+    """Return the images of one class, in the order of its draws."""
     rows = [b.reshape(-1, images) for b in batches]
     return [group for b in rows for group in b if LABELS[group[0]] == label]
 

@@ -1,4 +1,4 @@
-"""Splits, views and held-out images, on sources whose records are a plain list."""
+"""Splits, subsets and held-out images, and records that are damaged."""
 
 import pickle
 import shutil
@@ -16,8 +16,8 @@ from apinet_jax.data.stratify import draw_stratified, hold_out
 from apinet_jax.system.errors import InputError, RunError
 
 
-def listed(labels):
-    """A source of one record for each label, whose bytes are its number."""
+def make_source(labels):
+    """A source with one record per label; the bytes of a record are its number."""
     return Source(
         records=[{"image": str(number).encode()} for number in range(len(labels))],
         rows=np.arange(len(labels)),
@@ -29,57 +29,57 @@ def listed(labels):
 
 def dataset(labels, validation=None):
     names = tuple("abcdefgh"[: max(labels) + 1])
-    return Dataset("folder", names, listed(labels), validation, None, "0" * 64)
+    return Dataset("folder", names, make_source(labels), validation, None, "0" * 64)
 
 
 def test_reading():
-    source = listed([0, 1, 1])
+    source = make_source([0, 1, 1])
     assert len(source) == 3
     assert source.read(2) == b"2"
     assert [source.read(index) for index in [2, 0, 2]] == [b"2", b"0", b"2"]
 
 
 def test_subset_of_a_subset():
-    part = listed([0, 1, 2, 3, 4]).subset(np.array([4, 2, 0])).subset(np.array([1, 0]))
+    part = make_source([0, 1, 2, 3, 4]).subset(np.array([4, 2, 0])).subset(np.array([1, 0]))
     assert part.labels.tolist() == [2, 4]
     assert part.file_names == ("2.png", "4.png")
     assert [part.read(index) for index in [0, 1]] == [b"2", b"4"]
 
 
-def test_hold_out_moves_a_part_of_every_class():
+def test_hold_out_from_every_class():
     labels = [0] * 10 + [1] * 4 + [2]
-    whole = dataset(labels)
-    split = hold_out(whole, 0.2, seed=1)
+    complete = dataset(labels)
+    split = hold_out(complete, 0.2, seed=1)
     # 0.2 * 10 = 2; 0.2 * 4 = 0.8, so 1; the only image of the third class stays.
     assert np.bincount(split.validation.labels).tolist() == [2, 1]
     assert np.bincount(split.train.labels).tolist() == [8, 3, 1]
     both = split.train.file_names + split.validation.file_names
-    assert sorted(both) == sorted(whole.train.file_names)
-    assert len(whole.train) == 15  # the one it was drawn from is unchanged
-    assert whole.validation is None
+    assert sorted(both) == sorted(complete.train.file_names)
+    assert len(complete.train) == 15  # the argument is unchanged
+    assert complete.validation is None
 
 
 def test_hold_out_is_a_function_of_the_seed():
-    whole = dataset([0] * 30 + [1] * 30)
-    first, again, other = (hold_out(whole, 0.1, seed) for seed in (1, 1, 2))
+    complete = dataset([0] * 30 + [1] * 30)
+    first, again, other = (hold_out(complete, 0.1, seed) for seed in (1, 1, 2))
     assert first.validation.file_names == again.validation.file_names
     assert first.validation.file_names != other.validation.file_names
 
 
-def test_hold_out_leaves_alone():
-    whole = dataset([0, 0, 1, 1])
-    assert hold_out(whole, 0.0, seed=0) is whole
-    with_own = dataset([0, 0, 1, 1], validation=listed([0]))
+def test_hold_out_of_no_fraction_or_with_own_validation():
+    complete = dataset([0, 0, 1, 1])
+    assert hold_out(complete, 0.0, seed=0) is complete
+    with_own = dataset([0, 0, 1, 1], validation=make_source([0]))
     assert hold_out(with_own, 0.5, seed=0) is with_own
 
 
-def test_hold_out_of_nothing():
+def test_hold_out_of_single_images():
     with pytest.raises(InputError, match=r"val_fraction = 0\.5 .*single.*val_fraction=0, or add"):
         hold_out(dataset([0, 1, 2]), 0.5, seed=0)
 
 
 @pytest.mark.parametrize(("fraction", "drawn"), [(0.01, 1), (0.5, 2), (0.7, 3), (0.99, 3)])
-def test_draw_takes_at_least_one_and_leaves_at_least_one(fraction, drawn):
+def test_draw_leaves_at_least_one(fraction, drawn):
     assert draw_stratified(np.zeros(4, int), fraction, seed=0).sum() == drawn
 
 
@@ -102,13 +102,13 @@ def test_unknown_name():
         open_dataset("cars98")
 
 
-def test_source_travels_to_another_process(tmp_path, monkeypatch):
+def test_source_can_be_pickled(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
     photos = put(
         tmp_path / "photos", "train/a/1.png", "train/b/1.png", "train/b/2.png", "test/a/3.png"
     )
     source = open_dataset("folder", photos).train.subset(np.array([2, 0]))
-    opened = source.read(0)  # the reader has a file open now, which cannot travel
+    opened = source.read(0)  # now the reader has a file open, which cannot be pickled
     copy = pickle.loads(pickle.dumps(source))
     assert copy.read(0) == opened == (photos / "train/b/2.png").read_bytes()
     assert copy.labels.tolist() == [1, 0]
@@ -132,7 +132,7 @@ def test_birds_on_a_full_disk(tmp_path, monkeypatch):
         ("dataset_info.json", None),
     ],
 )
-def test_damaged_birds_say_what_to_delete(tmp_path, monkeypatch, name, left):
+def test_damaged_birds(tmp_path, monkeypatch, name, left):
     few = BirdsConfig(train_per_species=1, test_per_species=1)
     monkeypatch.setattr(Birds, "BUILDER_CONFIGS", (few,))
     names = open_dataset("birds", tmp_path).class_names
@@ -150,7 +150,7 @@ def test_damaged_birds_say_what_to_delete(tmp_path, monkeypatch, name, left):
 
 @pytest.fixture
 def cub(tmp_path, monkeypatch):
-    """What opens a small CUB, and the folder of its records."""
+    """A function that opens a small CUB, and the folder of its records."""
     make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
     manual = put_cub(tmp_path / "manual")
     open_dataset("cub", manual_dir=manual)
@@ -183,7 +183,7 @@ def test_damaged_records_are_prepared_again(cub, capsys, name, left):
     assert capsys.readouterr().err.count("they are prepared again") == 1
 
 
-def test_record_that_cannot_be_read_says_what_to_delete(cub):
+def test_damaged_record(cub):
     opened, folder = cub
     test = opened().test
     (folder / "cub-test.array_record-00000").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""Damaged files: each a seed, changed in a few places that Hypothesis chooses and shrinks."""
+"""Damaged files: valid seeds with a few changes that Hypothesis chooses and shrinks."""
 
 import gzip
 import re
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-# What parsers trip over: paths out of the folder, numbers beyond all types, what is no text, nests.
+# Typical causes of parser faults: paths out of the folder, huge numbers, invalid text, nesting.
 TOKENS = (
     b"",
     b"\0",
@@ -63,12 +63,12 @@ _MOST_CHANGES = 5
 
 
 class Seed(NamedTuple):
-    """A sound file.
+    """A valid file.
 
     Attributes:
-        name: Which file of the parser's it is.
-        content: What is damaged.
-        finish: Puts around it what would hide the damage otherwise: checksums, compression.
+        name: Name of the file that the parser reads.
+        content: The bytes to damage.
+        finish: Adds checksums and compression afterwards, which would reveal the damage.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Seed(NamedTuple):
 
 
 def damaged(seeds: Sequence[Seed]) -> st.SearchStrategy[tuple[str, bytes]]:
-    """Name and content of a damaged file."""
+    """Return a strategy for the name and content of a damaged file."""
 
     def made(seed: Seed, drawn: bytes) -> tuple[str, bytes]:
         content = seed.content
@@ -86,7 +86,7 @@ def damaged(seeds: Sequence[Seed]) -> st.SearchStrategy[tuple[str, bytes]]:
             content = CHANGES[change % len(CHANGES)](content, at, what, seeds)
         return seed.name, seed.finish(content)
 
-    # A string of bytes is drawn at once, which takes a fraction of the time of a list of numbers.
+    # One string of bytes is drawn much faster than a list of numbers.
     changes = st.binary(min_size=7, max_size=7 * _MOST_CHANGES)
     return st.builds(made, st.sampled_from(seeds), changes)
 
@@ -113,7 +113,7 @@ def _overwrite(content, at, what, seeds):
 
 
 def _number(content, at, what, seeds):
-    """Writes a binary number of four or eight bytes, in either order."""
+    """Write a binary number of four or eight bytes, in either byte order."""
     number = NUMBERS[what % len(NUMBERS)]
     form = "<>"[what >> 8 & 1] + ("Q" if number >= 2**32 or what >> 9 & 1 else "I")
     packed = struct.pack(form, number)
@@ -123,7 +123,7 @@ def _number(content, at, what, seeds):
 
 def _replace(pattern):
     def change(content, at, what, seeds):
-        """Puts a token in the place of the next number, or word."""
+        """Replace the next number or word by a token."""
         found = pattern.search(content, at)
         if not found:
             return content
@@ -174,7 +174,7 @@ CHANGES = (
 
 
 def png_checksums(content: bytes) -> bytes:
-    """Makes the checksums of a PNG's chunks right."""
+    """Correct the checksums of a PNG's chunks."""
     parts, at = [content[:8]], 8
     while at + 12 <= len(content):
         (size,) = struct.unpack_from(">I", content, at)
@@ -185,7 +185,7 @@ def png_checksums(content: bytes) -> bytes:
 
 
 def tar_checksums(content: bytes) -> bytes:
-    """Makes the checksums of a tar's headers right, wherever a header may be."""
+    """Correct the checksums of all headers of a tar."""
     blocks = [content[at : at + 512] for at in range(0, len(content), 512)]
     return b"".join(
         block[:148] + b"%06o\0 " % (sum(block[:148]) + 256 + sum(block[156:])) + block[156:]
@@ -196,11 +196,11 @@ def tar_checksums(content: bytes) -> bytes:
 
 
 def gzipped(content: bytes) -> bytes:
-    """A gzip file of a tar with right checksums."""
+    """Compress a tar with correct checksums."""
     return gzip.compress(tar_checksums(content), 1)
 
 
 def sized(content: bytes) -> bytes:
-    """Makes the first eight bytes of a safetensors file the length of its header."""
+    """Set the first eight bytes of a safetensors file to the length of its header."""
     end = content.find(b"}}") + 2
     return struct.pack("<Q", max(end - 8, 0)) + content[8:]

@@ -1,4 +1,4 @@
-"""Parsers of what a user brings from elsewhere, and the sound files that damage begins with."""
+"""Parsers of untrusted files, and the valid files that are damaged."""
 
 import contextlib
 import hashlib
@@ -46,9 +46,9 @@ class Target(NamedTuple):
     """A parser.
 
     Attributes:
-        seeds: Sound files; the first of each name lies in the folder while another is damaged.
+        seeds: Valid files; the first of each name stays intact while another is damaged.
         read: Reads the folder.
-        refusals: How it says no.
+        refusals: Exceptions that refuse a file.
     """
 
     seeds: Sequence[Seed]
@@ -56,7 +56,7 @@ class Target(NamedTuple):
     refusals: tuple[type[Exception], ...] = (InputError, RunError)
 
     def put(self, folder: Path) -> None:
-        """Writes the sound files."""
+        """Write the valid files."""
         for seed in reversed(self.seeds):
             put_files(folder, {seed.name: seed.finish(seed.content)})
 
@@ -118,7 +118,7 @@ def weights(folder):
     }
     whole = {name: named_tensor(name, shape) for name, shape in shapes.items()}
     contents = [save(tensors) for tensors in (mixed, authors, whole)]
-    # Twice as often damaged in the header, which is small beside the numbers.
+    # The header is small compared with the numbers, so it is damaged twice as often.
     heads = [content[: content.find(b"}}") + 100] for content in contents]
     about = {
         "architecture": "resnet10",
@@ -129,7 +129,7 @@ def weights(folder):
     seeds += [Seed("w.safetensors", content) for content in contents[:2]]
     seeds += [Seed("w.json", json.dumps(about).encode()), Seed("w.json", b'{"std": [0.1, 0.1, 1]}')]
 
-    # To learn the shapes of all trunks takes ten seconds.
+    # Computing the shapes of all trunks takes ten seconds.
     few = {name: TRUNKS[name] for name in ("resnet10_w16", "squeezenet1_1")}
 
     def read():
@@ -153,7 +153,7 @@ def seal(folder):
 
 
 def _lists(folder, builder, *pieces):
-    """Reads the lists of a builder, and every image that they name, as a preparation does."""
+    """Return a function that reads the lists of a builder and every image in them."""
 
     def read():
         with contextlib.ExitStack() as stack:
@@ -262,7 +262,7 @@ def dogs(folder):
 
 
 def archive(folder):
-    """The members of an archive, in each of the forms that tar has; one of them is a link out."""
+    """Archives in all formats of tar; one member is a link to a file outside."""
     link = tarfile.TarInfo(f"CUB_200_2011/images/{cub_path(5, 3)}")
     link.type, link.linkname = tarfile.SYMTYPE, "../../../../outside/secret.jpg"
     plain = []

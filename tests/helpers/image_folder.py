@@ -15,7 +15,7 @@ def encoded(grey=0, file_format="PNG", size=(8, 6)):
 
 
 def put(folder, *names):
-    """Draws an image at each path, every one different."""
+    """Draw a different image at each path."""
     formats = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
     for number, name in enumerate(names):
         path = folder / name

@@ -1,1 +1,1 @@
-"""TFDS builders that copy encoded images into array_record files, and image folders."""
+"""Preparation of encoded images as array_record files, and the layout of image folders."""

@@ -165,7 +165,7 @@ def ensure_prepared(
     make = partial(_construct, builder_class, **options)
     builder = _current(make, root, listing(), need_boxes)
     if builder is None:
-        with explained(root):
+        with explain_failed_preparation(root):
             root.mkdir(parents=True, exist_ok=True)
             with scan() as found:
                 checked = check_images(found, skip_unreadable)
@@ -184,7 +184,7 @@ def ensure_prepared(
 
 
 def _construct(builder_class: type[EncodedImages], **options: Any) -> EncodedImages:
-    """Builds without TFDS's warning that it does not ship this configuration."""
+    """Build without TFDS's warning that it does not ship this configuration."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -200,7 +200,7 @@ def _current(
     need_boxes: bool,
     report: Callable[[str], None] = say,
 ) -> EncodedImages | None:
-    """Opens existing records; returns `None` if they are missing, damaged or out of date."""
+    """Open existing records; return `None` if they are missing, damaged or out of date."""
     try:
         builder = make(data_dir=root)
         # TFDS warns when it is asked about a folder that does not exist.
@@ -230,7 +230,7 @@ def _write(
     listing: str | None,
     need_boxes: bool,
 ) -> None:
-    """Prepares in a separate folder, then moves the finished records into place."""
+    """Prepare in a separate folder, then move the finished records into place."""
     with tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging:
         staged = make(checked=checked, listing=listing or "", data_dir=staging)
         finished = Path(staged.data_dir)
@@ -247,7 +247,7 @@ def _write(
 
 
 def _changes(path: Path, checked: Checked) -> dict[str, Any] | None:
-    """Compares the images with the metadata of the records that they replace."""
+    """Compare the images with the metadata of the records that they replace."""
     try:
         before = json.loads(path.read_text())
         old = {
@@ -272,7 +272,7 @@ def _changes(path: Path, checked: Checked) -> dict[str, Any] | None:
 
 
 @contextmanager
-def explained(root: Path) -> Iterator[None]:
+def explain_failed_preparation(root: Path) -> Iterator[None]:
     """Turn a write that the disk refused into one message.
 
     Raises:

@@ -120,12 +120,12 @@ def _is_image(file_name: str) -> bool:
 
 
 def _below(path: str, prefix: str) -> list[str]:
-    """Returns the parts of a path below a split's folder; none if it is elsewhere."""
+    """Return the parts of a path below a split's folder; none if it is elsewhere."""
     return path.removeprefix(prefix).split("/") if path.startswith(prefix) else []
 
 
 def _split_folders(folder: Path) -> dict[str, str]:
-    """Returns the path prefix of each split; an empty one for a folder that is not split."""
+    """Return the path prefix of each split; an empty one for a folder that is not split."""
     names = {path.name for path in folder.iterdir() if path.is_dir()}
     validation = [name for name in _VALIDATION if name in names]
     if "train" not in names:
@@ -149,7 +149,7 @@ def _split_folders(folder: Path) -> dict[str, str]:
 
 
 def _unify_spellings(folder: Path, splits: dict[str, str], found: list[Found]) -> list[Found]:
-    """Names every class as train/ does, whether its accents are composed or decomposed."""
+    """Name every class as train/ does, whether its accents are composed or decomposed."""
     spellings: dict[tuple[str, str], str] = {}
     for image in found:
         key = image.split, unicodedata.normalize("NFC", escaped(image.class_name))
@@ -172,7 +172,7 @@ def _unify_spellings(folder: Path, splits: dict[str, str], found: list[Found]) -
 def _output_tops(
     folder: Path, splits: dict[str, str], listing: Listing, outputs: Collection[Path]
 ) -> set[str]:
-    """Returns the names that are no classes unless they hold images, because runs are there."""
+    """Return names that are classes only with images: runs or records are stored there."""
     paths = [_below(path, splits["train"]) for path in listing.outputs]
     train = (folder / splits["train"]).resolve()
     paths += [
@@ -186,7 +186,7 @@ def _output_tops(
 def _check_classes(
     folder: Path, splits: dict[str, str], found: list[Found], option: str, outputs: set[str]
 ) -> None:
-    """Raises one clear error if a folder cannot be trained on."""
+    """Raise one clear error if a folder cannot be trained on."""
     train = folder / splits["train"]
     classes = {image.class_name for image in found if image.split == "train"}
     folders = sorted(
@@ -226,7 +226,7 @@ def _check_classes(
 
 
 def _report_unused(folder: Path, splits: dict[str, str], listing: Listing, used: set[str]) -> None:
-    """Prints which folders and files of a photo folder are not used, if there are any."""
+    """Print which folders and files of a photo folder are not used, if there are any."""
     if listing.outputs:
         say(f"Skipped in {folder}, as runs or records are stored there: {quoted(listing.outputs)}.")
     places, kinds = set(), Counter()

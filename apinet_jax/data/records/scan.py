@@ -171,7 +171,7 @@ def fingerprint(checked: Checked) -> str:
 
 
 def _checked(scan: Scan, entry: Entry) -> tuple[Entry, str, str]:
-    """Returns the image with its window, the digest of its bytes, and why it is unusable."""
+    """Return the image with its window, the digest of its bytes, and why it is unusable."""
     try:
         data = entry.read()
         width, height = decode(data).size

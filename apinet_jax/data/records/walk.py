@@ -89,7 +89,7 @@ def walk_files(
 
 
 def _list(folder: Path) -> tuple[dict[str, Path], dict[str, os.stat_result], list[str]]:
-    """Returns the real path of each sub-folder, the status of each file, and broken links."""
+    """Return the real path of each sub-folder, the status of each file, and broken links."""
     folders, files, broken_links = {}, {}, []
     try:
         for entry in os.scandir(folder):
