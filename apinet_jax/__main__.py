@@ -1,4 +1,4 @@
-"""`python -m apinet_jax COMMAND`: the commands; without one it is `python -m apinet_jax.main`."""
+"""`python -m apinet_jax COMMAND`; without a command the same as `python -m apinet_jax.main`."""
 
 import argparse
 import importlib
@@ -11,32 +11,25 @@ from apinet_jax.system.errors import InputError
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends as every command does: with one message."""
+    """A parser whose errors are `InputError`s."""
 
     def error(self, message: str) -> None:
-        """Says what is wrong with the arguments.
-
-        Raises:
-            InputError: Always.
-        """
+        """Raise an `InputError`."""
         raise InputError(f"{message}. See {self.prog} --help.")
 
 
 def run_command(argv: Sequence[str]) -> None:
-    """Runs a command.
-
-    Args:
-        argv: Its name and arguments.
+    """Run a command, given its name and arguments.
 
     Raises:
-        InputError: If there is no such command, or its arguments or what they name are wrong.
+        InputError: If there is no such command, or its arguments are wrong.
         RunError: If it fails.
     """
     name, *rest = argv
     if name not in COMMANDS:
         listed = "\n".join(f"  {command:10}{what}" for command, what in COMMANDS.items())
         raise InputError(
-            f"There is no command '{name}'. There are:\n{listed}\n"
+            f"There is no command '{name}'. The commands are:\n{listed}\n"
             "Training and evaluation: python -m apinet_jax.main --help"
         )
     command = importlib.import_module(f"apinet_jax.commands.{name}")
@@ -50,7 +43,7 @@ def run_command(argv: Sequence[str]) -> None:
 
 
 def entry_point() -> None:
-    """Runs the command that is named, else trains or evaluates."""
+    """Run the named command; without one, train or evaluate."""
     argv = sys.argv[1:]
     if argv and not argv[0].startswith("-"):
         run_with_exit_codes(lambda: run_command(argv))

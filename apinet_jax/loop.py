@@ -23,6 +23,7 @@ from apinet_jax.evaluation import Evaluation
 from apinet_jax.method.steps import Stage
 from apinet_jax.method.types import StepMetrics, TrainState
 from apinet_jax.setup.build import Plan
+from apinet_jax.system import hosts
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import DivergedError, Interrupted, explain_out_of_memory
 from apinet_jax.system.mesh import to_global
@@ -203,9 +204,10 @@ def fit(
 
 
 def _evaluate_held_out(run: Run, state: TrainState) -> None:
-    """Evaluates on held-out images at the end of an epoch, unless that row is there already.
+    """Evaluate on held-out images at the end of an epoch, unless its row exists.
 
-    The best state so far is saved before its row is written: a kill in between repeats both.
+    The best state so far is saved before its row is written: a kill in between repeats both. The
+    best checkpoint has its score too, so that no worse state replaces it if rows are lost.
     """
     step = int(state.step)
     rows = [row for row in run.writer.rows if row["kind"] == "validation"]
@@ -214,8 +216,11 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
         return
     began = time.perf_counter()
     summary = run.evaluate(state, "validation").summary
-    if all(summary.top1 > row["top1"] for row in rows):
-        run.checkpoints.save(state, run.metadata, best=True)
+    scores = [row["top1"] for row in rows]
+    if (saved := hosts.broadcast_from_primary(run.checkpoints.best_score)) is not None:
+        scores.append(saved)
+    if all(summary.top1 > score for score in scores):
+        run.checkpoints.save(state, run.metadata, best_score=summary.top1)
         run.checkpoints.wait()
     run.writer.write(
         {

@@ -1,4 +1,4 @@
-"""Trains and evaluates API-Net.
+"""Train and evaluate API-Net.
 
 Examples:
   python -m apinet_jax.main --config configs/demo.py
@@ -34,22 +34,24 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", "What --mode eval evaluates: last, best, a step, or a folder."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", True, "Join other processes, if the environment or these flags name any:"
+    "distributed",
+    True,
+    "Join other processes if the environment or these flags name a job:",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of the first process of a job of several."
+    "coordinator_address", None, "HOST:PORT of the first process of the job."
 )
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes the job has.", 1)
-_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the job.", 1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
 _EXTEND = flags.DEFINE_bool(
-    "extend", False, "Continue a run over more epochs; its cosine is planned anew."
+    "extend", False, "Continue a run over more epochs; the learning-rate cosine is recomputed."
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the mode that the flags name."""
+    """Run the mode that the flags name."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells every file it touches
+        logging.set_verbosity(logging.WARNING)  # orbax logs every file
     if len(argv) > 1:
         raise InputError(
             f"'{argv[1]}' is not an option. Options begin with --, as in --workdir=runs/x; see "
@@ -60,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     if config is None and _MODE.value == "train":
         raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
     if config is not None and config.train.deterministic:
-        # Read when the backend starts, which no import before this line has done.
+        # Read when the backend starts, which no import has done yet.
         flag = "--xla_gpu_exclude_nondeterministic_ops=true"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if _DISTRIBUTED.value:
@@ -85,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def entry_point() -> None:
-    """Runs the program."""
+    """Run the program with its exit codes."""
     run_with_exit_codes(lambda: app.run(main, flags_parser=parse_flags))
 
 

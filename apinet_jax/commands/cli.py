@@ -1,6 +1,7 @@
-"""The command line and the exit codes; what is wrong is the user's to read, not a traceback."""
+"""The command line and the exit codes: bad input ends in a message, not in a traceback."""
 
 import difflib
+import io
 import signal
 import sys
 import traceback
@@ -11,66 +12,89 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from apinet_jax.config import default_config, flatten
+from apinet_jax.system.console import discard_output, flush_results
 from apinet_jax.system.errors import InputError, Interrupted, RunError
 
 _EXAMPLE = "--config configs/demo.py"
 
 
 def run_with_exit_codes(run: Callable[[], None]) -> None:
-    """Runs a command; it ends with the exit codes of `errors.py`."""
+    """Run a command and exit with the codes of `errors.py`, or with 141 once `| head` has ended.
+
+    Output that the terminal's encoding cannot show is escaped.
+    """
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            _exit_on_errors(run)
+        finally:
+            reader_is_gone = flush_results()  # else the interpreter's own flush would fail
+    except SystemExit as end:
+        if end.code:
+            raise
+    if reader_is_gone:
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _exit_on_errors(run: Callable[[], None]) -> None:
     try:
         run()
     except (InputError, RunError) as error:
-        sys.stderr.write(f"\nerror: {error}\n")
+        _print_error(f"\nerror: {error}\n")
         if not error.known_to_all_processes:
             _leave_job(error.exit_code)
         sys.exit(error.exit_code)
     except Interrupted as interruption:
-        sys.stderr.write(f"{interruption}\n")
+        _print_error(f"{interruption}\n")
         sys.exit(interruption.exit_code)
-    except KeyboardInterrupt:  # before the run began to listen, or a second time
+    except KeyboardInterrupt:  # before the run handled signals, or a second time
         _leave_job(128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if not isinstance(error, OSError) or error.filename is None:
-            traceback.print_exc()  # not about a file that the user could do anything about
-        else:
-            sys.stderr.write(f"\nerror: {error.strerror}: {error.filename}\n")
+        if isinstance(error, BrokenPipeError) and flush_results():
+            return
+        if isinstance(error, OSError) and error.filename is not None:
+            _print_error(f"\nerror: {error.strerror}: {error.filename}\n")
+        else:  # nothing that the user could act on
+            _print_error(traceback.format_exc())
         _leave_job(RunError.exit_code)
         sys.exit(RunError.exit_code)
 
 
+def _print_error(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:  # its reader is gone
+        discard_output(sys.stderr)
+
+
 def _leave_job(exit_code: int) -> None:
-    """Ends a process of several at once: they would wait for each other, each for another thing."""
+    """End one process of several at once: each would wait for the others in another place."""
     from apinet_jax.system import hosts
 
     if hosts.is_multiprocess():
-        sys.stderr.flush()
         hosts.exit_now(exit_code)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the flags, as `app.run` wants it.
-
-    Args:
-        argv: The command line, with the program's name.
-
-    Returns:
-        What is left that is no flag, after the program's name.
+    """Parse the flags for `app.run`; return the program's name and the other arguments.
 
     Raises:
-        InputError: If a flag, the configuration's file or one of its fields is wrong.
+        InputError: If a flag, the configuration file or one of its fields is wrong.
     """
     file = _config_file(argv)
     if file is None:
         if fields := _fields_set(argv):
             raise InputError(
-                f"--config.{fields[0]} changes a configuration: name that too, as in {_EXAMPLE}."
+                f"--config.{fields[0]} changes a configuration: name one too, as in {_EXAMPLE}."
             )
     elif not Path(file).is_file():
         raise InputError(
-            f"There is no configuration file '{file}'. Those of this project lie in configs/; name "
-            f"one as in {_EXAMPLE}."
+            f"There is no configuration file '{file}'. This project's are in configs/; name one, "
+            f"as in {_EXAMPLE}."
         )
     try:
         rest = flags.FLAGS(list(argv))
@@ -79,17 +103,17 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except flags.Error as error:
         raise InputError(f"{_first_line(error)} See --help.") from error
     except Exception as error:  # a configuration file is a program and may fail in any way
-        raise InputError(_why(error, file, argv)) from error
+        raise InputError(_reason(error, file, argv)) from error
     if file is not None and not isinstance(flags.FLAGS["config"].value, ConfigDict):
         raise InputError(
-            f"get_config() of {file} returns no ConfigDict. Let it begin with "
-            "apinet_jax.config.default_config(), as in configs/demo.py."
+            f"get_config() of {file} returns no ConfigDict. Start from "
+            "apinet_jax.config.default_config(), as configs/demo.py does."
         )
     return rest
 
 
 def _config_file(argv: Sequence[str]) -> str | None:
-    """The file that `--config FILE[:preset]` names last, without the preset."""
+    """Return the file of the last `--config FILE[:preset]`, without the preset."""
     file = None
     for index, argument in enumerate(argv):
         if argument == "--":
@@ -103,14 +127,14 @@ def _config_file(argv: Sequence[str]) -> str | None:
 
 
 def _fields_set(argv: Sequence[str]) -> list[str]:
-    """The fields that the command line sets, by their dotted names."""
+    """Return the dotted names of the fields that the command line sets."""
     names = [argument.lstrip("-").partition("=")[0] for argument in argv if argument[:1] == "-"]
     names = [name.removeprefix("no") if name.startswith("noconfig.") else name for name in names]
     return [name.removeprefix("config.") for name in names if name.startswith("config.")]
 
 
-def _why(error: Exception, file: str | None, argv: Sequence[str]) -> str:
-    """Says what is wrong with a configuration that could not be loaded or changed."""
+def _reason(error: Exception, file: str | None, argv: Sequence[str]) -> str:
+    """Return what is wrong with a configuration that could not be loaded or changed."""
     what = f"{type(error).__name__}: {_first_line(error)}"
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {what}"
@@ -129,7 +153,7 @@ def _why(error: Exception, file: str | None, argv: Sequence[str]) -> str:
         inside = [field for field in fields if group and field.startswith(f"{group}.")]
         near = difflib.get_close_matches(name, fields, 1)
         guess = f" Did you mean {near[0]}?" if near else ""
-        return f"There is no field '{name}'.{guess} There are: {', '.join(inside or fields)}."
+        return f"There is no field '{name}'.{guess} Fields: {', '.join(inside or fields)}."
     if "'get_config'" in str(error):
         return f"{file} has no function get_config(); see configs/demo.py for one."
     return f"The configuration {file or ''} could not be loaded: {what}"

@@ -185,7 +185,7 @@ def _start_worker(_index: int, _count: int) -> None:
     A parent that is killed cannot end its workers, which would wait for a free buffer forever.
     """
     logging.set_verbosity(logging.ERROR)  # TFDS warns when it unpickles a builder
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -1,9 +1,11 @@
 """What a person sees: lines, progress bars with an ETA, and results on standard output."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,10 +20,25 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-
 # Seconds between lines where the output is a file and a moving bar would be noise.
 _LINE_EVERY = 30.0
+
+
+class _Console(Console):
+    """A console that goes silent once its reader is gone: a lost terminal must not end a run."""
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            super().__exit__(*exception)
+        except OSError:  # a terminal that was closed
+            self.on_broken_pipe()
+
+    def on_broken_pipe(self) -> None:
+        """Discard what is printed from now on."""
+        discard_output(sys.stderr)
+
+
+console = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _Postfix(ProgressColumn):
@@ -32,15 +49,15 @@ class _Postfix(ProgressColumn):
 
 
 class Bar:
-    """A progress bar with ETA on a terminal, a line now and then elsewhere.
+    """A progress bar with an ETA on a terminal, and a line every half minute elsewhere.
 
     `with Bar("Training", total=1000, start=200) as bar: bar.advance("loss 1.2")`
     """
 
     def __init__(self, title: str, total: int, start: int = 0):
-        """Prepares a bar of `total` units of which `start` are done."""
+        """Prepare a bar of `total` units of which `start` are done."""
         self._title, self._total, self._done = title, total, start
-        self._said = start, time.monotonic()
+        self._printed = start, time.monotonic()
         self._progress = None
         if console.is_terminal:
             self._progress = Progress(
@@ -57,14 +74,14 @@ class Bar:
             self._task = self._progress.add_task(title, total=total, completed=start, figures="")
 
     def advance(self, figures: str = "") -> None:
-        """Marks one more unit as done and shows the newest figures."""
+        """Mark one more unit as done and show the newest figures."""
         self._done += 1
         if self._progress is not None:
             self._progress.update(self._task, advance=1, figures=figures)
             return
-        (done_then, then), now = self._said, time.monotonic()
+        (done_then, then), now = self._printed, time.monotonic()
         if now - then >= _LINE_EVERY or self._done == self._total:
-            self._said = self._done, now
+            self._printed = self._done, now
             left = (now - then) / (self._done - done_then) * (self._total - self._done)
             eta = f"ETA {left / 60:.1f} min" if left >= 60 else f"ETA {left:.0f} s"
             console.print(f"{self._title} {self._done}/{self._total}  {eta}  {figures}")
@@ -80,7 +97,7 @@ class Bar:
 
 
 def tracked(items: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """Passes items on while a bar shows how many have gone by and how long the rest takes."""
+    """Yield items while a bar shows how many are done and how long the rest takes."""
     with Bar(title, total) as bar:
         for item in items:
             yield item
@@ -88,19 +105,44 @@ def tracked(items: Iterable[T], title: str, total: int) -> Iterator[T]:
 
 
 def silence() -> None:
-    """Lets this process tell nothing from now on: another one of the same job does."""
+    """Print nothing from now on: another process of the same job does."""
     console.quiet = True
 
 
 def say(*lines: str) -> None:
-    """Prints lines for the user, above a running bar."""
+    """Print lines for the user, above a running bar."""
     for line in lines:
         console.print(line, markup=False)
 
 
 def print_result(lines: Iterable[str]) -> None:
-    """Prints the outcome of a command to standard output, where a script can read it."""
+    """Print a command's results to standard output, where a script can read them.
+
+    A closed pipe (`| head`) raises nothing, so that the command still writes its files.
+    """
     if console.quiet:
         return
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write("\n".join(lines) + "\n")
+    flush_results()
+
+
+def flush_results() -> bool:
+    """Flush standard output; return whether its reader is gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output(sys.stdout)
+    return sys.stdout in _discarded
+
+
+_discarded: list[TextIO] = []
+
+
+def discard_output(output: TextIO) -> None:
+    """Send to nowhere what is still written to an output whose reader is gone."""
+    with contextlib.suppress(OSError, ValueError):  # an output without a descriptor
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, output.fileno())
+        os.close(nowhere)
+    _discarded.append(output)

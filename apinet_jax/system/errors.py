@@ -1,52 +1,57 @@
-"""The ways in which a command ends early, and the failures of machines in their words."""
+"""How a command ends early, and the messages for failures of disks and devices."""
 
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What a disk that is full, over quota, broken or gone answers to a write.
+# How a full, broken, read-only or vanished disk answers a write; libraries quote it as text.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
-# Whose errors are about a bucket, and what tensorstore appends to what it says of one.
+# Answers that concern the place. Sockets and pipes have other ones, and so do most bugs.
+_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.ENODEV, errno.ENXIO, errno.ENOTCONN),
+)
+# Libraries whose errors concern a bucket, and what tensorstore appends to a bucket's answer.
 _BUCKET_LIBRARIES = ("aiohttp", "gcsfs", "google")
 _BUCKET_ANSWER = " [http_response"
 
 
 class InputError(Exception):
-    """Something the user gave is wrong; the message says what, where, and what to do (exit 2)."""
+    """Invalid input; the message says what is wrong, where, and what to do (exit 2)."""
 
     exit_code = 2
-    known_to_all_processes = False  # whether the other processes of the job end by it too
+    known_to_all_processes = False  # whether the other processes of the job end with it too
 
 
 class RunError(Exception):
-    """The input was fine but the run cannot go on; the message says what is safe (exit 1)."""
+    """A run that cannot continue despite valid input; the message says what is safe (exit 1)."""
 
     exit_code = 1
     known_to_all_processes = False
 
 
 class DivergedError(RunError):
-    """A number is no longer finite; the same command would end in the same way (exit 3)."""
+    """A number that is no longer finite; the same command would fail again (exit 3)."""
 
     exit_code = 3
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the user or the cluster asked for it
-    """A signal asked the run to stop; its state is saved (exit 128 + signal, as shells expect)."""
+    """A signal that asked the run to stop; the state is saved (exit 128 + signal, as in shells)."""
 
     def __init__(self, signal_number: int):
-        """Keeps the signal."""
+        """Keep the signal."""
         super().__init__(f"stopped by signal {signal_number}")
         self.exit_code = 128 + signal_number
 
 
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Lets a device that has no memory left end in one message; other errors pass.
+    """Turn a device's lack of memory into one message; other errors pass.
 
     Args:
-        advice: Whole sentences: which settings need less.
+        advice: Full sentences: which settings need less memory.
 
     Raises:
         RunError: Instead of JAX's error, whose first line it quotes.
@@ -66,45 +71,47 @@ def explain_out_of_memory(advice: str) -> Iterator[None]:
 
 @contextmanager
 def explain_failed_writes(what: str | os.PathLike[str]) -> Iterator[None]:
-    """Lets a write that the disk refused end in one message; other errors pass.
+    """Turn a failed write into one message; other errors pass.
 
     Args:
         what: What is written, as in "Could not write {what}".
 
     Raises:
-        RunError: Instead of the `OSError`, or of what a library made of it.
+        RunError: Instead of the `OSError`, or of the error that a library raised from it.
     """
     try:
         yield
     except Exception as error:
-        if (reason := _refusal(error)) is None:
+        reason = _reason_of_refusal(error, in_bucket="gs://" in str(what))
+        if reason is None:
             raise
         raise RunError(
-            f"Could not write {what}: {reason}. Once the disk takes it, the same command goes on."
+            f"Could not write {what}: {reason}. Fix that, then run the same command to resume."
         ) from error
 
 
-def _refusal(error: BaseException | None) -> str | None:
-    """What the system answered to a write, found in an error or in those behind it."""
+def _reason_of_refusal(error: BaseException | None, *, in_bucket: bool) -> str | None:
+    """Return the system's answer to a failed write, from an error or from those that caused it."""
     while error is not None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno in (*_DISK, *_PLACE):
             return error.strerror or first_line(error)
         for answer in map(os.strerror, _DISK):
             if answer in str(error):
                 return answer
-        if _is_of_bucket(error):
+        if in_bucket and _is_of_bucket(error):
             return first_line(error)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return None
 
 
 def _is_of_bucket(error: BaseException) -> bool:
-    """Whether a library speaks of a bucket; tensorstore has no errors of its own."""
+    """Return whether a library reports a bucket's answer; tensorstore has no error classes."""
     library = type(error).__module__.partition(".")[0]
-    return library in _BUCKET_LIBRARIES or _BUCKET_ANSWER in str(error)
+    is_answer = library in _BUCKET_LIBRARIES or _BUCKET_ANSWER in str(error)
+    return is_answer or isinstance(error, OSError)  # gcsfs raises them without a number
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line and without what a server sent beside it."""
+    """Return an error's text as one line, without the server's response."""
     text = " ".join(str(error).partition(_BUCKET_ANSWER)[0].split())
-    return f"{text or type(error).__name__}".rstrip(".")
+    return (text or type(error).__name__).rstrip(".")

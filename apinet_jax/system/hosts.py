@@ -1,9 +1,9 @@
-"""Several processes as one job: how they meet, what the first decides for all, how they wait.
+"""Several processes as one job: how they start, exchange decisions and wait for each other.
 
-A process of a job is often a host, or one GPU of it; JAX counts them from 0. Arrays are the
-compiler's business. What lies on disks, and what a person is told, is that of the first process:
-it reads, decides and writes, and the others are told. They wait for it at JAX's coordination
-service and not in a collective: that is for numbers, and may give up after half a minute.
+A process of a job is often a host, or one GPU of it; JAX counts them from 0. The compiler
+distributes arrays. The primary process, number 0, reads and writes files, prints, and broadcasts
+its decisions. The others wait for it at JAX's coordination service: a collective is for arrays,
+and may time out after half a minute.
 """
 
 import contextlib
@@ -17,19 +17,20 @@ import jax
 from absl import logging
 
 from apinet_jax.system.console import say, silence
-from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.errors import InputError, RunError, first_line
+from apinet_jax.system.mesh import available_devices
 
 T = TypeVar("T")
 
-# Seconds after which a process that is not heard of counts as lost, and the job ends.
+# Seconds without a heartbeat after which a process counts as lost, and the job ends.
 HEARTBEAT = 30
-# Seconds that the processes of a job may take to begin.
-_GATHERING = 300
-# Milliseconds that one may wait for another, which may be preparing a large data set meanwhile.
-# Nobody waits for a process that is lost: that ends the job.
-_PATIENCE = 24 * 3600 * 1000
+# Seconds in which all processes of a job must have started.
+_START_TIMEOUT = 300
+# Milliseconds that a process waits for another, which may be preparing a large data set. A lost
+# process ends the job much earlier.
+_WAIT_TIMEOUT = 24 * 3600 * 1000
 
-_turns = itertools.count()  # every process takes the same turns in the same order
+_exchanges = itertools.count()  # all processes make the same exchanges in the same order
 
 
 def initialize_job(
@@ -37,21 +38,20 @@ def initialize_job(
     processes: int | None = None,
     index: int | None = None,
 ) -> None:
-    """Becomes one process of a job of several, before JAX has started a device.
+    """Join a job of several processes, before JAX has started a device.
 
-    What is not given is taken from the environment, where JAX knows it: Cloud TPU (GKE also),
-    SLURM and Open MPI, or the variable `JAX_COORDINATOR_ADDRESS`. Without any of these, or where
-    SLURM has started a single task, which is to use all GPUs of its host, the process stays by
-    itself.
+    Missing arguments are taken from the environment where JAX knows it: Cloud TPU (GKE also),
+    SLURM and Open MPI, or the variable `JAX_COORDINATOR_ADDRESS`. Without any of these, or with a
+    single SLURM task, which uses all GPUs of its host, the process runs by itself.
 
     Args:
-        coordinator: Address and port of the first process, at which all meet.
-        processes: How many there are.
-        index: Which of them this is, from 0.
+        coordinator: Address and port of the primary process.
+        processes: Number of processes.
+        index: Index of this process, from 0.
 
     Raises:
-        InputError: If what is given does not name a process of a job.
-        RunError: If the processes do not meet.
+        InputError: If the arguments do not name a process of a job, or JAX has no device.
+        RunError: If the processes do not find each other.
     """
     given = [coordinator, processes, index]
     if given == [None] * 3 and os.environ.get("SLURM_NTASKS") == "1":
@@ -66,57 +66,57 @@ def initialize_job(
             coordinator,
             processes,
             index,
-            initialization_timeout=_GATHERING,
+            initialization_timeout=_START_TIMEOUT,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except ValueError as error:
         if given == [None] * 3 and "coordinator_address" in str(error):
-            return  # nothing speaks of other processes
+            return  # nothing mentions other processes
         raise InputError(
             f"This is no process of a job ({error}) Name all of --coordinator_address=HOST:PORT, "
-            "--num_processes=N and --process_id=0..N-1, as SLURM and Cloud TPUs do by themselves; "
-            "or none, and --nodistributed, to train with the devices of this host alone."
+            "--num_processes=N and --process_id=0..N-1, which SLURM and Cloud TPUs set themselves; "
+            "or none, and --nodistributed, to train only with the devices of this host."
         ) from error
-    except Exception as error:  # the coordination service has many
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # the coordination service raises many kinds
         raise RunError(
-            f"The processes of the job did not meet within {_GATHERING} s ({first_line}). Start "
-            "all of them at the same time, let their hosts reach the first one's port, or give "
-            "--nodistributed to train with the devices of this host alone."
+            f"The processes of the job did not all connect within {_START_TIMEOUT} s "
+            f"({first_line(error)}). Start all of them at the same time, let their hosts reach the "
+            "first one's port, or give --nodistributed to train only with the devices of this host."
         ) from error
+    devices = available_devices()
     if not is_primary():
         silence()
         logging.set_verbosity(logging.ERROR)
-    say(f"This is process 0 of {jax.process_count()}, {len(jax.devices())} devices in all.")
+    say(f"This is process 0 of {jax.process_count()}, {len(devices)} devices in total.")
 
 
 def is_multiprocess() -> bool:
-    """Whether this process is one of a job; unlike JAX's own count, this starts no device."""
+    """Return whether this process is part of a job; unlike JAX's count, this starts no device."""
     return jax.distributed.is_initialized()
 
 
 def is_primary() -> bool:
-    """Whether this process writes and tells; one that is by itself does."""
+    """Return whether this process writes and prints; a process without a job does."""
     return not is_multiprocess() or jax.process_index() == 0
 
 
 def broadcast_from_primary(make: Callable[[], T]) -> T:
-    """Runs a function in the first process alone and tells its outcome to all.
+    """Run a function only in the primary process and broadcast its result to all.
 
     Args:
-        make: Returns what JSON can hold, or ends in an error of ours, which then ends all.
+        make: Returns a JSON value. An `InputError` or `RunError` ends all processes.
 
     Raises:
         InputError: As `make` does.
         RunError: As `make` does.
-        SystemExit: In the other processes, if `make` ended in an error: the first one tells it.
+        SystemExit: In the other processes, if `make` raised; the primary process prints why.
     """
     if not is_multiprocess():
         return make()
-    service, key = _service(), f"apinet_jax/{next(_turns)}"
+    service, key = _service(), f"apinet_jax/{next(_exchanges)}"
     if not is_primary():
         with _explain_lost_process():
-            outcome = json.loads(service.blocking_key_value_get(key, _PATIENCE))
+            outcome = json.loads(service.blocking_key_value_get(key, _WAIT_TIMEOUT))
         if "exit_code" in outcome:
             raise SystemExit(outcome["exit_code"])
         return outcome["value"]
@@ -131,9 +131,9 @@ def broadcast_from_primary(make: Callable[[], T]) -> T:
 
 
 def run_on_primary_first(make: Callable[[], T]) -> T:
-    """Runs a function in all processes, in the first one before the others.
+    """Run a function in all processes, in the primary process before the others.
 
-    What it prepares on a disk that they share is then there already.
+    The others find what it has prepared on a shared disk.
 
     Raises:
         InputError: As `make` does.
@@ -146,38 +146,38 @@ def run_on_primary_first(make: Callable[[], T]) -> T:
 
 
 def wait_for_all_processes() -> None:
-    """Returns once every process has come here.
+    """Return once every process has called this function.
 
     Raises:
-        RunError: If one of them will not.
+        RunError: If one of them has ended.
     """
     if is_multiprocess():
         with _explain_lost_process():
-            _service().wait_at_barrier(f"apinet_jax/{next(_turns)}", _PATIENCE)
+            _service().wait_at_barrier(f"apinet_jax/{next(_exchanges)}", _WAIT_TIMEOUT)
 
 
 @contextlib.contextmanager
 def _explain_lost_process() -> Iterator[None]:
-    """Lets a wait for processes that do not come any more end in one message."""
+    """Turn the failed wait for a process that has ended into one message."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         raise RunError(
-            "Another process of the job has ended, by an error that it tells itself or because its "
-            "host was lost. The same command goes on from the last good checkpoint."
+            "Another process of the job has ended: it printed an error, or its host was lost. The "
+            "same command resumes from the last good checkpoint."
         ) from error
 
 
 def exit_now(exit_code: int) -> None:
-    """Ends this process without waiting for the others, which the runtime then ends as well.
+    """End this process without waiting for the others, which the runtime then ends too.
 
-    Python's own way out would wait minutes for processes that wait for this one.
+    A normal exit would wait minutes for processes that wait for this one.
     """
     os._exit(exit_code)
 
 
 def _service() -> Any:
-    """JAX's coordination service, which it has no public name for."""
+    """Return JAX's coordination service, which has no public name."""
     from jax._src import distributed
 
     return distributed.global_state.client

@@ -1,5 +1,7 @@
 """The data mesh: every device holds a slice of the batch and a copy of the parameters."""
 
+import importlib.util
+import os
 from typing import TypeVar
 
 import jax
@@ -14,31 +16,62 @@ DATA_AXIS = "data"
 T = TypeVar("T", bound=tuple)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """A one-axis mesh over `devices` (all of them by default), whatever their number and hosts.
+def available_devices() -> list[jax.Device]:
+    """Return the devices of all processes; the first call starts the backend.
 
-    The axis is `Auto`: the compiler partitions the step. `jax.make_mesh` alone would make it
-    explicit, where gathering partners across shards has to be spelled out.
+    Raises:
+        InputError: If JAX cannot start the platform that was asked for.
     """
-    devices = jax.devices() if devices is None else devices
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion: a platform without its plugin
+        raise InputError(_why_no_device(str(error))) from error
+
+
+def _why_no_device(text: str) -> str:
+    reason = text.partition(" (set JAX_PLATFORMS")[0]
+    asked = os.environ.get("JAX_PLATFORMS")
+    if not asked:
+        return f"JAX cannot start a device: {reason}. To use the CPU, set JAX_PLATFORMS=cpu."
+    packages = {"cuda": "jax_cuda12_plugin", "tpu": "libtpu"}
+    installed = [name for name, package in packages.items() if importlib.util.find_spec(package)]
+    available = ", ".join(["cpu", *(name for name in installed if name not in asked)])
+    extra = {"cuda": "cuda12", "gpu": "cuda12", "tpu": "tpu"}.get(asked.split(",")[0])
+    install = f'Install "jax[{extra}]=={jax.__version__}", or unset' if extra else "Unset"
+    return (
+        f"JAX has no {asked} here (available: {available}). {install} JAX_PLATFORMS."
+        + f" JAX says: {reason}." * bool(reason)
+    )
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Return a one-axis mesh over `devices`, by default all devices of all hosts.
+
+    The axis is `Auto`: the compiler partitions the step. The default of `jax.make_mesh` is an
+    explicit axis, where every gather across shards must be spelled out.
+
+    Raises:
+        InputError: If JAX cannot start the platform that was asked for.
+    """
+    devices = available_devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA_AXIS,), (AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of parameters, optimizer state and metrics: a whole copy on each device."""
+    """Return the sharding of parameters and optimizer state: a full copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def sharded_by_batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of everything with a leading batch axis: a slice of rows on each device."""
+    """Return the sharding of arrays with a leading batch axis: a slice of rows on each device."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def to_global(batch: T, mesh: Mesh) -> T:
-    """Joins the rows that each host loaded into one global batch.
+    """Join the rows that each host loaded into one global batch.
 
     Args:
-        batch: This host's rows: a named tuple of NumPy arrays, as `Batch`.
+        batch: This host's rows: a named tuple of NumPy arrays, such as `Batch`.
         mesh: The data mesh.
 
     Returns:
@@ -59,9 +92,9 @@ def to_global(batch: T, mesh: Mesh) -> T:
 
 
 def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
-    """The rows of the global batch that this host loads, ascending: those of its devices.
+    """Return the rows of the global batch that this host's devices hold, ascending.
 
-    They need not lie side by side: a mesh follows the wires between chips, not the hosts.
+    They need not be contiguous: a mesh follows the links between chips, not the hosts.
 
     Args:
         batch_size: Images of the global batch, a multiple of the number of devices.
@@ -72,16 +105,16 @@ def host_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
 
 
 def check_divisible(batch_size: int, mesh: Mesh, where: str, microbatches: int = 1) -> None:
-    """Refuses a batch that the devices cannot share equally.
+    """Refuse a batch that the devices cannot share equally.
 
     Args:
         batch_size: Images of the global batch, `B`.
         mesh: The data mesh.
-        where: The settings that made `batch_size`, for the message.
-        microbatches: Parts of the batch, each of which they share.
+        where: The settings that give `batch_size`, for the message.
+        microbatches: Parts of the batch; the devices share each of them.
 
     Raises:
-        InputError: If `batch_size` is not a multiple of the number of devices, and of the parts.
+        InputError: If `batch_size` is not a multiple of devices times microbatches.
     """
     unit = mesh.size * microbatches
     if batch_size % unit:

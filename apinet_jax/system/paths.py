@@ -1,7 +1,7 @@
-"""Where runs and data lie: on a disk, or in a bucket of Google Cloud Storage (`gs://BUCKET/...`).
+"""Paths of runs and data: on a disk, or in a bucket of Google Cloud Storage (`gs://BUCKET/...`).
 
-A path on a disk is pathlib's, one in a bucket epath's, which has the same methods as far as both
-can do the same. What a bucket cannot do, or does in another way, is here.
+A path on a disk is pathlib's, a path in a bucket epath's, with the same methods. What a bucket
+cannot do, or does in another way, is here.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from apinet_jax.system.errors import InputError, explain_failed_writes, first_line
+from apinet_jax.system.errors import InputError, RunError, explain_failed_writes, first_line
 
 AnyPath = Path | epath.Path
 
@@ -24,15 +24,16 @@ _INSTALL = 'pip install "apinet_jax[gcs]"'
 
 
 def is_remote(path: AnyPath | str) -> bool:
-    """Whether a path lies in a bucket."""
+    """Return whether a path is in a bucket."""
     return str(path).startswith(_BUCKETS)
 
 
 def to_path(text: AnyPath | str) -> AnyPath:
-    """The path that a user named, with the home folder in the place of `~`.
+    """Return the path that a user named, with `~` replaced by the home folder.
 
     Raises:
-        InputError: If it is an address that is not understood, or what reads it is not installed.
+        InputError: If there is no such home folder, the address is of an unknown kind, or the
+            package that reads it is not installed.
     """
     if not is_remote(text):
         return local_path(text)
@@ -40,56 +41,73 @@ def to_path(text: AnyPath | str) -> AnyPath:
         raise InputError(f"{text} names no bucket. Name one, as in {_BUCKETS}BUCKET/runs/x.")
     if importlib.util.find_spec("gcsfs") is None:
         raise InputError(
-            f"{text} lies in a bucket, and what reads those is not installed: {_INSTALL}"
+            f"{text} is in a bucket, and the package that reads it is not installed: {_INSTALL}"
         )
     _configure_backend()
     return epath.Path(text)
 
 
 def local_path(text: AnyPath | str) -> Path:
-    """The path that a user named, where it can only be one on a disk.
+    """Return the path that a user named, where only a disk will do, with `~` replaced.
 
     Raises:
-        InputError: If it is an address.
+        InputError: If it is an address, or there is no such home folder.
     """
     if "://" in str(text):
         raise InputError(
-            f"{text} does not lie on a disk. Name a folder or file of this machine; --workdir, "
-            f"data.dir, data.manual_dir and model.pretrained may also begin with {_BUCKETS}."
+            f"{text} is not on a disk. Name a folder or file of this machine; --workdir, data.dir, "
+            f"data.manual_dir and model.pretrained may also begin with {_BUCKETS}."
         )
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # an unknown user, or a container's user without HOME
+        home = Path(text).parts[0]
+        raise InputError(
+            f"{text} needs the home folder {home}, and this machine has none. Name the folder in "
+            "full, or set HOME."
+        ) from error
 
 
 def absolute_path(path: AnyPath | str) -> AnyPath:
-    """The path from the root, with the home folder in the place of `~`."""
+    """Return the path from the root, with `~` replaced by the home folder."""
     path = to_path(path)
     return path if is_remote(path) else path.absolute()
 
 
 def records_root() -> Path:
-    """TFDS's own folder of prepared records: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+    """Return TFDS's folder of prepared records: `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
 
     Raises:
-        InputError: If it is no folder of a disk: array_record reads from nowhere else.
+        InputError: If it is not on a disk, the only place that array_record reads, or if there is
+            no home folder.
     """
-    return local_path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    if named := os.environ.get("TFDS_DATA_DIR"):
+        return local_path(named)
+    try:
+        return local_path("~/tensorflow_datasets")
+    except InputError as error:
+        raise InputError(
+            "There is no home folder for the prepared records. Set TFDS_DATA_DIR to a folder."
+        ) from error
 
 
 def check_bucket(path: AnyPath) -> None:
-    """Looks whether the bucket of a path is there and may be read; paths on disks pass.
+    """Check that the bucket of a path exists and may be read; paths on disks pass.
 
     Raises:
         InputError: If not.
     """
     if is_remote(path):
         with explain_bucket_errors(path):
-            there = path.exists() or epath.Path(_BUCKETS + path.parts[2]).exists()
-        if not there:
-            raise InputError(f"There is no bucket {_BUCKETS}{path.parts[2]}, or not for you.")
+            exists = path.exists() or epath.Path(_BUCKETS + path.parts[2]).exists()
+        if not exists:
+            raise InputError(
+                f"There is no bucket {_BUCKETS}{path.parts[2]}, or your account may not see it."
+            )
 
 
 def check_writable(workdir: AnyPath) -> None:
-    """Looks whether a run may write to a workdir and delete there.
+    """Check that a run may write and delete in a workdir.
 
     Raises:
         InputError: If not.
@@ -100,41 +118,63 @@ def check_writable(workdir: AnyPath) -> None:
             (workdir / ".writable").write_bytes(b"")
             (workdir / ".writable").unlink()
         return
-    there = next(place for place in (workdir, *workdir.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "may not be written to" if there.is_dir() else "is not a folder"
-        raise InputError(f"The workdir {workdir} cannot be used: {there} {reason}. Choose another.")
+    check_characters(workdir)
+    place = next(place for place in (workdir, *workdir.absolute().parents) if place.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        reason = "may not be written to" if place.is_dir() else "is not a folder"
+        raise InputError(f"The workdir {workdir} cannot be used: {place} {reason}. Choose another.")
+
+
+def check_characters(folder: AnyPath) -> None:
+    """Check that checkpoints can be stored below a folder, whatever its parents are called.
+
+    Raises:
+        InputError: If tensorstore cannot use a character of the path.
+    """
+    if is_remote(folder):
+        return
+    path = os.fsencode(folder.absolute())
+    reason = None
+    if b"\\" in path:
+        reason = "has a backslash, which tensorstore takes for a /"
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        reason = "is not valid UTF-8"
+    if reason:
+        shown = path.decode(errors="backslashreplace")
+        raise InputError(f"{shown} {reason}: no checkpoint can be stored there. Rename the folder.")
 
 
 @contextmanager
 def explain_bucket_errors(path: AnyPath | str) -> Iterator[None]:
-    """Lets a bucket that cannot be used end in one message, whatever library found that out.
+    """Turn any library's error about a bucket into one message.
 
     Raises:
-        InputError: Instead of its error, whose first line it quotes.
+        InputError: Instead of that error, whose first line it quotes.
     """
     try:
         yield
-    except InputError:
+    except (InputError, RunError):
         raise
     except Exception as error:
         if not is_remote(path):
             raise
         raise InputError(
             f"{path} cannot be used ({first_line(error)}). Check the name of the bucket, the "
-            "credentials (gcloud auth application-default login), and that these may get the "
-            "bucket and read, write and delete its objects."
+            "credentials (gcloud auth application-default login), and their permissions: to get "
+            "the bucket, and to read, write and delete its objects."
         ) from error
 
 
 def write_atomically(path: AnyPath, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a kill, meets the old text or the new.
+    """Replace a file by an atomic rename: a reader, or a kill, finds the old text or the new.
 
     Raises:
-        RunError: If the disk does not take it.
+        RunError: If it cannot be written.
     """
     with explain_failed_writes(path):
-        if is_remote(path):  # an object appears as a whole
+        if is_remote(path):  # objects are replaced atomically
             path.write_text(text)
             return
         part = path.with_suffix(path.suffix + ".part")
@@ -146,18 +186,18 @@ def write_atomically(path: AnyPath, text: str) -> None:
 
 
 def files_below(folder: AnyPath) -> list[AnyPath]:
-    """Every file below a folder, in the order of their paths."""
+    """Return every file below a folder, sorted by path."""
     if is_remote(folder):
         return [folder.joinpath(name) for name in sorted(objects_below(folder))]
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def objects_below(folder: AnyPath, part: str = "") -> dict[str, dict[str, Any]]:
-    """What a bucket says of every object below a folder, by its path there: one request.
+    """Return the attributes of every object below a folder in a bucket, by path: one request.
 
     Args:
-        folder: The folder, in a bucket.
-        part: The name of a file or folder in it, to be told of that alone.
+        folder: The folder.
+        part: A file or folder in it, to list only that.
     """
     system, root = file_system(folder)
     found = system.find(f"{root}/{part}".rstrip("/"), detail=True)
@@ -165,14 +205,14 @@ def objects_below(folder: AnyPath, part: str = "") -> dict[str, dict[str, Any]]:
 
 
 def file_system(path: AnyPath) -> tuple[Any, str]:
-    """The file system of a path in a bucket, and what that calls the path."""
+    """Return the file system of a path in a bucket, and its name for the path."""
     import fsspec
 
     return fsspec.core.url_to_fs(str(path))
 
 
 def remove_folder(folder: AnyPath) -> None:
-    """Removes a folder and all that is in it."""
+    """Remove a folder with its content."""
     if is_remote(folder):
         folder.rmtree()
     else:
@@ -180,10 +220,9 @@ def remove_folder(folder: AnyPath) -> None:
 
 
 def move_folder(folder: AnyPath, target: AnyPath) -> None:
-    """Gives a folder another place, where nothing is yet.
+    """Move a folder to a target that does not exist.
 
-    In a bucket each object is copied first and the old ones are deleted then, so a kill in between
-    loses nothing.
+    In a bucket all objects are copied before the old ones are deleted, so a kill loses nothing.
     """
     if not is_remote(folder):
         target.parent.mkdir(exist_ok=True)
@@ -196,11 +235,11 @@ def move_folder(folder: AnyPath, target: AnyPath) -> None:
 
 
 def _configure_backend() -> None:
-    """Has epath ask the bucket itself each time, and not TensorFlow where that is installed."""
+    """Let epath ask the bucket each time, and never through TensorFlow."""
     import fsspec
 
-    for library in ("gcsfs", "google.auth"):  # what they log is told once more, by the error
+    for library in ("gcsfs", "google.auth"):  # they log what their errors say
         logging.getLogger(library).setLevel(logging.CRITICAL)
     os.environ["EPATH_USE_TF"] = "false"
-    # Other processes write there too: what was listed a while ago is no answer.
+    # Other processes write there too, so an earlier listing may be out of date.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False

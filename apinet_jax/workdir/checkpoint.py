@@ -1,28 +1,35 @@
-"""Saving and restoring with orbax, the only file that knows it.
+"""Saving and restoring with orbax, which only this file imports.
 
 A workdir holds `checkpoints/STEP` (the newest few) and `best/STEP` (the one chosen on held-out
-images). Each is two parts, so that inference reads the weights alone: `weights` (parameters and
-BatchNorm statistics) and `trainer` (step and optimizer), with `metadata` beside them and a seal
+images). Each has two parts, so that inference reads only the weights: `weights` (parameters and
+BatchNorm statistics) and `trainer` (step and optimizer), with `metadata` next to them and a seal
 over all (`seal.py`). `checkpoint_files.py` says which of them count.
 """
 
 import contextlib
-import logging
+import fnmatch
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.logging import get_absl_logger
+from etils import epath
 from jax.sharding import Sharding, SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from apinet_jax.method.types import TrainState
 from apinet_jax.system import hosts
 from apinet_jax.system.errors import InputError, RunError, explain_failed_writes
-from apinet_jax.system.paths import AnyPath, absolute_path, explain_bucket_errors
+from apinet_jax.system.mesh import available_devices
+from apinet_jax.system.paths import (
+    AnyPath,
+    absolute_path,
+    check_characters,
+    explain_bucket_errors,
+)
 from apinet_jax.workdir.checkpoint_files import (
     BEST,
     LAST,
@@ -30,13 +37,17 @@ from apinet_jax.workdir.checkpoint_files import (
     resolve_checkpoint,
     steps_of,
 )
+from apinet_jax.workdir.failed_saves import FailedSaves
 from apinet_jax.workdir.seal import find_damage, is_sealed, write_seal
 
+_HELD_OUT_SCORE = "held_out_top1"
+# What orbax writes when it merges the arrays of all processes; nothing can be read without it.
+_MANIFESTS = ("weights/manifest.ocdbt", "trainer/manifest.ocdbt")
 _ANOTHER = "Choose another with --checkpoint=last|best|STEP."
 
 
 class Weights(NamedTuple):
-    """What inference needs.
+    """The part of a checkpoint that inference needs.
 
     Attributes:
         params: Parameters.
@@ -50,86 +61,99 @@ class Weights(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, written in the background."""
+    """The checkpoints of one workdir, written in the background. Use it as a context."""
 
     def __init__(self, workdir: AnyPath, keep: int):
-        """Opens the workdir and clears away what a kill left half-written or half-deleted.
+        """Open the workdir and remove what a kill left half-written or half-deleted.
 
-        What is newer than the newest sound checkpoint is put aside, and told.
+        Checkpoints newer than the newest intact one are moved away with a warning.
 
         Args:
             workdir: Folder of the run.
-            keep: Newest checkpoints to keep; the best is kept beside them.
+            keep: Number of newest checkpoints to keep, besides the best one.
 
         Raises:
-            InputError: If no checkpoint is sound, or the best one is not.
+            InputError: If no checkpoint is intact, or the best one is not.
         """
         self._workdir, self._pending = workdir, []
         hosts.broadcast_from_primary(lambda: quarantine_damaged(workdir))
-        self._background = ThreadPoolExecutor(2)  # a save to wait for, and its seal
-        _FAILED_SAVES.forget()
-        get_absl_logger().addFilter(_FAILED_SAVES)  # to stay: orbax's threads may log at the end
+        self._background = ThreadPoolExecutor(2)  # one waits for a save, one seals it
+        self._failed_saves = FailedSaves()
         self._last = _open(workdir / LAST, keep)
         self._best = _open(workdir / BEST, 1)
 
     def latest_step(self) -> int | None:
-        """The newest complete step, or `None` in a fresh workdir."""
+        """Return the newest complete step, or `None` in a fresh workdir."""
         return max(steps_of(self._workdir), default=None)
 
-    def save(self, state: TrainState, metadata: dict[str, Any], *, best: bool = False) -> None:
-        """Starts to write the state, unless it is the newest that is there already.
+    def best_score(self) -> float | None:
+        """Return the held-out accuracy of the best checkpoint, or `None` without a recorded one."""
+        if (step := max(steps_of(self._workdir, BEST), default=None)) is None:
+            return None
+        with _explain_damage(self._workdir / BEST / str(step), "Use another --workdir."):
+            return self._best.checkpointables_metadata(step).custom_metadata.get(_HELD_OUT_SCORE)
 
-        The copy that is written is taken before this returns, so the buffers may be donated.
+    def save(
+        self, state: TrainState, metadata: dict[str, Any], *, best_score: float | None = None
+    ) -> None:
+        """Start to write the state, unless its step is already the newest.
+
+        The state is copied before this returns, so its buffers may be donated.
 
         Args:
             state: What to save.
-            metadata: JSON values to keep beside it: configuration and class names.
-            best: Whether it replaces the best instead of joining the newest.
+            metadata: JSON values to store next to it: configuration and class names.
+            best_score: Held-out accuracy of a state that replaces the best one. Without it the
+                state joins the newest ones.
 
         Raises:
-            RunError: If the disk does not take it, or did not take the one before.
+            RunError: If it cannot be written, or the previous one could not.
         """
+        best = best_score is not None
         step = int(state.step)
         self.wait()
         if not best and step == hosts.broadcast_from_primary(self.latest_step):
-            return  # orbax would delete it first, and a kill in between would lose it
+            return  # orbax would delete it first, and a kill would then lose it
         if jax.default_backend() == "cpu":
-            # Host and device share memory there: orbax would read buffers that the next step,
-            # to which they are donated, is already overwriting.
+            # Host and device share memory there, and the next step overwrites these buffers, which
+            # are donated to it, while orbax still reads them.
             state = jax.tree.map(jnp.copy, state)
         folder = self._workdir / (BEST if best else LAST) / str(step)
+        score = {_HELD_OUT_SCORE: best_score} if best else {}
         with explain_failed_writes(f"the checkpoint {folder}"):
             response = (self._best if best else self._last).save_checkpointables_async(
                 step,
                 _parts(state),
                 overwrite=True,
                 force=True,
-                custom_metadata={"step": step, **metadata},
+                custom_metadata={"step": step, **metadata, **score},
             )
 
         def finish() -> None:
             saved = self._background.submit(response.result)
-            ends = [saved, _FAILED_SAVES.first] if hosts.is_multiprocess() else [saved]
+            ends = [saved, self._failed_saves.first] if hosts.is_multiprocess() else [saved]
             for end in wait(ends, return_when=FIRST_COMPLETED).done:
                 end.result()
             if hosts.is_primary():
+                _check_merged(folder)
                 write_seal(folder)
 
         self._pending.append((folder, self._background.submit(finish)))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """Reads a state onto the devices that `like` lives on, whatever devices wrote it.
+        """Read a state onto the devices of `like`, whatever devices wrote it.
 
         Args:
-            step: A step that `latest_step` named.
+            step: A step that `latest_step` returned.
             like: A state of the same structure.
 
         Raises:
             InputError: If the checkpoint cannot be read.
         """
         abstract = jax.tree.map(_abstract, like)
-        with _damage_explained(
-            self.path(step), "Move it elsewhere; the same command then goes on from the one before."
+        with _explain_damage(
+            self.path(step),
+            "Move it elsewhere; the same command then resumes from the previous one.",
         ):
             parts = self._last.load_checkpointables(step, _parts(abstract))
         weights, trainer = parts["weights"], parts["trainer"]
@@ -137,14 +161,14 @@ class Checkpoints:
         return TrainState(**{**weights, **trainer}, ema=average)
 
     def path(self, step: int) -> AnyPath:
-        """Folder of a step."""
+        """Return the folder of a step."""
         return self._workdir / LAST / str(step)
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on disk.
+        """Return when every save is on disk.
 
         Raises:
-            RunError: If the disk did not take it.
+            RunError: If one could not be written.
         """
         while self._pending:
             folder, finished = self._pending.pop()
@@ -153,80 +177,74 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def name_last_checkpoint_in_errors(self) -> Iterator[None]:
-        """Adds to the message of a `RunError` which checkpoint is there to go on from."""
+        """Add the last good checkpoint to the message of a `RunError`."""
         try:
             yield
         except RunError as error:
-            with contextlib.suppress(RunError):  # a save that fails now is told by its absence
+            with contextlib.suppress(RunError):  # the previous checkpoint is then the last one
                 self.wait()
             step = self.latest_step()
-            there = "There is no checkpoint yet."
+            last = "There is no checkpoint yet."
             if step is not None:
-                there = f"The last good checkpoint is {self.path(step)}."
-            raise type(error)(f"{error} {there}") from error
+                last = f"The last good checkpoint is {self.path(step)}."
+            raise type(error)(f"{error} {last}") from error
 
     def __enter__(self) -> "Checkpoints":
+        get_absl_logger().addFilter(self._failed_saves)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and issubclass(kind, RunError) and hosts.is_multiprocess():
             return  # closing waits for other processes; the job is about to end
-        # Orbax raises the failure of a save once more; the error on its way out says it all.
-        with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
-            self.wait()
-            self._last.close()
-            self._best.close()
-        self._background.shutdown()
+        with contextlib.ExitStack() as closing:  # each of them, in reverse order, if one fails
+            # Orbax raises the failure of a save again; the error that is being raised says it.
+            closing.enter_context(contextlib.suppress(*[Exception] * (kind is not None)))
+            closing.callback(get_absl_logger().removeFilter, self._failed_saves)
+            closing.callback(self._background.shutdown)
+            closing.callback(self._best.close)
+            closing.callback(self._last.close)
+            closing.callback(self.wait)
 
 
-class _FailedSaves(logging.Filter):
-    """Hears of a save that failed, and keeps orbax's traceback from the screen.
+class _LiteralPath(type(epath.Path())):
+    """A path whose own characters are no pattern: orbax globs folders to merge their arrays."""
 
-    In a job of several processes orbax raises the failure only after all of them have finished
-    the save, which they cannot do: its log is then the one place that knows.
-
-    Attributes:
-        first: Has the first failure as its exception, once there is one.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.forget()
-
-    def forget(self) -> None:
-        """Listens anew."""
-        self.first: Future[None] = Future()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.levelno >= logging.ERROR and not self.first.done():
-            self.first.set_exception(record.exc_info[1])
-        return not record.exc_info
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        """Yield the children that match a pattern."""
+        return (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
 
 
-_FAILED_SAVES = _FailedSaves()  # one for the process, as is the log
+def _check_merged(folder: AnyPath) -> None:
+    """Refuse to seal a checkpoint that cannot be read."""
+    if missing := [name for name in _MANIFESTS if not (folder / name).exists()]:
+        raise RunError(
+            f"The checkpoint {folder} was saved without {' and '.join(missing)}, so it cannot be "
+            "read. Try another --workdir, and report this with the log above."
+        )
 
 
 def load_weights(
     workdir: AnyPath | str, which: str | int = "last", sharding: Sharding | None = None
 ) -> Weights:
-    """Reads parameters and statistics alone, for inference: the one call that it needs.
+    """Read only parameters and statistics, for inference.
 
     Args:
         workdir: Folder of a run, or of one of its checkpoints (`runs/x/checkpoints/1200`).
-        which: `last`, `best` or a step; not looked at where `workdir` is itself a checkpoint.
+        which: `last`, `best` or a step; ignored if `workdir` is itself a checkpoint.
         sharding: Where the arrays go; the first device by default.
 
     Raises:
-        InputError: If there is no such checkpoint, with a list of those there are; or if it cannot
-            be read.
+        InputError: If there is no such checkpoint, with a list of the existing ones; or if it
+            cannot be read.
     """
     folder = resolve_checkpoint(workdir, which)
+    check_characters(folder)
     step = int(folder.name)
     if is_sealed(folder) and (damage := find_damage(folder, unread="trainer")):
         raise InputError(f"The checkpoint {folder} is damaged: {damage}. {_ANOTHER}")
-    sharding = sharding or SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or SingleDeviceSharding(available_devices()[0])
     with (
-        _damage_explained(folder, _ANOTHER),
+        _explain_damage(folder, _ANOTHER),
         _open(folder.parent, None) as checkpointer,
     ):
         saved = checkpointer.checkpointables_metadata(step)
@@ -239,17 +257,17 @@ def load_weights(
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """What is saved: the weights that inference needs, and what training needs beside them."""
+    """Return what is saved: the weights for inference, and the rest of the training state."""
     trainer = {"step": state.step, "opt_state": state.opt_state}
-    if state.ema is not None:  # inference reads the average, so what is trained lies elsewhere
+    if state.ema is not None:  # inference reads the average from `weights`
         trainer["params"] = state.params
     weights = {"params": state.inference_params, "batch_stats": state.batch_stats}
     return {"weights": weights, "trainer": trainer}
 
 
 @contextlib.contextmanager
-def _damage_explained(folder: AnyPath, advice: str) -> Iterator[None]:
-    """Lets a checkpoint that cannot be read end in one message, whatever orbax stumbles over."""
+def _explain_damage(folder: AnyPath, advice: str) -> Iterator[None]:
+    """Turn any error of orbax about an unreadable checkpoint into one message."""
     try:
         yield
     except jax.errors.JaxRuntimeError:
@@ -263,12 +281,12 @@ def _damage_explained(folder: AnyPath, advice: str) -> Iterator[None]:
 
 
 def _open(folder: AnyPath, keep: int | None) -> ocp.training.Checkpointer:
-    """A checkpointer over a folder; `keep=None` reads and never deletes."""
-    with explain_bucket_errors(
-        folder
-    ):  # orbax asks for more than `check_bucket`: for the bucket itself
+    """Return a checkpointer over a folder; `keep=None` reads and never deletes."""
+    options = ocp.options.FileOptions(path_class=_LiteralPath)
+    with explain_bucket_errors(folder):  # unlike `check_bucket`, orbax asks for the bucket itself
         return ocp.training.Checkpointer(
-            absolute_path(folder),
+            _LiteralPath(absolute_path(folder)),
+            context=ocp.Context(file_options=options),
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=keep is not None,
         )

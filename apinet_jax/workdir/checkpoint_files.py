@@ -1,4 +1,4 @@
-"""The checkpoints of a workdir as folders: which are complete, which are sound, which is meant."""
+"""The checkpoints of a workdir as folders: which are complete, intact, or the one to load."""
 
 import time
 
@@ -15,24 +15,23 @@ from apinet_jax.system.paths import (
 from apinet_jax.workdir.seal import find_damage, is_sealed
 
 LAST, BEST = "checkpoints", "best"
-# Where damaged ones are put aside.
+# The quarantine.
 DAMAGED = "damaged"
 
-# What a checkpoint cannot be read without: the part of the weights, orbax's and our metadata.
+# A checkpoint cannot be read without its weights, and orbax's and our metadata.
 _NEEDED = ("weights", "_CHECKPOINT_METADATA")
-# In a bucket, where no folder can be given its name at the end, orbax writes this object last.
+# Orbax writes this object last in a bucket, where a folder cannot be renamed at the end.
 _COMMITTED = "commit_success.txt"
 
 
 def quarantine_damaged(workdir: AnyPath) -> None:
-    """Leaves in a workdir what a run may go on from, and tells what it puts aside.
+    """Leave only checkpoints in a workdir from which a run may resume.
 
-    What a killed deletion left is removed, and so is a save that had not come to its end where
-    there is one that had. What is damaged and newer than the newest sound checkpoint is moved to
-    `damaged/`.
+    Remains of a killed deletion are removed. Checkpoints that are unfinished or damaged, and newer
+    than the newest intact one, are moved to `damaged/` with a warning.
 
     Raises:
-        InputError: If there are checkpoints and none is sound, or the best one is not.
+        InputError: If checkpoints exist and none is intact, or the best one is not.
     """
     for half in (*_step_folders(workdir / LAST), *_step_folders(workdir / BEST)):
         if not (half / "weights").exists():
@@ -40,30 +39,30 @@ def quarantine_damaged(workdir: AnyPath) -> None:
     for best in _complete(workdir / BEST):
         if is_sealed(best) and (damage := find_damage(best)):
             raise InputError(
-                f"The best checkpoint {best} is damaged: {damage}. Only training again makes it "
-                "again: use another --workdir."
+                f"The best checkpoint {best} is damaged: {damage}. Only a new run can replace it: "
+                "use another --workdir."
             )
     folders = _complete(workdir / LAST)[::-1]
     damages = {}
     for folder in folders:
-        damages[folder] = find_damage(folder) if is_sealed(folder) else "it was not finished"
+        damages[folder] = find_damage(folder) if is_sealed(folder) else "its save was not finished"
         if damages[folder] is None:
-            sound = folder
+            intact = folder
             break
-    else:  # without any seal it is a run of an older version, and taken as it is
-        sound = folders[0] if folders and not any(map(is_sealed, folders)) else None
-    if folders and sound is None:
-        told = "\n".join(f"  {folder}: {damage}" for folder, damage in damages.items())
+    else:  # a run without any seal is one of an older version, whose newest is used unchecked
+        intact = folders[0] if folders and not any(map(is_sealed, folders)) else None
+    if folders and intact is None:
+        listed = "\n".join(f"  {folder}: {damage}" for folder, damage in damages.items())
         raise InputError(
-            f"No checkpoint of {workdir} is sound:\n{told}\nMove {workdir / LAST} elsewhere to "
+            f"No checkpoint of {workdir} is intact:\n{listed}\nMove {workdir / LAST} elsewhere to "
             "train again from the start."
         )
-    for folder in folders[: folders.index(sound)] if folders else ():
-        aside = workdir / DAMAGED / f"{folder.name}-{time.time():.0f}"
-        move_folder(folder, aside)
+    for folder in folders[: folders.index(intact)] if folders else ():
+        quarantine = workdir / DAMAGED / f"{folder.name}-{time.time():.0f}"
+        move_folder(folder, quarantine)
         say(
-            f"WARNING: the checkpoint {folder} is not sound: {damages[folder]}. It was moved to "
-            f"{aside}; the one before, {sound}, takes its place."
+            f"WARNING: the checkpoint {folder} is damaged: {damages[folder]}. It was moved to "
+            f"{quarantine}; the run resumes from {intact}."
         )
 
 
@@ -90,7 +89,7 @@ def resolve_checkpoint(run: AnyPath | str, which: str | int | None = None) -> An
         return ([folder for folder in folders if is_sealed(folder)] or folders)[-1]
     if which == "best" and best:
         return run / BEST / str(best[-1])
-    if which.isascii() and which.isdecimal() and int(which) in last + best:
+    if _is_step(which) and int(which) in last + best:
         return run / (LAST if int(which) in last else BEST) / str(int(which))
     if not last and not best:
         raise InputError(
@@ -105,7 +104,7 @@ def resolve_checkpoint(run: AnyPath | str, which: str | int | None = None) -> An
 
 
 def steps_of(workdir: AnyPath, folder: str = LAST) -> list[int]:
-    """The complete steps in a folder of a workdir, ascending.
+    """Return the complete steps in a folder of a workdir, ascending.
 
     A checkpoint gets its name when it is complete, but a kill may have left it half-deleted.
     """
@@ -113,7 +112,7 @@ def steps_of(workdir: AnyPath, folder: str = LAST) -> list[int]:
 
 
 def _complete(folder: AnyPath) -> list[AnyPath]:
-    """The complete checkpoints in a folder, ascending."""
+    """Return the complete checkpoints in a folder, ascending."""
     needed = (*_NEEDED, _COMMITTED) if is_remote(folder) else _NEEDED
     complete = [
         step for step in _step_folders(folder) if all((step / part).exists() for part in needed)
@@ -122,10 +121,17 @@ def _complete(folder: AnyPath) -> list[AnyPath]:
 
 
 def _step_folders(folder: AnyPath) -> list[AnyPath]:
-    """What has the name of a step, complete or not."""
-    return [path for path in folder.glob("*") if path.name.isdigit() and path.is_dir()]
+    """Return the folders named like a step, complete or not."""
+    if not folder.is_dir():
+        return []
+    # No glob: in a bucket it would take the characters of the folder's path as a pattern.
+    return [path for path in folder.iterdir() if _is_step(path.name) and path.is_dir()]
 
 
 def is_checkpoint(folder: AnyPath) -> bool:
-    """Whether a path is that of one checkpoint."""
-    return folder.parent.name in (LAST, BEST) and folder.name.isdigit() and folder.is_dir()
+    """Return whether a path is the folder of one checkpoint."""
+    return folder.parent.name in (LAST, BEST) and _is_step(folder.name) and folder.is_dir()
+
+
+def _is_step(name: str) -> bool:
+    return name.isascii() and name.isdigit()  # `"²".isdigit()` is true

@@ -11,7 +11,7 @@ from apinet_jax.system.paths import AnyPath
 
 
 def smooth(values: Float[np.ndarray, " T"], window: int) -> Float[np.ndarray, " T"]:
-    """Mean over the last `window` values, over fewer at the start."""
+    """Return the mean over the last `window` values, over fewer at the start."""
     total = np.cumsum(np.concatenate([[0.0], values]))
     end = np.arange(1, len(values) + 1)
     begin = np.maximum(end - window, 0)
@@ -19,11 +19,11 @@ def smooth(values: Float[np.ndarray, " T"], window: int) -> Float[np.ndarray, " 
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], frozen_steps: int, path: AnyPath) -> None:
-    """Draws loss terms, accuracies and learning rate over the steps.
+    """Draw loss terms, accuracies and learning rate over the steps.
 
     Args:
         rows: Rows of `metrics.jsonl`.
-        frozen_steps: Steps of the frozen stage, shaded.
+        frozen_steps: Steps of the frozen stage, which is shaded.
         path: PNG to write.
     """
     from matplotlib.figure import Figure  # no pyplot: no window, no global state

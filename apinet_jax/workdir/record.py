@@ -1,4 +1,4 @@
-"""`run.json`: what a workdir was made with, and whether a new command may go on in it."""
+"""`run.json`: the settings of a run, and whether a new command may continue it."""
 
 import hashlib
 import json
@@ -19,11 +19,12 @@ from apinet_jax.system import hosts
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath, check_writable, write_atomically
 from apinet_jax.workdir.checkpoint_files import BEST, LAST, steps_of
+from apinet_jax.workdir.metrics_log import read_rows
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
-# Seconds after which a network disk shows a new file to every host.
-_SEEN_WITHIN = 60.0
-# What a record holds; `pretrained` is `None` or has a source and a hash.
+# Seconds within which a network disk shows a new file to every host.
+_VISIBLE_WITHIN = 60.0
+# The parts of a record; `pretrained` is `None` or has a source and a hash.
 _PARTS = {
     "config": dict,
     "data_fingerprint": str,
@@ -33,21 +34,22 @@ _PARTS = {
 
 
 def read_record(workdir: AnyPath) -> dict[str, Any] | None:
-    """The record of a workdir, or `None` if no run began there.
+    """Return the record of a workdir, or `None` if no run began there.
 
     Raises:
-        InputError: If the file is not a record, or the workdir cannot be one.
+        InputError: If the workdir cannot be used, or its record or metrics are damaged.
     """
     check_writable(workdir)
     path = workdir / "run.json"
     if not path.exists():
         _check_no_run(workdir)
         return None
+    read_rows(workdir / "metrics.jsonl")  # refuse a damaged line before the data are prepared
     return _parsed(path)
 
 
 def recorded_fingerprint(workdir: AnyPath) -> str | None:
-    """The fingerprint of the data that a run was made with, where its record is there."""
+    """Return the fingerprint of a run's data, or `None` without a valid record."""
     try:
         return _parsed(workdir / "run.json")["data_fingerprint"]
     except InputError:
@@ -58,19 +60,19 @@ def _parsed(path: AnyPath) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise _no_record(path, str(error)) from error
+        raise _invalid(path, str(error)) from error
     if not isinstance(record, dict):
-        raise _no_record(path, "no JSON object")
+        raise _invalid(path, "no JSON object")
     if wrong := [
         name for name, kind in _PARTS.items() if not isinstance(record.get(name, ()), kind)
     ]:
-        raise _no_record(path, f"without a valid {', '.join(wrong)}")
+        raise _invalid(path, f"without a valid {', '.join(wrong)}")
     if record["pretrained"] and not {"source", "sha256"} <= set(record["pretrained"]):
-        raise _no_record(path, "without source and sha256 of the pretrained weights")
+        raise _invalid(path, "without source and sha256 of the pretrained weights")
     return record
 
 
-def _no_record(path: AnyPath, why: str) -> InputError:
+def _invalid(path: AnyPath, why: str) -> InputError:
     return InputError(
         f"{path} is not a run record ({why}). If the folder holds no run that you want to "
         "continue, remove it or choose another --workdir."
@@ -78,26 +80,26 @@ def _no_record(path: AnyPath, why: str) -> InputError:
 
 
 def _check_no_run(workdir: AnyPath) -> None:
-    """Refuses what a run left behind without its record: nobody could say what it was made with."""
+    """Refuse the files of a run whose record is missing: its settings are unknown."""
     found = [name for name in (LAST, BEST) if steps_of(workdir, name)]
     if (workdir / "metrics.jsonl").exists():
         found.append("metrics.jsonl")
     if found:
         raise InputError(
-            f"{workdir} holds {' and '.join(found)} of a run, but not its run.json, which says "
-            "what it was made with. Put that back, or choose another --workdir."
+            f"{workdir} holds {' and '.join(found)} of a run, but not its run.json with the "
+            "settings. Restore that file, or choose another --workdir."
         )
 
 
 def new_record(
     config: dict[str, Any], fingerprint: str, pretrained: str | None, num_devices: int = 1
 ) -> dict[str, Any]:
-    """The record of a run that begins now.
+    """Return the record of a new run.
 
     Args:
         config: Flat, completed configuration.
         fingerprint: Hash of the data set.
-        pretrained: The pretrained weights, as `find_pretrained` takes them.
+        pretrained: The pretrained weights, as for `find_pretrained`.
         num_devices: Devices that share a batch.
     """
     weights = None
@@ -122,7 +124,7 @@ def check_same_run(
     extend: bool,
     num_devices: int = 1,
 ) -> bool:
-    """Refuses to continue a run under settings that change its results.
+    """Refuse to continue a run under settings that change its results.
 
     Args:
         record: The record of the workdir.
@@ -136,13 +138,13 @@ def check_same_run(
         Whether the run is extended.
 
     Raises:
-        InputError: With a line for each difference.
+        InputError: With one line for each difference.
     """
     differences = result_differences(record["config"], config)
     pretrained, recorded = config["model.pretrained"], record["pretrained"]
     if bool(pretrained) != bool(recorded):
         differences.append(("model.pretrained", recorded and recorded["source"], pretrained))
-    elif pretrained and is_on_hub(pretrained):  # then its name tells the commit
+    elif pretrained and is_on_hub(pretrained):  # its name includes the commit
         if pretrained != recorded["source"]:
             differences.append(("model.pretrained", recorded["source"], pretrained))
     elif pretrained and (path := find_pretrained(pretrained).path).exists():
@@ -163,8 +165,8 @@ def check_same_run(
     hint = ""
     if extended:
         hint = (
-            " More epochs are possible with --extend, which plans the cosine of the learning rate "
-            "anew over the longer run."
+            " More epochs are possible with --extend, which recomputes the cosine of the learning "
+            "rate over the longer run."
         )
     raise InputError(
         f"The run in {workdir} was made with other settings:\n"
@@ -174,31 +176,31 @@ def check_same_run(
 
 
 def _groups_follow_devices(config: dict[str, Any]) -> bool:
-    """Whether the number of devices decides which images share BatchNorm statistics."""
+    """Return whether the number of devices decides which images share BatchNorm statistics."""
     grouped = config["model.batch_norm"] == "per_device" or config["train.microbatches"] > 1
     return grouped and "batch_stats" in variable_shapes(config["model.trunk"])
 
 
 def begin_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
-    """Notes that a process, or a job of several, takes over at `step`, and writes the record.
+    """Add a session that starts at `step` to the record, and write it.
 
     Raises:
-        InputError: In a process that does not see what the first one wrote.
-        RunError: If the disk does not take it.
+        InputError: In a process that does not see the file that the primary process wrote.
+        RunError: If it cannot be written.
     """
-    hosts.broadcast_from_primary(lambda: _note_session(workdir, record, step))
-    until = time.monotonic() + _SEEN_WITHIN
+    hosts.broadcast_from_primary(lambda: _write_session(workdir, record, step))
+    until = time.monotonic() + _VISIBLE_WITHIN
     while not (workdir / "run.json").exists():
         if time.monotonic() > until:
             raise InputError(
                 f"Host {jax.process_index()} does not see {workdir}/run.json, which host 0 has "
-                "written. Let --workdir lie on a disk that all hosts share, or in a bucket."
+                "written. Choose a --workdir on a disk that all hosts share, or in a bucket."
             )
         time.sleep(0.1)
-    hosts.wait_for_all_processes()  # the first collectives would time out before a slow disk
+    hosts.wait_for_all_processes()  # a collective would time out on a slow disk
 
 
-def _note_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
+def _write_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
     device = jax.devices()[0]
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -219,7 +221,7 @@ def _note_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
 
 
 def sha256_of(path: AnyPath) -> str:
-    """SHA-256 of the bytes of a file of weights, in hexadecimal.
+    """Return the SHA-256 of a file of weights, in hexadecimal.
 
     Raises:
         InputError: If it cannot be read.
@@ -229,12 +231,12 @@ def sha256_of(path: AnyPath) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(
-            f"cannot read the weights {path}: {error.strerror}; check --config.model.pretrained"
+            f"Cannot read the weights {path}: {error.strerror}. Check model.pretrained."
         ) from error
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, or `None` for an installed package, wherever that lies."""
+    """Return the commit of this checkout, or `None` for an installed package."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None

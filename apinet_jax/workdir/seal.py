@@ -1,8 +1,8 @@
-"""The seal of a folder: the SHA-256 of every file in it, so that no damage goes unnoticed.
+"""The seal of a folder: checksums (SHA-256) of all its files, so that no damage goes unnoticed.
 
-Orbax reads a checkpoint with flipped bits without a word. A seal is written once the checkpoint is
-complete and is broken by any change to any file, its own included. Its lines are those that
-`sha256sum --check SHA256SUMS` reads.
+Orbax loads a checkpoint with flipped bits without an error. The seal is written once a checkpoint
+is complete. Any change to any file breaks it, including changes to the seal. `sha256sum --check
+SHA256SUMS` reads it.
 """
 
 import hashlib
@@ -13,28 +13,28 @@ SEAL = "SHA256SUMS"
 
 
 def write_seal(folder: AnyPath) -> None:
-    """Seals the files that are there now.
+    """Seal the files of a folder.
 
     Raises:
-        RunError: If the disk does not take it.
+        RunError: If the seal cannot be written.
     """
     write_atomically(folder / SEAL, _lines_of(_sums(folder)))
 
 
 def is_sealed(folder: AnyPath) -> bool:
-    """Whether there is a seal, broken or not."""
+    """Return whether a folder has a seal, broken or not."""
     return (folder / SEAL).exists()
 
 
 def find_damage(folder: AnyPath, unread: str | None = None) -> str | None:
-    """What breaks the seal of a sealed folder, or `None` if nothing does.
+    """Return what breaks the seal of a sealed folder, or `None` if it is intact.
 
     Args:
         folder: The folder.
-        unread: A folder in it that may look as it likes, as nobody is about to read it.
+        unread: A folder in it that is not checked, because it will not be read.
 
     Returns:
-        The first file that was changed, taken away or added, as in "weights/d/1f has changed".
+        The first file that was changed, removed or added, as in "weights/d/1f has changed".
     """
     sums = _sums(folder, unread)
     sealed = (folder / SEAL).read_bytes()
@@ -54,7 +54,7 @@ def find_damage(folder: AnyPath, unread: str | None = None) -> str | None:
 
 
 def _sums(folder: AnyPath, unread: str | None = None) -> dict[str, str]:
-    """The SHA-256 of every file below a folder but the seal, by its path there."""
+    """Return the SHA-256 of every file below a folder except the seal, by relative path."""
     sums = {}
     for path in files_below(folder):
         name = path.relative_to(folder).as_posix()

@@ -160,7 +160,7 @@ def damaged_newest_checkpoint(scene, damage):
     file.write_bytes(damage(scene.draw, file.read_bytes()))
     code, output, _ = interrupt(scene, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
-    assert f"WARNING: the checkpoint {folder} is not sound: " in output
+    assert f"WARNING: the checkpoint {folder} is damaged: " in output
     if file.name != SEAL:  # a bit of a name in the seal looks like a file that is not there
         assert f": {file.relative_to(folder)} has changed. " in output
     assert f"the one before, {before}, takes its place." in output

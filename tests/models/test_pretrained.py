@@ -112,7 +112,7 @@ def test_long_lists_are_cut_short(variables):
 def test_weights_are_looked_at_before_the_data(trunk, tmp_path):
     config = config_for(tmp_path / "photos that are not there", model__trunk=trunk)
     config.model.pretrained = str(tmp_path / "w.safetensors")
-    with pytest.raises(InputError, match=r"cannot read the weights .*w\.safetensors: No such file"):
+    with pytest.raises(InputError, match=r"Cannot read the weights .*w\.safetensors: No such file"):
         train(config, tmp_path / "run")
     save_file({"encoder.weight": np.zeros(3, np.float32)}, tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"w\.safetensors.*(encoder\.weight|none of the trunks)"):

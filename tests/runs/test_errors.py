@@ -90,7 +90,7 @@ def test_one_class_only(tmp_path):
         ({"model__trunk": "resnet11"}, "no trunk named 'resnet11'; choose one of .*resnet18"),
         ({"batch__images": 3}, r"batch of 12 images.*cannot be shared equally by 8 devices"),
         ({"data__name": "flowers"}, "Unknown data set 'flowers'.*birds, cub, aircraft"),
-        ({"model__pretrained": "/no.safetensors"}, "cannot read the weights /no.safetensors"),
+        ({"model__pretrained": "/no.safetensors"}, "Cannot read the weights /no.safetensors"),
     ],
 )
 def test_settings_that_do_not_fit(photos, tmp_path, overrides, message):

@@ -106,7 +106,7 @@ def test_checkpoint_that_a_kill_left_half_deleted_does_no_harm(again, photos):
     state = state_at(again, TOTAL, config, mesh, program)
     with Checkpoints(again, keep=2) as checkpoints:
         assert checkpoints.latest_step() == TOTAL
-        checkpoints.save(state, {"config": {}}, best=True)
+        checkpoints.save(state, {"config": {}}, best_score=1.0)
     assert load_weights(again, "best").metadata["step"] == TOTAL
 
 

@@ -350,7 +350,7 @@ def test_files_that_are_no_sweeps(tmp_path):
 def test_commands_are_listed():
     code, output = run_command(["swep"], program=("-m", "apinet_jax"))
     assert code == 2
-    assert "There is no command 'swep'. There are:" in output
+    assert "There is no command 'swep'. The commands are:" in output
     code, output = run_command(["sweep", "--help"], program=("-m", "apinet_jax"))
     assert code == 0
     assert "Examples:" in output

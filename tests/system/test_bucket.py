@@ -154,7 +154,7 @@ def test_bucket_that_takes_no_more_is_told(workdir, cloud):
             checkpoints.save(state_of(4), METADATA)
             checkpoints.wait()
 
-    why = r"does not have storage\.objects\.create access\. Once the disk takes it, the same"
+    why = r"does not have storage\.objects\.create access\. Fix that, then run the same command"
     with pytest.raises(
         RunError, match=rf"checkpoint gs://bucket/run/checkpoints/4: .*{why}"
     ) as told:
@@ -195,7 +195,7 @@ def test_names_that_lead_out_of_the_copy_are_refused(below, cloud, tmp_path, mon
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     cloud.put("bucket", f"photos/{below}", b"an image")
     cloud.put("bucket", "photos/train/cat/1.jpg", b"an image")
-    with pytest.raises(InputError, match="would lie outside of the copy"):
+    with pytest.raises(InputError, match="would be stored outside the copy"):
         open_dataset("folder", "gs://bucket/photos")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
@@ -252,7 +252,7 @@ def ask_for(name):
 @pytest.mark.parametrize("what", ask_for(""))
 def test_bucket_that_is_not_there_or_not_ours_is_told(what, cloud, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(InputError, match="There is no bucket gs://elsewhere, or not for you"):
+    with pytest.raises(InputError, match="There is no bucket gs://elsewhere, or your account"):
         ask_for("gs://elsewhere/x")[what]()
     cloud.closed = True
     who = r"gs://bucket/x.* cannot be used \(Anonymous caller does not have .* access\., 401\)"
@@ -280,17 +280,17 @@ def test_workdir_that_may_only_be_read_is_refused_before_anything_is_done(cloud,
 def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("s3://bucket/x", "hf://x", "file:///x"):
-        with pytest.raises(InputError, match=rf"{name} does not lie on a disk"):
+        with pytest.raises(InputError, match=rf"{name} is not on a disk"):
             to_path(name)
     with pytest.raises(InputError, match="gs:// names no bucket"):
         to_path("gs://")
-    with pytest.raises(InputError, match="gs://bucket/x does not lie on a disk"):
+    with pytest.raises(InputError, match="gs://bucket/x is not on a disk"):
         local_path("gs://bucket/x")
     for records in ("gs://bucket/x", "s3://bucket/x"):  # array_record reads disks alone
-        with pytest.raises(InputError, match="does not lie on a disk"):
+        with pytest.raises(InputError, match="is not on a disk"):
             open_dataset("birds", records)
         monkeypatch.setenv("TFDS_DATA_DIR", records)
-        with pytest.raises(InputError, match="does not lie on a disk"):
+        with pytest.raises(InputError, match="is not on a disk"):
             records_root()
     assert not list(tmp_path.iterdir())
 
@@ -314,5 +314,5 @@ def test_commands_that_know_disks_alone_say_so(arguments):
     )
     assert done.returncode == 2
     assert "error: gs://bucket/x" in done.stderr
-    assert "does not lie on a disk" in done.stderr
+    assert "is not on a disk" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Which checkpoints count, whatever state a kill or a disk left them in."""
+"""Which checkpoints count after kills, damage and odd paths."""
 
 import gc
 import shutil
@@ -6,10 +6,12 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.logging import get_absl_logger
 from tiny_runs import content_of
 
 from apinet_jax.method.types import TrainState
-from apinet_jax.system.errors import InputError
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.workdir import checkpoint
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.checkpoint_files import resolve_checkpoint, steps_of
 from apinet_jax.workdir.seal import SEAL, find_damage
@@ -39,7 +41,7 @@ def without_metadata(folder):
     (folder / "_CHECKPOINT_METADATA").unlink()
 
 
-def test_average_is_what_inference_reads_and_training_goes_on_from_both(tmp_path):
+def test_inference_reads_the_average_and_training_resumes_from_both(tmp_path):
     state = state_of(4)._replace(ema={"w": 0.5 * jnp.ones(3)})
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(state, METADATA)
@@ -65,19 +67,19 @@ def test_half_deleted_checkpoint_does_not_count(workdir, damage):
     assert load_weights(workdir).params["w"][0] == 3
 
 
-def test_half_deleted_checkpoint_takes_the_place_of_no_other(workdir):
+def test_half_deleted_checkpoint_displaces_no_other(workdir):
     without_weights(workdir / "checkpoints/3")
     with Checkpoints(workdir, keep=1) as checkpoints:
-        checkpoints.save(state_of(2), METADATA)  # there already
+        checkpoints.save(state_of(2), METADATA)  # it exists
         checkpoints.save(state_of(4), METADATA)
     assert steps_of(workdir) == [4]
     shutil.rmtree(workdir / "checkpoints/4")
     assert not list((workdir / "checkpoints").iterdir())
 
 
-# Orbax closes its event loop while other reads of the broken checkpoint are under way.
+# Orbax closes its event loop while other reads of the damaged checkpoint are in progress.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_damaged_checkpoint_is_told_by_its_name(workdir):
+def test_damaged_checkpoint_is_named(workdir):
     folder = workdir / "checkpoints/3"
     for part in ("weights", "trainer"):
         shutil.rmtree(folder / part / "d")
@@ -92,7 +94,7 @@ def test_damaged_checkpoint_is_told_by_its_name(workdir):
     (folder / SEAL).unlink()
     with pytest.raises(InputError, match=message + "Choose another with --checkpoint"):
         load_weights(workdir, "3")
-    gc.collect()  # its complaints about those reads belong to this test
+    gc.collect()  # warnings about those reads belong to this test
 
 
 def flipped(path, bit):
@@ -102,7 +104,7 @@ def flipped(path, bit):
     path.write_bytes(content)
 
 
-def test_no_flipped_bit_goes_unnoticed(workdir):
+def test_every_flipped_bit_is_detected(workdir):
     """In arrays, in metadata and in the seal itself, each in proportion to its number of files."""
     folder = workdir / "checkpoints/3"
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
@@ -120,7 +122,7 @@ def test_no_flipped_bit_goes_unnoticed(workdir):
     assert find_damage(folder) is None
 
 
-def test_every_flipped_bit_of_the_seal_is_noticed(workdir):
+def test_every_flipped_bit_of_the_seal_is_detected(workdir):
     seal = workdir / "checkpoints/3" / SEAL
     before = seal.read_bytes()
     for bit in range(len(before)):
@@ -130,7 +132,7 @@ def test_every_flipped_bit_of_the_seal_is_noticed(workdir):
 
 
 @pytest.mark.parametrize("change", ["flip", "truncate", "remove", "add"])
-def test_a_run_goes_on_from_the_one_before_a_damaged_checkpoint(workdir, change, capsys):
+def test_run_resumes_from_the_newest_intact_checkpoint(workdir, change, capsys):
     folder = workdir / "checkpoints/3"
     file = folder / "weights/manifest.ocdbt"
     if change == "flip":
@@ -143,9 +145,9 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_checkpoint(workdir, change,
         file = folder / "weights/other"
         file.write_text("")
     with Checkpoints(workdir, keep=3) as checkpoints:
-        told = capsys.readouterr().err
+        printed = capsys.readouterr().err
         what = {"remove": "is missing", "add": "was not there"}.get(change, "has changed")
-        assert f"{folder} is not sound: {file.relative_to(folder)} {what}" in told
+        assert f"{folder} is damaged: {file.relative_to(folder)} {what}" in printed
         assert checkpoints.latest_step() == 2
         assert checkpoints.restore(2, state_of(0)).params["w"][0] == 2
         checkpoints.save(state_of(3), METADATA)
@@ -153,15 +155,15 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_checkpoint(workdir, change,
     assert [path.name.split("-")[0] for path in (workdir / "damaged").iterdir()] == ["3"]
 
 
-def test_a_save_that_a_kill_left_without_its_seal_is_no_checkpoint_yet(workdir, capsys):
+def test_unsealed_save_does_not_count(workdir, capsys):
     (workdir / "checkpoints/3" / SEAL).unlink()
     assert load_weights(workdir).metadata["step"] == 2
     with Checkpoints(workdir, keep=3) as checkpoints:
         assert checkpoints.latest_step() == 2
-    assert "checkpoints/3 is not sound: it was not finished" in capsys.readouterr().err
+    assert "checkpoints/3 is damaged: its save was not finished" in capsys.readouterr().err
 
 
-def test_an_older_run_without_any_seal_goes_on(workdir):
+def test_older_run_without_seals_resumes(workdir):
     for step in (1, 2, 3):
         (workdir / "checkpoints" / str(step) / SEAL).unlink()
     with Checkpoints(workdir, keep=3) as checkpoints:
@@ -169,28 +171,90 @@ def test_an_older_run_without_any_seal_goes_on(workdir):
         assert checkpoints.restore(3, state_of(0)).params["w"][0] == 3
 
 
-def test_without_a_sound_checkpoint_nothing_is_touched(workdir):
+def test_without_an_intact_checkpoint_nothing_changes(workdir):
     for step in (1, 2, 3):
         flipped(workdir / "checkpoints" / str(step) / "weights/manifest.ocdbt", 77)
     before = content_of(workdir)
     with pytest.raises(
-        InputError, match=r"No checkpoint of .* is sound:\n  .*manifest.ocdbt has ch"
+        InputError, match=r"No checkpoint of .* is intact:\n  .*manifest.ocdbt has ch"
     ):
         Checkpoints(workdir, keep=3)
     assert content_of(workdir) == before
 
 
-def test_an_unsealed_checkpoint_takes_the_place_of_no_damaged_one(workdir):
+def test_unsealed_checkpoint_replaces_no_damaged_one(workdir):
     (workdir / "checkpoints/3" / SEAL).unlink()
     for step in (1, 2):
         flipped(workdir / "checkpoints" / str(step) / "weights/manifest.ocdbt", 77)
-    with pytest.raises(InputError, match=r"No checkpoint of .* is sound:\n  .*was not finished"):
+    with pytest.raises(InputError, match=r"No checkpoint of .* is intact:\n  .*was not finished"):
         Checkpoints(workdir, keep=3)
 
 
-def test_a_damaged_best_checkpoint_is_told_before_training(workdir):
+def test_damaged_best_checkpoint_is_refused_before_training(workdir):
     with Checkpoints(workdir, keep=3) as checkpoints:
-        checkpoints.save(state_of(3), METADATA, best=True)
+        checkpoints.save(state_of(3), METADATA, best_score=0.5)
     flipped(workdir / "best/3/_CHECKPOINT_METADATA", 77)
     with pytest.raises(InputError, match=r"best checkpoint .*best/3 is damaged: _CHECKPOINT_META"):
         Checkpoints(workdir, keep=3)
+
+
+@pytest.mark.parametrize("name", ["run [1]", "a*b?", "[!x] {y}", "%41 #x"])
+def test_special_characters_in_parent_folders(name, tmp_path):
+    workdir = tmp_path / name / "run"
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(state_of(1), METADATA)
+        checkpoints.save(state_of(2), METADATA)
+    assert steps_of(workdir) == [2]
+    assert load_weights(workdir, 2).params["w"][0] == 2
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        assert checkpoints.restore(2, state_of(0)).params["w"][0] == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_unreadable_checkpoint_is_never_sealed(tmp_path):
+    """Here tensorstore writes to another folder: it takes the backslash for a separator."""
+    workdir = tmp_path / "a\\b"
+    missing = "weights/manifest.ocdbt and trainer/manifest.ocdbt"
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(state_of(1), METADATA)
+        with pytest.raises(RunError, match=rf"/1 was saved without {missing}, so it cannot be"):
+            checkpoints.wait()
+    assert not (workdir / "checkpoints/1" / SEAL).exists()
+    with pytest.raises(InputError, match="has a backslash"):
+        load_weights(workdir)
+
+
+def test_best_score_is_stored_with_the_best_checkpoint(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.best_score() is None
+        checkpoints.save(state_of(1), METADATA, best_score=0.25)
+        checkpoints.wait()
+        assert checkpoints.best_score() == 0.25
+        checkpoints.save(state_of(2), METADATA, best_score=0.75)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.best_score() == 0.75
+        checkpoints.save(state_of(3), METADATA)
+    assert load_weights(tmp_path, "best").metadata == {**METADATA, "step": 2, "held_out_top1": 0.75}
+    assert load_weights(tmp_path, "last").metadata == {**METADATA, "step": 3}
+
+
+def test_best_checkpoint_of_an_older_version_has_no_score(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "_HELD_OUT_SCORE", "another")
+            checkpoints.save(state_of(1), METADATA, best_score=0.25)
+            checkpoints.wait()
+        assert checkpoints.best_score() is None
+        checkpoints.save(state_of(2), METADATA, best_score=0.5)
+    assert load_weights(tmp_path, "best").metadata["step"] == 2
+
+
+def test_no_log_filters_stay_behind(tmp_path):
+    before = list(get_absl_logger().filters)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert get_absl_logger().filters != before
+        checkpoints.save(state_of(1), METADATA)
+    assert get_absl_logger().filters == before
+    with pytest.raises(ZeroDivisionError), Checkpoints(tmp_path, keep=1):
+        raise ZeroDivisionError
+    assert get_absl_logger().filters == before

@@ -1,10 +1,14 @@
-"""One process to a workdir, and the commit that a run was made with."""
+"""The lock of a workdir, and what its record holds."""
 
 import errno
 import fcntl
+import os
+import signal
 import subprocess
+import sys
 
 import pytest
+from tiny_runs import REPOSITORY
 
 from apinet_jax.config import default_config, flatten
 from apinet_jax.system.errors import InputError
@@ -13,7 +17,7 @@ from apinet_jax.workdir.lock import lock_workdir
 from apinet_jax.workdir.record import begin_session, check_same_run, new_record, read_record
 
 
-def test_second_process_is_turned_away_and_leaves_no_trace(tmp_path):
+def test_second_process_is_refused(tmp_path):
     workdir = tmp_path / "run"
     with lock_workdir(workdir, None):
         held = (workdir / ".lock").read_text()
@@ -25,14 +29,31 @@ def test_second_process_is_turned_away_and_leaves_no_trace(tmp_path):
         pass
 
 
-def test_file_that_a_kill_left_locks_nothing(tmp_path):
+def test_stale_pid_is_ignored(tmp_path):
     (tmp_path / ".lock").write_text("77 on another")
     with lock_workdir(tmp_path, None):
-        assert "another" not in (tmp_path / ".lock").read_text()
+        assert (tmp_path / ".lock").read_text().startswith(f"{os.getpid()} on ")
 
 
-def test_run_that_began_in_between_is_not_written_over(tmp_path):
-    """By a command that looked at the workdir before, and got the lock after."""
+def test_kill_frees_the_lock(tmp_path):
+    """Though the file stays."""
+    code = f"""if True:
+        import os, signal
+        from pathlib import Path
+        from apinet_jax.workdir.lock import lock_workdir
+        with lock_workdir(Path({str(tmp_path)!r}), None):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    environment = {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / ".lock").exists()
+    with lock_workdir(tmp_path, None):
+        pass
+
+
+def test_run_that_started_meanwhile_is_not_overwritten(tmp_path):
+    """By a command that read the workdir before that run and locked it after."""
     record = new_record({}, "fingerprint", None)
     with lock_workdir(tmp_path, read_record(tmp_path)):
         begin_session(tmp_path, record, 0)
@@ -46,7 +67,7 @@ def test_run_that_began_in_between_is_not_written_over(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_disk_without_locks_is_used_without(code, tmp_path, monkeypatch):
+def test_file_system_without_locks_still_trains(code, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(code, "No locks available")
 
@@ -76,8 +97,8 @@ def test_other_devices_are_refused_where_batch_norm_groups_follow_them(settings,
         assert not check_same_run(*same, extend=False, num_devices=4)
 
 
-def test_commit_is_of_this_checkout_only(tmp_path, monkeypatch):
-    """Not of a repository that a package happens to be installed in."""
+def test_commit_is_that_of_this_checkout(tmp_path, monkeypatch):
+    """Not that of a repository in which the package is installed."""
 
     def git(*arguments):
         who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
