@@ -75,9 +75,9 @@ def test_box_ends_above_the_banner(manual, tmp_path):
     # Pixels 9 to 40 of a row and 5 to 28 of a column, counted from 1.
     assert cropped.train.windows.tolist() == [[8, 4, 32, 24]] * 4
     assert cropped.train.picture(0).size == (32, 24)
-    whole = open_dataset("aircraft", manual_dir=manual)
-    assert whole.train.windows.tolist() == [[0, 0, 64, 28]] * 4
-    assert whole.fingerprint != cropped.fingerprint
+    uncropped = open_dataset("aircraft", manual_dir=manual)
+    assert uncropped.train.windows.tolist() == [[0, 0, 64, 28]] * 4
+    assert uncropped.fingerprint != cropped.fingerprint
 
 
 def test_picture_smaller_than_the_banner(manual):

@@ -130,15 +130,15 @@ def test_box_around_all_dogs_of_a_picture(manual):
 
 def test_annotations_are_required_only_for_boxes(manual, tmp_path, monkeypatch):
     shutil.move(manual / "Annotation", tmp_path / "elsewhere")
-    whole = open_dataset("dogs", manual_dir=manual)
-    check(whole)
-    assert whole.train.windows is None
+    uncropped = open_dataset("dogs", manual_dir=manual)
+    check(uncropped)
+    assert uncropped.train.windows is None
     # If they are needed, records without them are out of date.
     shutil.move(tmp_path / "elsewhere", manual / "Annotation")
     cropped = open_dataset("dogs", manual_dir=manual, crop_to_box=True)
     assert cropped.train.windows.tolist() == [[2, 1, 5, 5]] * 4
-    assert cropped.fingerprint != whole.fingerprint
-    assert open_dataset("dogs", manual_dir=manual).fingerprint == whole.fingerprint
+    assert cropped.fingerprint != uncropped.fingerprint
+    assert open_dataset("dogs", manual_dir=manual).fingerprint == uncropped.fingerprint
 
 
 @pytest.mark.parametrize("boxes", [(), [(2, 1, "9" * 5000, 6)]], ids=["none", "endless"])

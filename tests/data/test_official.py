@@ -113,37 +113,37 @@ def test_altered_archive_is_used_with_a_warning(server, manual, content, capsys)
 
 
 def test_records_of_a_version_without_boxes(manual, root):
-    whole = open_dataset("cub", manual_dir=manual)
+    uncropped = open_dataset("cub", manual_dir=manual)
     (path,) = root.glob("cub/1.0.0/metadata.json")
     metadata = json.loads(path.read_text())
     del metadata["boxes"], metadata["windows"]
     path.write_text(json.dumps(metadata))
-    assert open_dataset("cub", manual_dir=manual).fingerprint == whole.fingerprint
+    assert open_dataset("cub", manual_dir=manual).fingerprint == uncropped.fingerprint
     assert "boxes" not in json.loads(path.read_text())  # they were not prepared again
     assert open_dataset("cub", manual_dir=manual, crop_to_box=True).train.windows is not None
     assert "boxes" in json.loads(path.read_text())
 
 
 def test_fingerprint_of_uncropped_images(manual, root):
-    whole = open_dataset("cub", manual_dir=manual)
-    assert whole.train.windows is None
-    assert whole.fingerprint == Cub(data_dir=root).info.metadata["fingerprint"]
+    uncropped = open_dataset("cub", manual_dir=manual)
+    assert uncropped.train.windows is None
+    assert uncropped.fingerprint == Cub(data_dir=root).info.metadata["fingerprint"]
 
 
 def test_crop_to_box(manual, tmp_path):
-    whole = open_dataset("cub", manual_dir=manual)
+    uncropped = open_dataset("cub", manual_dir=manual)
     cropped = open_dataset("cub", manual_dir=manual, crop_to_box=True)
     # x = 1, y = 2, to 6.5 and 6: every pixel that the box touches.
     assert cropped.train.windows.tolist() == [[1, 2, 6, 4]] * 4
     assert cropped.test.windows.tolist() == [[1, 2, 6, 4]] * 3
-    assert cropped.train.read(0) == whole.train.read(0)
-    expected = np.asarray(whole.train.picture(0))[2:6, 1:7]
+    assert cropped.train.read(0) == uncropped.train.read(0)
+    expected = np.asarray(uncropped.train.picture(0))[2:6, 1:7]
     np.testing.assert_array_equal(np.asarray(cropped.train.picture(0)), expected)
-    assert cropped.fingerprint != whole.fingerprint
+    assert cropped.fingerprint != uncropped.fingerprint
     edit(manual / "CUB_200_2011/bounding_boxes.txt", "5 1.0 2.0", "5 2.0 2.0")
     moved = open_dataset("cub", manual_dir=manual, crop_to_box=True)
-    assert moved.fingerprint not in (cropped.fingerprint, whole.fingerprint)
-    assert open_dataset("cub", manual_dir=manual).fingerprint == whole.fingerprint
+    assert moved.fingerprint not in (cropped.fingerprint, uncropped.fingerprint)
+    assert open_dataset("cub", manual_dir=manual).fingerprint == uncropped.fingerprint
 
 
 def test_windows_reach_readers_subsets_and_processes(manual, tmp_path):
@@ -155,9 +155,9 @@ def test_windows_reach_readers_subsets_and_processes(manual, tmp_path):
         expected = np.asarray(source.picture(row).resize((4, 4), 2))
         np.testing.assert_array_equal(ImageReader(part, 4)(index), expected)
         np.testing.assert_array_equal(cached_reader(part, 4, tmp_path, "same")(index), expected)
-    whole = open_dataset("cub", manual_dir=manual).train
-    cached = cached_reader(whole, 4, tmp_path, "same")
-    np.testing.assert_array_equal(cached(3), ImageReader(whole, 4)(3))
+    uncropped = open_dataset("cub", manual_dir=manual).train
+    cached = cached_reader(uncropped, 4, tmp_path, "same")
+    np.testing.assert_array_equal(cached(3), ImageReader(uncropped, 4)(3))
 
 
 @pytest.mark.parametrize("name", ["birds", "folder"])

@@ -138,7 +138,7 @@ def _paint_tail(bird: Bird) -> None:
     shape = placed([(0.1, -half * 0.55), *outline, (0.1, half * 0.55)])
     region = canvas.fill(shape)
     canvas.paint(region, palette.tail, part=PART["tail"])
-    whole = canvas.silhouette(region)
+    clip = canvas.silhouette(region)
 
     def band(start: float, stop: float) -> Points:
         edge = np.linspace(-1.4, 1.4, 7)
@@ -147,24 +147,24 @@ def _paint_tail(bird: Bird) -> None:
         left, right = np.stack([near, edge * half], 1), np.stack([far, edge * half], 1)
         return placed(np.concatenate([left, right[::-1]]))
 
-    tip_region = canvas.clipped(canvas.fill(band(0.66, 1.1)), whole)
+    tip_region = canvas.clipped(canvas.fill(band(0.66, 1.1)), clip)
     canvas.paint(tip_region, palette.tail, part=PART["tail_tip"])
     trait = species.trait_of("tail_tip")
     if trait == "white":
-        stripe = canvas.clipped(canvas.fill(band(0.80, 1.1)), whole)
+        stripe = canvas.clipped(canvas.fill(band(0.80, 1.1)), clip)
         canvas.paint(stripe, bird.marked(palette.tail, "cream"))
     elif trait == "banded":
-        stripe = canvas.clipped(canvas.fill(band(0.70, 0.88)), whole)
+        stripe = canvas.clipped(canvas.fill(band(0.70, 0.88)), clip)
         canvas.paint(stripe, bird.marked(palette.tail, "soot"))
     shafts = [placed(np.stack([np.array([0, tip[1] * 0.5]), tip * (0.97, 0.86)])) for tip in tips]
     edges = [
         placed(np.stack([np.array([0, y * 0.55]), (x * 0.98, y + half * 0.2)])) for x, y in tips
     ]
-    canvas.paint(canvas.clipped(canvas.strokes(edges, 1.5, 0.5), whole), palette.tail * 0.5, 0.75)
-    canvas.paint(canvas.clipped(canvas.strokes(shafts, 1.2, 0.5), whole), palette.feather_edge, 0.3)
+    canvas.paint(canvas.clipped(canvas.strokes(edges, 1.5, 0.5), clip), palette.tail * 0.5, 0.75)
+    canvas.paint(canvas.clipped(canvas.strokes(shafts, 1.2, 0.5), clip), palette.feather_edge, 0.3)
     under = canvas.clipped(
         canvas.fill(placed([(0.2, half * 0.1), (-length * 1.1, half * 0.4), (-length, half * 1.8),
-                            (0.2, half * 1.8)]), 4), whole)  # fmt: skip
+                            (0.2, half * 1.8)]), 4), clip)  # fmt: skip
     canvas.shade(under, 0.75)
 
 

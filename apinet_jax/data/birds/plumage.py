@@ -124,8 +124,8 @@ def paint_head(bird: Bird, silhouette: Silhouette) -> None:
         angles = np.deg2rad(np.linspace(start, stop, 9))
         fan = moved(2 * np.stack([np.sin(angles), -np.cos(angles)], 1), -0.05, 0.1)
         sector = canvas.fill(pose.head([(-0.05, 0.1), *fan], genus), 0.05 * scale)
-        whole = canvas.silhouette(crown)
-        canvas.paint(canvas.clipped(sector, whole), bird.marked(palette.crown, "ruby"))
+        clip = canvas.silhouette(crown)
+        canvas.paint(canvas.clipped(sector, clip), bird.marked(palette.crown, "ruby"))
     line = bezier((0.92, 0.06), (0.30, -0.22), (-0.85, 0.08))
     stripe = pose.head(ribbon(line, 0.16 * np.sin(np.linspace(0.5, 2.9, len(line)))), genus)
     canvas.paint(
@@ -201,15 +201,15 @@ def paint_wing(bird: Bird, rng: np.random.Generator) -> None:
     canvas.shade(shadow, 0.66)
     region = canvas.fill(outline)
     canvas.paint(region, palette.wing, part=PART["wing"])
-    whole = canvas.silhouette(region)
+    clip = canvas.silhouette(region)
 
     def draw(lines: list, thickness: float, colour: Colour, opacity: float, soft: Number = 0.6):
         drawn = canvas.strokes([placed(line) for line in lines], thickness * unit, soft)
-        canvas.paint(canvas.clipped(drawn, whole), colour, opacity)
+        canvas.paint(canvas.clipped(drawn, clip), colour, opacity)
 
     coverts = placed(smooth_closed([(0.1, 0.0), (-0.05, -0.9), (-0.30, -1.0), (-0.47, -0.5),
                                     (-0.53, 0.2), (-0.42, 0.95), (-0.05, 1.0)]))  # fmt: skip
-    canvas.paint(canvas.clipped(canvas.fill(coverts, 0.03 * unit), whole),
+    canvas.paint(canvas.clipped(canvas.fill(coverts, 0.03 * unit), clip),
                  palette.wing * 0.55 + palette.back * 0.45, 0.9)  # fmt: skip
     quills = [bezier((-0.42, y), (-0.68, y * 0.75 + 0.03), (-1.0, 0.10 + 0.06 * y), 10)
               for y in np.linspace(-0.55, 0.72, 8)]  # fmt: skip
@@ -224,14 +224,14 @@ def paint_wing(bird: Bird, rng: np.random.Generator) -> None:
         ]  # fmt: skip
         draw([line - (0.012, 0) for line in scallops], 0.030, palette.wing * 0.5, 0.55)
         draw(scallops, 0.026, palette.feather_edge, 0.75)
-    _paint_wing_bars(bird, placed, whole)
+    _paint_wing_bars(bird, placed, clip)
     top = placed([(0.1, -0.2), (-0.5, -0.5), (-0.5, -1.1), (0.1, -1.1)])
-    canvas.shade(canvas.clipped(canvas.fill(top, 0.07 * unit), whole), 1.18)
+    canvas.shade(canvas.clipped(canvas.fill(top, 0.07 * unit), clip), 1.18)
     low = placed([(0.1, 0.5), (-0.9, 0.30), (-0.9, 1.2), (0.1, 1.2)])
-    canvas.shade(canvas.clipped(canvas.fill(low, 0.06 * unit), whole), 0.80)
+    canvas.shade(canvas.clipped(canvas.fill(low, 0.06 * unit), clip), 0.80)
 
 
-def _paint_wing_bars(bird: Bird, placed: Callable, whole: Silhouette) -> None:
+def _paint_wing_bars(bird: Bird, placed: Callable, clip: Silhouette) -> None:
     """Paint bars on the tips of the two rows of coverts, which are a part even without them."""
     canvas, species, palette = bird.canvas, bird.species, bird.palette
     bars = []
@@ -240,10 +240,10 @@ def _paint_wing_bars(bird: Bird, placed: Callable, whole: Silhouette) -> None:
         profile = 0.068 * np.sin(np.linspace(0.35, 2.8, 16)) ** 0.5
         bars.append(placed(ribbon(line * (1, 0.3), profile) * (1, 1 / 0.3)))
     region = canvas.clipped(canvas.fill(cv2.convexHull(
-        np.concatenate(bars).astype(np.float32))[:, 0]), whole)  # fmt: skip
+        np.concatenate(bars).astype(np.float32))[:, 0]), clip)  # fmt: skip
     inside = canvas.parts[region.rows, region.columns]
     inside[region.alpha > 0.5] = PART["wing_bar"]
     shown = {"single": bars[:1], "twin": bars}.get(species.trait_of("wing_bar"), [])
     for bar in shown:
-        drawn = canvas.clipped(canvas.fill(bar, 0.7), whole)
+        drawn = canvas.clipped(canvas.fill(bar, 0.7), clip)
         canvas.paint(drawn, bird.marked(palette.wing, "cream"), 0.95)

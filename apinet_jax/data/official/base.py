@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,7 +97,7 @@ def prepare(
             )
         if manual_dir is not None and not manual_dir.is_dir():
             raise InputError(f"The folder {manual_dir} does not exist. {steps}")
-        places = _completed(builder_class, folder, need_boxes, steps)
+        places = _locate(builder_class, folder, need_boxes, steps)
         # Taken before anything is read: records of lists edited in the meantime are out of date.
         before = listing()
         with ExitStack() as stack:
@@ -125,19 +126,15 @@ def _find(
     Best is complete, then completed by a download, then the largest number of archives found.
     """
     wanted = ("always", "for boxes") if need_boxes else ("always",)
-    found = []
+    ranked = []
     for layout in builder_class.LAYOUTS:
         with explain_failed_reads(folder):
             places = {archive: _place(archive, folder) for archive in layout}
-        there = {archive: place for archive, place in places.items() if place is not None}
-        absent = [archive for archive in layout if archive not in there]
-        found.append((there, [archive for archive in absent if archive.needed in wanted]))
-
-    def rank(layout: tuple[dict[Archive, Path], list[Archive]]) -> tuple[bool, bool, int]:
-        there, missing = layout
-        return bool(missing), any(archive.url is None for archive in missing), -len(there)
-
-    return min(found, key=rank)
+        found = {archive: place for archive, place in places.items() if place is not None}
+        missing = [each for each in layout if each not in found and each.needed in wanted]
+        rank = bool(missing), any(archive.url is None for archive in missing), -len(found)
+        ranked.append((rank, found, missing))
+    return min(ranked, key=itemgetter(0))[1:]
 
 
 def _place(archive: Archive, folder: Path) -> Path | None:
@@ -156,16 +153,16 @@ def _statuses(place: Path) -> Iterable:
     return [(place.name, place.stat())] if place.is_file() else walk_files(place).files
 
 
-def _completed(
+def _locate(
     builder_class: type[Official], folder: Path, need_boxes: bool, steps: str
 ) -> dict[Archive, Path]:
     """Return the place of each archive after downloading the missing ones."""
     places, missing = _find(builder_class, folder, need_boxes)
     if any(archive.url is None for archive in missing):
-        there = ", ".join(place.name for place in places.values())
-        without = ", ".join(_either(archive) for archive in missing)
+        found = ", ".join(place.name for place in places.values())
+        without = ", ".join(_names(archive) for archive in missing)
         raise InputError(
-            f"{builder_class.TITLE} is incomplete in {folder}: {there} found, but not {without}. "
+            f"{builder_class.TITLE} is incomplete in {folder}: {found} found, but not {without}. "
             f"{steps}"
             if places
             else f"{builder_class.TITLE} is not in {folder}. {steps}"
@@ -182,7 +179,7 @@ def _completed(
     return {**places, **fetched}
 
 
-def _either(archive: Archive) -> str:
+def _names(archive: Archive) -> str:
     names = [archive.name] if archive.name else []
     if archive.holds != archive.name:
         names.append(f"{archive.holds}/")
