@@ -69,6 +69,9 @@ def main(argv: Sequence[str]) -> None:
         from apinet_jax.system.hosts import initialize_job
 
         initialize_job(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    from apinet_jax.system.compilation_cache import enable_compilation_cache
+
+    enable_compilation_cache()
     if _MODE.value == "eval":
         from apinet_jax.evaluation import evaluate
 
