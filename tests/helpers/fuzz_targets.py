@@ -157,6 +157,7 @@ def _lists(folder, builder, *pieces):
 
     def read():
         with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(mat, "_run", _printed))
             files = {
                 piece: stack.enter_context(
                     archives.open_files(Archive("", piece, "page"), folder / piece, folder)
@@ -207,25 +208,15 @@ def aircraft(folder):
 
 
 def _mat(name, **variables):
-    """What `mat_process.py` prints of a MATLAB file, as `_mat_lists` reads it."""
+    """What `mat_process.py` prints of a MATLAB file: only that process sees damage in its bytes."""
     return Seed(name, json.dumps(variables).encode(), lambda content: _MAT_HEADER + content)
 
 
-def _mat_lists(folder, builder, *pieces):
-    """As `_lists`, of MATLAB files: only the process that parses them sees their bytes."""
-
-    def values(data, variables):
-        found = json.loads(data.removeprefix(_MAT_HEADER))
-        if not isinstance(found, dict):
-            raise ValueError("the process prints variables by their names")
-        return json.dumps({name: found[name] for name in found if isinstance(found[name], list)})
-
-    def read():
-        with mock.patch.object(mat, "_run", values):
-            read_lists()
-
-    read_lists = _lists(folder, builder, *pieces)
-    return read
+def _printed(data, variables):
+    found = json.loads(data.removeprefix(_MAT_HEADER))
+    if not isinstance(found, dict):
+        raise ValueError("the process prints variables by their names")
+    return json.dumps({name: found[name] for name in found if isinstance(found[name], list)})
 
 
 def cars(folder):
@@ -242,7 +233,7 @@ def cars(folder):
         _mat("devkit/cars_train_annos.mat", annotations=annos),
         _mat("devkit/cars_test_annos_withlabels.mat", annotations=annos),
     ]
-    return Target(seeds, _mat_lists(folder, Cars, "cars_train", "cars_test", "devkit"))
+    return Target(seeds, _lists(folder, Cars, "cars_train", "cars_test", "devkit"))
 
 
 def dogs(folder):
@@ -258,7 +249,7 @@ def dogs(folder):
         paths = [f"{stem}.jpg" for stem in stems]
         seeds.append(_mat(f"lists/{split}_list.mat", file_list=paths, labels=[1, 1, 2, 2]))
         seeds += [Seed(f"Annotation/{stems[0]}", box * 2)]
-    return Target(seeds, _mat_lists(folder, Dogs, "Images", "lists", "Annotation"))
+    return Target(seeds, _lists(folder, Dogs, "Images", "lists", "Annotation"))
 
 
 def archive(folder):
