@@ -230,7 +230,7 @@ def test_copies_in_two_splits_or_classes_are_reported(flat, photos, capsys):
     open_dataset("folder", flat)
     printed = capsys.readouterr().err
     assert "WARNING: 5 image(s) are in more than one of the classes: cat/" in printed
-    assert "; ...." in printed
+    assert "; ...\n" in printed
 
 
 def test_changes_since_the_previous_preparation(photos):

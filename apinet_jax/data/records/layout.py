@@ -150,23 +150,21 @@ def _split_folders(folder: Path) -> dict[str, str]:
 
 def _unify_spellings(folder: Path, splits: dict[str, str], found: list[Found]) -> list[Found]:
     """Name every class as train/ does, whether its accents are composed or decomposed."""
-    spellings: dict[tuple[str, str], str] = {}
-    for image in found:
-        key = image.split, unicodedata.normalize("NFC", escaped(image.class_name))
-        other = spellings.setdefault(key, image.class_name)
-        if other != image.class_name:
+    spellings: dict[str, dict[str, str]] = {split: {} for split in splits}
+    for split, name in dict.fromkeys(image[:2] for image in found):
+        key = unicodedata.normalize("NFC", escaped(name))
+        if (other := spellings[split].setdefault(key, name)) != name:
             raise InputError(
-                f"{folder / splits[image.split]} has two class folders of the same name, once with "
-                f"composed and once with decomposed letters: {other!a} and "
-                f"{image.class_name!a}. Move their images into one folder."
+                f"{folder / splits[split]} has two class folders of the same name, once with "
+                f"composed and once with decomposed letters: {other!a} and {name!a}. Move their "
+                "images into one folder."
             )
-
-    def unified(image: Found) -> Found:
-        name = unicodedata.normalize("NFC", escaped(image.class_name))
-        spelling = spellings.get(("train", name), image.class_name)
-        return image._replace(class_name=escaped(spelling))
-
-    return [unified(image) for image in found]
+    unified = {
+        name: escaped(spellings["train"].get(key, name))
+        for names in spellings.values()
+        for key, name in names.items()
+    }
+    return [image._replace(class_name=unified[image.class_name]) for image in found]
 
 
 def _output_tops(
@@ -231,11 +229,15 @@ def _report_unused(folder: Path, splits: dict[str, str], listing: Listing, used:
         say(f"Skipped in {folder}, as runs or records are stored there: {quoted(listing.outputs)}.")
     places, kinds = set(), Counter()
     for path, _ in listing.files:
+        if path in used:
+            continue
         top, *rest = path.split("/")
-        in_class = any(len(_below(path, below)) > 1 for below in splits.values())
-        if _is_image(path) and path not in used:
+        if _is_image(path):
             places.add(path if f"{top}/" in splits.values() or not rest else top)
-        elif in_class and path not in used and rest[-1].lower() not in _THUMBNAILS:
+        elif (
+            any(len(_below(path, below)) > 1 for below in splits.values())
+            and rest[-1].lower() not in _THUMBNAILS
+        ):
             kinds[PurePosixPath(path).suffix.lower() or "without extension"] += 1
     if places:
         rule = "train/, val/ and test/ are read" if splits["train"] else "class folders are read"

@@ -158,8 +158,8 @@ def warn_of_copies(checked: Checked) -> None:
             if len({getattr(entry, field) for entry in entries}) > 1
         ]
         if found:
-            shown = "; ".join(found[:_MAX_COPIES]) + ("; ..." if len(found) > _MAX_COPIES else "")
-            say(f"WARNING: {len(found):,} image(s) are in more than one of the {what}: {shown}.")
+            shown = "; ".join(found[:_MAX_COPIES]) + ("; ..." if len(found) > _MAX_COPIES else ".")
+            say(f"WARNING: {len(found):,} image(s) are in more than one of the {what}: {shown}")
 
 
 def fingerprint(checked: Checked) -> str:
