@@ -128,7 +128,16 @@ def _record(
     flat, fingerprint = flatten(config), dataset.fingerprint
     if recorded is None:
         return new_record(flat, fingerprint, config.model.pretrained, mesh.size)
-    if check_same_run(recorded, flat, fingerprint, workdir, extend=extend, num_devices=mesh.size):
+    extended = check_same_run(
+        recorded,
+        flat,
+        fingerprint,
+        workdir,
+        extend=extend,
+        num_devices=mesh.size,
+        image_changes=dataset.changes_since(recorded["data_fingerprint"]),
+    )
+    if extended:
         say(
             f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
             "epochs. The cosine schedule is planned anew over all of them."

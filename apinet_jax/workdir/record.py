@@ -123,6 +123,7 @@ def check_same_run(
     *,
     extend: bool,
     num_devices: int = 1,
+    image_changes: str = "",
 ) -> bool:
     """Refuse to continue a run under settings that change its results.
 
@@ -133,6 +134,7 @@ def check_same_run(
         workdir: The folder, for the message.
         extend: Whether more epochs than recorded are allowed.
         num_devices: Devices that share a batch now.
+        image_changes: Which files changed, as far as it is known.
 
     Returns:
         Whether the run is extended.
@@ -152,7 +154,8 @@ def check_same_run(
         if now != recorded["sha256"]:
             differences.append(("SHA-256 of model.pretrained", recorded["sha256"], now))
     if fingerprint != record["data_fingerprint"]:
-        differences.append(("the images themselves", record["data_fingerprint"], fingerprint))
+        what = f"the images ({image_changes})" if image_changes else "the images themselves"
+        differences.append((what, record["data_fingerprint"], fingerprint))
     devices = record.get("devices", num_devices)
     if devices != num_devices and _groups_follow_devices(config):
         differences.append(("devices, which BatchNorm's groups follow", devices, num_devices))

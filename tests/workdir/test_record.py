@@ -97,6 +97,14 @@ def test_other_devices_are_refused_where_batch_norm_groups_follow_them(settings,
         assert not check_same_run(*same, extend=False, num_devices=4)
 
 
+def test_changed_photos_are_named(tmp_path):
+    config = flatten(default_config())
+    record = new_record(config, "before", None)
+    changes = "1 removed: 'cat/3.jpg'"
+    with pytest.raises(InputError, match=r"the images \(1 removed: 'cat/3.jpg'\): before there"):
+        check_same_run(record, config, "now", tmp_path, extend=False, image_changes=changes)
+
+
 def test_commit_is_that_of_this_checkout(tmp_path, monkeypatch):
     """Not that of a repository in which the package is installed."""
 
