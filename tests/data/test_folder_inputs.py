@@ -152,6 +152,20 @@ def test_image_folder_whose_name_is_not_utf8(photos):
         open_dataset("folder", renamed)
 
 
+def test_records_folder_whose_name_is_not_utf8(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / os.fsdecode(b"caf\xe9")))
+    with pytest.raises(InputError, match=r"in .*caf\\xe9, whose name is not UTF-8\. Set TFDS_DATA"):
+        open_dataset("folder", photos)
+
+
+@pytest.mark.parametrize("name", ["[1]", "a@2", "a*b?", "{a}", "a\\b", "caf\u00e9 $HOME #1"])
+def test_special_characters_in_folder_names(photos, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / f"root {name}"))
+    renamed = photos.rename(tmp_path / name)
+    for _ in range(2):
+        assert open_dataset("folder", renamed).train.read(0) == encoded(0)
+
+
 def test_files_that_are_not_used_are_counted(photos, capsys):
     others = ("x", "y", "x.mpo", "x.jpg?w=300", "train.txt", "deep/z.TXT", "Thumbs.db", ".hidden")
     for name in others:

@@ -93,6 +93,8 @@ def test_damaged_texts_of_a_png_do_not_matter():
     exif[-1] ^= 1
     huge = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 21)))
     data = png(8, 0, b"\x07", 1, bytes(text), bytes(exif), huge)
+    end = data.index(b"IEND") - 4
+    assert pixel(png(8, 0, b"\x07", 1)[:-12] + huge + data[end:]) == (7, 7, 7)
     assert pixel(data) == (7, 7, 7)
     assert decoding.stored_size(data) == (1, 1)
     at = data.index(b"IDAT") + 6

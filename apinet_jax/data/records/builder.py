@@ -27,6 +27,7 @@ from apinet_jax.data.records.scan import (
     unreadable_error,
     warn_of_copies,
 )
+from apinet_jax.data.records.walk import escaped
 from apinet_jax.system.console import say, tracked
 from apinet_jax.system.errors import InputError, RunError
 
@@ -159,9 +160,14 @@ def ensure_prepared(
         **options: Further arguments of the builder.
 
     Raises:
-        InputError: Images are unreadable.
+        InputError: Images are unreadable, or `root` has a name that array_record cannot open.
         RunError: The records cannot be written.
     """
+    if (name := escaped(str(root))) != str(root):
+        raise InputError(
+            f"Records cannot be stored in {name}, whose name is not UTF-8. Set TFDS_DATA_DIR to "
+            "another folder."
+        )
     make = partial(_construct, builder_class, **options)
     builder = _current(make, root, listing(), need_boxes)
     if builder is None:

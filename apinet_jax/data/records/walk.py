@@ -92,9 +92,9 @@ def _list(folder: Path) -> tuple[dict[str, Path], dict[str, os.stat_result], lis
     """Return the real path of each sub-folder, the status of each file, and broken links."""
     folders, files, broken_links = {}, {}, []
     try:
-        for entry in os.scandir(folder):
-            if is_ignored(entry.name):
-                continue
+        with os.scandir(folder) as scanned:
+            entries = [entry for entry in scanned if not is_ignored(entry.name)]
+        for entry in entries:
             is_link = entry.is_symlink()
             try:
                 status = entry.stat()
