@@ -1,8 +1,8 @@
 """Comparisons over seeds: mean and spread of each cell, and its difference from a reference.
 
-Differences are paired by seed, which takes out what a seed does to both. An interval is Student's
-t at 95 %; where it holds zero, the difference is not resolved. A verdict takes three pairs: with
-two, nothing tells whether the differences are spread normally, as the interval supposes.
+Differences are paired by seed, which removes what a seed does to both. The interval is Student's t
+at 95 %; a difference whose interval contains zero is not resolved. A verdict takes three pairs: two
+do not show whether differences are normally distributed, as the interval assumes.
 """
 
 import csv
@@ -17,16 +17,20 @@ Scores = Mapping[str, Mapping[int, float]]
 """Score of each seed, for each cell; in percent, and NaN for a run that diverged."""
 
 NOT_RUN, NOT_RESOLVED, DIVERGED = "not run", "not resolved", "diverged"
+NO_REFERENCE, REFERENCE_DIVERGED = "no reference", "reference diverged"
 LEAST_PAIRS = 3  # for a verdict
 _COLUMNS = (
     *("cell", "mean", "sd", "n", "diverged"),
     *("pairs", "difference", "low", "high", "verdict"),
 )
 _NOTE = """
-`n` seeds of each cell. Differences are means over the `pairs` of seeds that a cell shares with the
-reference, which may be fewer. Intervals tell the noise between seeds alone, not what other images
-would give, and are not widened for the number of cells: of twenty that do not differ from the
-reference, one is expected to look as if it did. A verdict takes three pairs.
+`n` is the number of seeds of a cell. Differences are means over the `pairs` of seeds that a cell
+shares with the reference, which may be fewer. Intervals show the noise between seeds, not what
+other images would give. They are not widened for the number of cells: of twenty cells that do not
+differ from the reference, one is expected to look as if it did. A verdict takes three pairs.
+"""
+_DIVERGED_NOTE = """
+A run of the reference diverged, so there are no verdicts: the remaining seeds are the lucky ones.
 """
 
 
@@ -58,9 +62,9 @@ class Line(NamedTuple):
 
     Attributes:
         cell: Its name.
-        scores: Score of each seed whose run came to its end.
-        diverged: Runs that did not.
-        difference: From the reference; `None` where they share no seed.
+        scores: Score of each seed whose run finished.
+        diverged: Number of runs that diverged.
+        difference: From the reference; `None` if they share no seed.
         verdict: In words.
     """
 
@@ -77,77 +81,83 @@ class Line(NamedTuple):
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation of the scores, from two on."""
+        """Standard deviation of two scores or more."""
         return statistics.stdev(self.scores.values()) if len(self.scores) > 1 else None
 
 
 def paired_difference(
     scores: Mapping[int, float], reference: Mapping[int, float]
 ) -> Difference | None:
-    """Compares two cells seed by seed.
+    """Return the difference of two cells, paired by seed; `None` if they share no seed.
 
     Args:
         scores: Score of each seed.
-        reference: The same of what it is compared with.
-
-    Returns:
-        The difference, or `None` where they have no seed in common.
+        reference: Score of each seed of the reference.
     """
     seeds = sorted(set(scores) & set(reference))
     if not seeds:
         return None
-    differences = [scores[seed] - reference[seed] for seed in seeds]
-    mean, half = statistics.mean(differences), math.inf
-    if len(seeds) > 1:
-        from scipy.stats import t  # half a second to import
+    # Scores have four decimals: equal differences must not differ by rounding.
+    differences = [round(scores[seed] - reference[seed], 9) for seed in seeds]
+    mean = statistics.mean(differences)
+    if len(seeds) == 1:
+        low, high = -math.inf, math.inf
+    elif len(set(differences)) == 1:
+        low = high = mean
+    else:
+        from scipy.stats import ttest_1samp  # half a second to import
 
-        quantile = float(t.ppf(0.975, len(seeds) - 1))
-        half = quantile * statistics.stdev(differences) / math.sqrt(len(seeds))
-    return Difference(mean, mean - half, mean + half, len(seeds))
+        low, high = map(float, ttest_1samp(differences, 0.0).confidence_interval(0.95))
+    return Difference(mean, low, high, len(seeds))
 
 
 def compare(cells: Sequence[str], scores: Scores, reference: str) -> list[Line]:
-    """Compares every cell with one of them.
+    """Return every cell with its difference from a reference.
 
-    A cell of which a run diverged gets no other verdict: the seeds that are left are lucky ones.
+    A cell with a diverged run gets no other verdict, as its remaining seeds are the lucky ones. If
+    a run of the reference diverged, no cell gets one.
 
     Args:
         cells: Names of all cells, run or not, in order.
         scores: What was measured.
-        reference: The cell that the others are compared with.
+        reference: Name of the reference.
     """
-    ended = {
+    finished = {
         cell: {seed: score for seed, score in scores.get(cell, {}).items() if math.isfinite(score)}
         for cell in cells
     }
+    diverged = {cell: len(scores.get(cell, {})) - len(finished[cell]) for cell in cells}
     lines = []
     for cell in cells:
-        diverged = len(scores.get(cell, {})) - len(ended[cell])
         difference = None
         if cell != reference:
-            difference = paired_difference(ended[cell], ended[reference])
+            difference = paired_difference(finished[cell], finished[reference])
         if cell == reference:
             verdict = "reference"
-        elif diverged:
+        elif diverged[cell]:
             verdict = DIVERGED
-        elif not ended[cell]:
+        elif not finished[cell]:
             verdict = NOT_RUN
+        elif diverged[reference]:
+            verdict = REFERENCE_DIVERGED
         else:
-            verdict = difference.verdict if difference else "no reference"
-        lines.append(Line(cell, ended[cell], diverged, difference, verdict))
+            verdict = difference.verdict if difference else NO_REFERENCE
+        lines.append(Line(cell, finished[cell], diverged[cell], difference, verdict))
     return lines
 
 
 def as_markdown(lines: Sequence[Line], metric: str) -> str:
-    """The table of a comparison as Markdown.
+    """Return the table of a comparison as Markdown.
 
     Args:
         lines: The cells.
-        metric: What the scores are of.
+        metric: Name of the scores.
     """
     head = (f"{metric}, mean ± sd", "n", "pairs", "difference", "95 % interval", "verdict")
     rows = [("cell", *head), ("---",) * 7, *map(_texts, lines)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + _NOTE
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    no_verdicts = any(line.verdict == REFERENCE_DIVERGED for line in lines)
+    return table + _NOTE + (_DIVERGED_NOTE if no_verdicts else "")
 
 
 def _texts(line: Line) -> tuple[str, ...]:
@@ -165,7 +175,7 @@ def _texts(line: Line) -> tuple[str, ...]:
 
 
 def as_csv(lines: Sequence[Line]) -> str:
-    """The same table as CSV, a number or nothing in each column between name and verdict."""
+    """Return the same table as CSV; columns between name and verdict hold numbers or nothing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -180,12 +190,12 @@ def as_csv(lines: Sequence[Line]) -> str:
 
 
 def draw(lines: Sequence[Line], metric: str, path: Path) -> None:
-    """Draws every seed with a sign of its own and every mean as a bar, the best on top.
+    """Plot every seed with its own marker and every mean as a bar, the best on top.
 
     Args:
         lines: The cells; those without a score are left out.
-        metric: What the scores are of.
-        path: The PNG.
+        metric: Name of the scores.
+        path: The PNG to write.
     """
     from matplotlib.figure import Figure
 
@@ -196,13 +206,13 @@ def draw(lines: Sequence[Line], metric: str, path: Path) -> None:
     for height, line in enumerate(shown):
         colour = "tab:orange" if line.verdict == "reference" else "tab:blue"
         for seed, score in line.scores.items():
-            sign = "os^Dv"[seeds.index(seed) % 5]
-            axes.plot(score, height, sign, color=colour, alpha=0.55, markersize=5)
+            marker = "os^Dv"[seeds.index(seed) % 5]
+            axes.plot(score, height, marker, color=colour, alpha=0.55, markersize=5)
         axes.plot(line.mean, height, "|", color=colour, markersize=16, markeredgewidth=2.5)
         if line.verdict == "reference":
             axes.axvline(line.mean, color=colour, linewidth=1, alpha=0.6)
-    for seed, sign in zip(seeds, "os^Dv", strict=False):
-        axes.plot([], [], sign, color="grey", markersize=5, label=f"seed {seed}")
+    for seed, marker in zip(seeds, "os^Dv", strict=False):
+        axes.plot([], [], marker, color="grey", markersize=5, label=f"seed {seed}")
     axes.plot([], [], "|", color="grey", markersize=12, markeredgewidth=2.5, label="mean")
     figure.legend(loc="outside upper right", ncols=len(seeds) + 1, frameon=False, fontsize="small")
     axes.set_yticks(range(len(shown)), [line.cell for line in shown])

@@ -56,7 +56,8 @@ def initialize_job(
     given = [coordinator, processes, index]
     if given == [None] * 3 and os.environ.get("SLURM_NTASKS") == "1":
         return
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+    port = coordinator and coordinator.rpartition(":")[2]
+    if port is not None and not (port.isascii() and port.isdigit()):
         raise InputError(
             f"--coordinator_address={coordinator} has no port; give one, as in "
             f"--coordinator_address={coordinator.rstrip(':')}:1234."

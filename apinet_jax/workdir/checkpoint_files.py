@@ -134,4 +134,5 @@ def is_checkpoint(folder: AnyPath) -> bool:
 
 
 def _is_step(name: str) -> bool:
-    return name.isascii() and name.isdigit()  # `"²".isdigit()` is true
+    # `"²".isdigit()` is true, and `int` refuses thousands of digits.
+    return name.isascii() and name.isdigit() and len(name) < 19

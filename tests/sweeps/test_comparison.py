@@ -1,11 +1,14 @@
-"""Figures of a comparison, by hand, and the table that tells them."""
+"""Figures of a comparison, by hand, and their table."""
 
 import csv
 import io
 import math
+import random
+import statistics
 
 import pytest
 from PIL import Image
+from scipy.stats import t
 
 from apinet_jax.sweeps.comparison import as_csv, as_markdown, compare, draw, paired_difference
 
@@ -30,6 +33,19 @@ def test_difference_by_hand():
     assert difference.verdict == "not resolved"
 
 
+def test_interval_against_its_formula():
+    rng = random.Random(0)
+    for count in (2, 3, 5, 20):
+        scores, reference = (
+            {seed: round(rng.gauss(70, 3), 4) for seed in range(count)} for _ in range(2)
+        )
+        differences = [scores[seed] - reference[seed] for seed in range(count)]
+        half = t.ppf(0.975, count - 1) * statistics.stdev(differences) / math.sqrt(count)
+        found = paired_difference(scores, reference)
+        assert found.low == pytest.approx(statistics.mean(differences) - half, abs=1e-9)
+        assert found.high == pytest.approx(statistics.mean(differences) + half, abs=1e-9)
+
+
 def test_verdicts():
     better = paired_difference(SCORES["much better"], SCORES["API-Net"])
     assert better.verdict == "better"
@@ -52,6 +68,19 @@ def test_a_cell_by_hand():
     assert compare(CELLS, SCORES, "never run")[0].verdict == "no reference"
 
 
+@pytest.mark.parametrize("reference", [{0: 70.0, 1: 72.0, 2: math.nan}, {0: math.nan}])
+def test_diverged_reference_judges_nothing(reference):
+    scores = {**SCORES, "API-Net": reference}
+    lines = compare(CELLS, scores, "API-Net")
+    verdicts = {line.cell: line.verdict for line in lines}
+    assert verdicts.pop("API-Net") == "reference"
+    assert verdicts.pop("one diverged") == "diverged"
+    assert verdicts.pop("never run") == "not run"
+    assert set(verdicts.values()) == {"reference diverged"}
+    assert "run of the reference diverged, so there are no verdicts" in as_markdown(lines, "top-1")
+    assert "no verdicts" not in as_markdown(compare(CELLS, SCORES, "API-Net"), "top-1")
+
+
 def test_tables_say_what_was_not_run():
     table = compare(CELLS, SCORES, "API-Net")
     lines = as_markdown(table, "test top-1").splitlines()
@@ -61,7 +90,7 @@ def test_tables_say_what_was_not_run():
     assert lines[5] == "| one seed | 75.00 | 1 | 1 | +3.00 | one pair | not resolved |"
     assert lines[6].startswith("| one diverged | 72.00 ± 1.41 | 2, 1 diverged | 2 | +1.00 | +1.00")
     assert lines[7] == "| never run | not run | 0 |  |  |  | not run |"
-    assert "noise between seeds alone" in " ".join(lines)
+    assert "noise between seeds, not" in " ".join(lines)
 
 
 def test_csv_has_numbers():
