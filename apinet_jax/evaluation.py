@@ -71,7 +71,7 @@ def evaluate_split(
     Raises:
         RunError: If the device runs out of memory.
     """
-    sums, parts = None, []
+    parts = []
     with (
         explain_out_of_memory("Try a lower --config.eval.batch_size."),
         stream(loader, 0, loader.num_batches, workers) as batches,
@@ -79,13 +79,12 @@ def evaluate_split(
     ):
         for batch in batches:
             before_batch()
-            more, logits = eval_step(params, batch_stats, to_global(batch, mesh))
-            sums = more if sums is None else jax.tree.map(jax.numpy.add, sums, more)
+            logits = eval_step(params, batch_stats, to_global(batch, mesh).image)
             parts.append(np.asarray(logits))  # waits, so that one batch is on the device at a time
             bar.advance()
     labels = loader.reader.source.labels
     logits = np.concatenate(parts)[: len(labels)]  # padding is at the end
-    return Evaluation(summarise(jax.device_get(sums), logits, labels), logits, labels)
+    return Evaluation(summarise(logits, labels), logits, labels)
 
 
 def evaluate(

@@ -22,7 +22,7 @@ from apinet_jax.data.source import Dataset
 from apinet_jax.evaluation import Evaluation
 from apinet_jax.method.steps import Stage
 from apinet_jax.method.types import StepMetrics, TrainState
-from apinet_jax.setup.build import Plan
+from apinet_jax.setup.build import Plan, run_key
 from apinet_jax.system import hosts
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import DivergedError, Interrupted, explain_out_of_memory
@@ -161,6 +161,7 @@ def fit(
         RunError: If the device runs out of memory, or the disk refuses a write.
     """
     plan, start = run.plan, int(state.step)
+    key = run_key(run.config, run.mesh)
     with (
         explain_out_of_memory(_LESS_MEMORY),
         stream(loader, start, plan.total, run.config.data.workers) as batches,
@@ -187,7 +188,7 @@ def fit(
                 waited = time.perf_counter() - before
                 stage: Stage = "frozen" if step <= plan.frozen else "full"
                 with jax.transfer_guard("disallow"):
-                    state, metrics = stages[stage](state, batch)
+                    state, metrics = stages[stage](state, batch, key)
                 log.add(step, metrics, waited)
                 evaluates = plan.epoch_ends(step) and run.dataset.validation is not None
                 if step % plan.save_every == 0 or step == plan.total or evaluates:

@@ -10,7 +10,6 @@ The same command continues a run that was interrupted. Every field of the config
 --config.optim.lr=0.02, for instance.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,10 +60,6 @@ def main(argv: Sequence[str]) -> None:
     workdir = _WORKDIR.value and to_path(_WORKDIR.value)
     if config is None and _MODE.value == "train":
         raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
-    if config is not None and config.train.deterministic:
-        # Read when the backend starts, which no import has done yet.
-        flag = "--xla_gpu_exclude_nondeterministic_ops=true"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if _DISTRIBUTED.value:
         from apinet_jax.system.hosts import initialize_job
 

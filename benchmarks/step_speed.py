@@ -21,7 +21,7 @@ from apinet_jax.config import default_config
 from apinet_jax.data.batch import Batch
 from apinet_jax.models import TRUNKS
 from apinet_jax.setup import memory
-from apinet_jax.setup.build import fresh_state, make_program
+from apinet_jax.setup.build import fresh_state, make_program, run_key
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.config_file import parse_change
 from apinet_jax.system.mesh import make_mesh, to_global
@@ -53,6 +53,7 @@ def main() -> None:
         Batch(pixels, labels, np.arange(count, dtype=np.int32), np.ones(count, bool)), mesh
     )
 
+    key = run_key(default_config(), mesh)
     steps, states, need = {}, {}, {}
     for trunk, also in itertools.product(arguments.trunk, ["", *arguments.also]):
         config = default_config()
@@ -71,7 +72,7 @@ def main() -> None:
     for repeat in range(arguments.repeats + 1):
         for name, step in steps.items():
             start = time.perf_counter()
-            states[name], metrics = step(states[name], batch)
+            states[name], metrics = step(states[name], batch, key)
             jax.block_until_ready(metrics)
             if repeat:  # the first one warms up
                 seconds[name].append(time.perf_counter() - start)

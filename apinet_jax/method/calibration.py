@@ -12,7 +12,8 @@ BINS = 15
 LEAST, MOST = 0.05, 20.0  # temperatures
 
 
-def _log_softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+def log_softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
+    """Return the log-probability of each class, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
@@ -35,7 +36,7 @@ def calibration_error(
     """
     if not np.isfinite(logits).all():
         return math.nan
-    probability = np.exp(_log_softmax(logits / temperature))
+    probability = np.exp(log_softmax(logits / temperature))
     confidence = probability.max(axis=1)
     correct = probability.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -63,7 +64,7 @@ def fit_temperature(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " 
     rows = np.arange(len(labels))
 
     def nll(log_temperature: float) -> float:
-        return -_log_softmax(logits / np.exp(log_temperature))[rows, labels].mean()
+        return -log_softmax(logits / np.exp(log_temperature))[rows, labels].mean()
 
     found = minimize_scalar(nll, bounds=np.log((LEAST, MOST)), method="bounded")
     temperature = float(np.exp(found.x))

@@ -1,4 +1,4 @@
-"""The training step and the evaluation step: pure functions, compiled once a stage, no I/O."""
+"""The training step, a pure function compiled once per stage, and the compiled evaluation step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import LossTerms, Reduction, cross_entropy, pair_loss
-from apinet_jax.method.metrics import EvalSums, eval_sums
 from apinet_jax.method.optim import TRUNK
 from apinet_jax.method.pairs import Choice, Distance, mine_pairs
 from apinet_jax.method.trunk_pass import Preprocess, trunk_features
@@ -164,12 +163,12 @@ def _objective(
 def train_step(
     state: TrainState,
     batch: Batch,
+    key: Key[Array, ""],
     *,
     model: APINet,
     optimizer: optax.GradientTransformation,
     objective: Objective,
     preprocess: Preprocess,
-    seed: int,
     stage: Stage,
     ema: float = 0.0,
     microbatches: int = 1,
@@ -183,11 +182,11 @@ def train_step(
     Args:
         state: State before the step; its buffers are donated when compiled by `make_train_step`.
         batch: The global batch.
+        key: Key of the run, for dropout and random partners; the step is folded in.
         model: The network.
         optimizer: Its optimizer.
         objective: Switches of the objective.
         preprocess: Pixel statistics and compute type.
-        seed: Seeds dropout, together with the step.
         stage: `frozen` or `full`.
         ema: Share of the averaged parameters that a step keeps, where an average is kept. It is
             less in the first steps, (1 + t) / (10 + t), so that the start is soon forgotten.
@@ -198,7 +197,7 @@ def train_step(
     Returns:
         State after the step and the metrics before it.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(key, state.step)
     trunk = {TRUNK: state.params[TRUNK]}
     head = {name: leaves for name, leaves in state.params.items() if name != TRUNK}
     trained, fixed = (head, trunk) if stage == "frozen" else (state.params, {})
@@ -231,59 +230,42 @@ def train_step(
     return new_state, StepMetrics(*terms, top1, grad_norm, pairs)
 
 
-def eval_step(
-    params: dict[str, Any],
-    batch_stats: dict[str, Any],
-    batch: Batch,
-    *,
-    model: APINet,
-    preprocess: Preprocess,
-    flip: bool = False,
-) -> tuple[EvalSums, Float[Array, "B C"]]:
-    """Evaluates one padded batch: single images, no gates.
-
-    Args:
-        params: Parameters.
-        batch_stats: BatchNorm statistics.
-        batch: The global batch.
-        model: The network.
-        preprocess: Pixel statistics and compute type.
-        flip: Whether the mirror image is classified too, and the logits are averaged.
-
-    Returns:
-        The sums over the images, and the logits of every row.
-    """
-    logits = classify_images(
-        params, batch_stats, batch.image, model=model, preprocess=preprocess, flip=flip
-    )
-    return eval_sums(logits, batch.label, batch.mask), logits
+def compiler_options(platform: str, deterministic: bool) -> dict[str, bool]:
+    """Return the XLA options of a step; only GPUs have operations that differ between runs."""
+    return {"xla_gpu_exclude_nondeterministic_ops": deterministic} if platform == "gpu" else {}
 
 
 def make_train_step(
-    mesh: Mesh, **settings: Any
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """Compiles `train_step` for `mesh`: batch by rows, the rest replicated, the state donated.
+    mesh: Mesh, *, deterministic: bool = True, **settings: Any
+) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, StepMetrics]]:
+    """Compile `train_step` for `mesh`: batch by rows, the rest replicated, the state donated.
 
     Args:
         mesh: The data mesh.
-        **settings: The keyword arguments of `train_step` but `shards`.
+        deterministic: Whether a GPU must compute the same bits in every run.
+        **settings: The keyword arguments of `train_step` except `shards`.
     """
     everywhere = replicated(mesh)
     return jax.jit(
         partial(train_step, **settings, shards=mesh.size),
-        in_shardings=(everywhere, sharded_by_batch(mesh)),
+        in_shardings=(everywhere, sharded_by_batch(mesh), everywhere),
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform, deterministic),
     )
 
 
 def make_eval_step(
     mesh: Mesh, *, model: APINet, preprocess: Preprocess, flip: bool = False
-) -> Callable[[dict[str, Any], dict[str, Any], Batch], tuple[EvalSums, Float[Array, "B C"]]]:
-    """Compiles `eval_step` for `mesh`; sums and logits come back replicated."""
+) -> Callable[[dict[str, Any], dict[str, Any], UInt8[Array, "B H W 3"]], Float[Array, "B C"]]:
+    """Compile `classify_images` for `mesh`: images by rows, the logits replicated.
+
+    A GPU computes the same bits in every run, whatever `train.deterministic` says.
+    """
     everywhere = replicated(mesh)
     return jax.jit(
-        partial(eval_step, model=model, preprocess=preprocess, flip=flip),
+        partial(classify_images, model=model, preprocess=preprocess, flip=flip),
         in_shardings=(everywhere, everywhere, sharded_by_batch(mesh)),
-        out_shardings=(everywhere, everywhere),
+        out_shardings=everywhere,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform, deterministic=True),
     )

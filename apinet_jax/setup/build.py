@@ -198,6 +198,12 @@ def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh)
     return draw(jax.random.key(config.seed))
 
 
+def run_key(config: ml_collections.ConfigDict, mesh: Mesh) -> Key[Array, ""]:
+    """Return the key of a run, replicated over the mesh."""
+    make_key = jax.jit(jax.random.key, out_shardings=replicated(mesh))
+    return make_key(np.uint32(config.seed))
+
+
 def state_initializer(
     config: ml_collections.ConfigDict, program: Program
 ) -> Callable[[Key[Array, ""]], TrainState]:

@@ -1,4 +1,6 @@
-"""Compiles the steps of a configuration from shapes alone, for devices that need not be there."""
+"""Compilation of the steps from shapes only, for devices that need not exist."""
+
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,43 +13,54 @@ from apinet_jax.method.types import TrainState
 from apinet_jax.setup.build import Program, eval_batch_size, state_initializer
 from apinet_jax.system.mesh import replicated, sharded_by_batch
 
+T = TypeVar("T")
+
 
 def compile_train_step(
     config: ml_collections.ConfigDict, program: Program, mesh: Mesh, stage: Stage
 ) -> jax.stages.Compiled:
-    """Compiles the step of a stage from shapes alone, before there are weights or images."""
+    """Compile the step of a stage from shapes, before weights or images exist.
+
+    The program does not depend on the seed: the step takes the key of the run as an argument.
+    """
     step = make_train_step(
         mesh,
         model=program.model,
         optimizer=program.optimizer,
         objective=program.objective,
         preprocess=program.preprocess,
-        seed=config.seed,
         stage=stage,
         ema=config.optim.ema,
         microbatches=config.train.microbatches,
+        deterministic=config.train.deterministic,
     )
     state = _state_shapes(config, program, mesh)
     batch = _batch_shapes(config.data.crop, program.plan.batch_size, mesh)
-    return step.lower(state, batch).compile()
+    key = _replicated_shapes(jax.eval_shape(jax.random.key, 0), mesh)
+    return step.lower(state, batch, key).compile()
 
 
 def compile_eval_step(
     config: ml_collections.ConfigDict, program: Program, mesh: Mesh
 ) -> jax.stages.Compiled:
-    """Compiles the evaluation step from shapes alone."""
+    """Compile the evaluation step from shapes."""
     step = make_eval_step(
         mesh, model=program.model, preprocess=program.preprocess, flip=bool(config.eval.flip)
     )
     state = _state_shapes(config, program, mesh)
     batch = _batch_shapes(config.data.crop, eval_batch_size(config, mesh), mesh)
-    return step.lower(state.inference_params, state.batch_stats, batch).compile()
+    return step.lower(state.inference_params, state.batch_stats, batch.image).compile()
 
 
 def _state_shapes(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
+    shapes = jax.eval_shape(state_initializer(config, program), jax.random.key(0))
+    return _replicated_shapes(shapes, mesh)
+
+
+def _replicated_shapes(shapes: T, mesh: Mesh) -> T:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(state_initializer(config, program), jax.random.key(0)),
+        shapes,
     )
 
 

@@ -41,7 +41,6 @@ def trajectory(devices, dtype, steps):
         optimizer=optimizer,
         objective=Objective(),
         preprocess=Preprocess((0.5,) * 3, (0.25,) * 3, dtype),
-        seed=0,
         stage="full",
     )
 
@@ -54,6 +53,7 @@ def trajectory(devices, dtype, steps):
         return mine_pairs(features, batch.label, batch.image_id)
 
     everywhere = replicated(mesh)
+    key = jax.jit(jax.random.key, out_shardings=everywhere)(np.uint32(0))
     mined = jax.jit(
         partners, in_shardings=(everywhere, sharded_by_batch(mesh)), out_shardings=everywhere
     )
@@ -81,7 +81,7 @@ def trajectory(devices, dtype, steps):
             mesh,
         )
         pairs = mined(state, batch)
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, key)
         if number == 0:  # momentum begins as the gradient
             moments = [x for x in jax.tree.leaves(state.opt_state) if jnp.ndim(x)]
             told["gradient"] = np.concatenate([np.ravel(jax.device_get(x)) for x in moments])

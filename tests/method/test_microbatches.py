@@ -19,6 +19,7 @@ from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import check_divisible, make_mesh, replicated, to_global
 
 SIZE, CLASSES = 64, 4
+KEY = jax.random.key(0)
 LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), 4)
 BATCH = Batch(
     np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3)).astype(np.uint8),
@@ -46,19 +47,18 @@ def prepared(devices=1, groups=1, stage="full", trunk="resnet10_w16", remat="non
         optimizer=optimizer,
         objective=Objective(),
         preprocess=Preprocess((0.5,) * 3, (0.25,) * 3),
-        seed=0,
         stage=stage,
         **settings,
     )
     draw = jax.jit(lambda key: init_state(model, optimizer, key, crop=SIZE))
     state = jax.device_put(jax.device_get(draw(jax.random.key(0))), replicated(mesh))
     batch = to_global(BATCH, mesh)
-    return step.lower(state, batch).compile(), state, batch
+    return step.lower(state, batch, KEY).compile(), state, batch
 
 
 def after_one_step(**settings):
     compiled, state, batch = prepared(**settings)
-    after, metrics = compiled(state, batch)
+    after, metrics = compiled(state, batch, KEY)
     return jax.device_get(after), jax.device_get(metrics)
 
 

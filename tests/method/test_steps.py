@@ -10,11 +10,11 @@ from numeric import max_error
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
-from apinet_jax.method.losses import cross_entropy
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.steps import (
     Objective,
     Preprocess,
+    compiler_options,
     init_state,
     make_eval_step,
     make_train_step,
@@ -49,7 +49,6 @@ def setup(devices=1, stage="full", interaction=True, groups=1, **switches):
         optimizer=optimizer,
         objective=objective,
         preprocess=PREPROCESS,
-        seed=0,
         stage=stage,
     )
     return mesh, model, optimizer, step
@@ -76,6 +75,7 @@ def images(labels, image_id=None):
     return Batch(pixels, labels, np.asarray(ids, np.int32), np.ones(len(labels), bool))
 
 
+KEY = jax.random.key(0)
 BALANCED = images(np.repeat(np.arange(CLASSES), 4))
 
 
@@ -86,7 +86,7 @@ def run(batch=BALANCED, steps=1, **kwargs):
     before = jax.tree.map(np.array, state)  # the buffers themselves are donated
     metrics = []
     for _ in range(steps):
-        state, one = step(state, to_global(batch, mesh))
+        state, one = step(state, to_global(batch, mesh), KEY)
         metrics.append(jax.device_get(one))
     return before, jax.device_get(state), metrics
 
@@ -105,7 +105,7 @@ def test_eight_devices_compute_what_one_does():
 def test_devices_exchange_gradients_statistics_and_features_alone(stage):
     mesh, _, _, step = setup(devices=8, stage=stage)
     state = fresh(mesh, frozen=stage == "frozen")
-    found = collectives_of(step.lower(state, to_global(BALANCED, mesh)).compile().as_text())
+    found = collectives_of(step.lower(state, to_global(BALANCED, mesh), KEY).compile().as_text())
     assert {one.kind for one in found} == {"all-reduce", "all-gather"}
     gathered = [size for one in found if one.kind == "all-gather" for size in one.sizes]
     reduced = [size for one in found if one.kind == "all-reduce" for size in one.sizes]
@@ -133,14 +133,13 @@ def test_twenty_steps_are_the_same_on_one_device_and_on_eight():
             optimizer=optimizer,
             objective=Objective(),
             preprocess=PREPROCESS._replace(dtype=jnp.float64),
-            seed=0,
             stage="full",
         )
         wide = jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, drawn())
         state = jax.device_put(wide, replicated(mesh))
         rows = []
         for _ in range(20):
-            state, metrics = step(state, to_global(BALANCED, mesh))
+            state, metrics = step(state, to_global(BALANCED, mesh), KEY)
             rows.append(jax.device_get(metrics))
         return jax.device_get(state), rows
 
@@ -206,6 +205,23 @@ def test_a_stage_is_traced_once():
     assert step._cache_size() == traces
 
 
+def test_another_key_draws_another_dropout_without_a_second_trace():
+    mesh, _, _, step = setup()
+    batch = to_global(BALANCED, mesh)
+    _, one = step(fresh(mesh), batch, KEY)
+    traces = step._cache_size()
+    _, other = step(fresh(mesh), batch, jax.random.key(1))
+    assert one.loss != other.loss
+    assert step._cache_size() == traces
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_asked_of_the_compiler_for_gpus_only(deterministic):
+    option = "xla_gpu_exclude_nondeterministic_ops"
+    assert compiler_options("gpu", deterministic) == {option: deterministic}
+    assert compiler_options("cpu", deterministic) == compiler_options("tpu", deterministic) == {}
+
+
 def test_dropout_depends_on_the_step_alone():
     _, first, _ = run()
     _, again, _ = run()
@@ -213,7 +229,7 @@ def test_dropout_depends_on_the_step_alone():
     mesh, _, _, step = setup()
     later = fresh(mesh)._replace(step=jnp.array(7, jnp.int32))
     later = jax.device_put(later, replicated(mesh))
-    _, metrics = step(later, to_global(BALANCED, mesh))
+    _, metrics = step(later, to_global(BALANCED, mesh), KEY)
     _, _, (at_zero,) = run()
     assert metrics.loss != at_zero.loss
 
@@ -291,20 +307,16 @@ def test_the_step_normalises_the_part_of_each_device_alone():
     assert max_error(metrics.loss, whole.loss) > 1e-4
 
 
-def test_evaluation_ignores_padding_and_gates():
+def test_evaluation_needs_no_gates_and_logits_are_replicated():
     mesh, model, _, _ = setup(devices=8)
     state = fresh(mesh)
-    mask = np.arange(16) < 13
-    batch = BALANCED._replace(mask=mask)
     eval_step = make_eval_step(mesh, model=model, preprocess=PREPROCESS)
-    sums, all_logits = eval_step(state.params, state.batch_stats, to_global(batch, mesh))
-    assert sums.confusion.sum() == 13
-    normalised = (jnp.asarray(batch.image, jnp.float32) / 255 - 0.5) / 0.25
+    found = eval_step(state.params, state.batch_stats, to_global(BALANCED, mesh).image)
+    assert found.is_fully_replicated
+    normalised = (jnp.asarray(BALANCED.image, jnp.float32) / 255 - 0.5) / 0.25
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = jax.jit(partial(model.apply, train=False))(variables, normalised)
-    nll = cross_entropy(logits, jnp.asarray(batch.label))[:13].sum()
-    assert max_error(sums.nll, nll) < 1e-5
-    assert max_error(all_logits, logits) < 1e-4
+    assert max_error(found, logits) < 1e-4
 
 
 def test_mirror_images_are_averaged_at_test_time():
@@ -317,7 +329,8 @@ def test_mirror_images_are_averaged_at_test_time():
     mirrored = BALANCED._replace(image=np.ascontiguousarray(BALANCED.image[:, :, ::-1]))
 
     def logits(step, batch):
-        return np.asarray(step(state.params, state.batch_stats, to_global(batch, mesh))[1])
+        images = to_global(batch, mesh).image
+        return np.asarray(step(state.params, state.batch_stats, images))
 
     expected = (logits(step, BALANCED) + logits(step, mirrored)) / 2
     assert max_error(logits(both, BALANCED), expected) < 1e-5
@@ -327,13 +340,13 @@ def test_mirror_images_are_averaged_at_test_time():
 def test_average_of_parameters_by_hand():
     """With a decay of 0.3: a step keeps 1/10, then 2/11, then 3/12, then 0.3 of the average."""
     mesh, model, optimizer, _ = setup()
-    options = {"model": model, "optimizer": optimizer, "preprocess": PREPROCESS, "seed": 0}
+    options = {"model": model, "optimizer": optimizer, "preprocess": PREPROCESS}
     step = make_train_step(mesh, **options, objective=Objective(), stage="full", ema=0.3)
     state = fresh(mesh)
     average = jax.tree.map(np.array, state.params)
     state = state._replace(ema=jax.tree.map(jnp.copy, state.params))
     for keep in (1 / 10, 2 / 11, 3 / 12, 0.3):
-        state, _ = step(state, to_global(BALANCED, mesh))
+        state, _ = step(state, to_global(BALANCED, mesh), KEY)
         average = jax.tree.map(lambda a, p, k=keep: k * a + (1 - k) * p, average, state.params)
     errors = jax.tree.map(max_error, state.ema, average)
     assert max(jax.tree.leaves(errors)) < 1e-5

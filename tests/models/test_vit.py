@@ -127,10 +127,10 @@ def test_eight_devices_compute_what_one_does():
             optimizer=optimizer,
             objective=Objective(),
             preprocess=Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-            seed=0,
             stage="full",
         )
-        state, metrics = step(jax.device_put(first, replicated(mesh)), to_global(batch, mesh))
+        state = jax.device_put(first, replicated(mesh))
+        state, metrics = step(state, to_global(batch, mesh), jax.random.key(0))
         return jax.device_get((state.params, metrics))
 
     (one, metrics_1), (eight, metrics_8) = after_a_step(1), after_a_step(8)

@@ -40,6 +40,7 @@ from apinet_jax.method.types import TrainState
 from apinet_jax.setup.build import (
     make_network,
     make_train_loader,
+    run_key,
 )
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError
@@ -161,7 +162,8 @@ def test_restores_on_another_number_of_devices(reference, photos):
         loader = make_train_loader(config, dataset, program.plan, mesh)
         with jax.set_mesh(mesh):
             step = compile_train_step(config, program, mesh, "full")
-            state, metrics = step(state, to_global(loader(TOTAL - 1), mesh))
+            batch = to_global(loader(TOTAL - 1), mesh)
+            state, metrics = step(state, batch, run_key(config, mesh))
         assert int(state.step) == TOTAL
         assert float(metrics.loss) == pytest.approx(expected["loss"], rel=1e-5), devices
 
