@@ -1,8 +1,9 @@
 """The configuration: its defaults (the authors' code), the paper's preset, and its checks.
 
-A field that is `None` is chosen by the program from the data and the device (`auto.py`).
+A field that is `None` is chosen from the data and the device (`setup/auto.py`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("apinet", "softmax"),
     "data.augmentation": ("crop", "random_resized"),
     "data.cache": ("off", "disk"),
+    "batch.sampler": ("balanced", "shuffled"),
     "batch.tail": ("drop", "carry"),
     "model.dtype": ("float32", "bfloat16"),
     "model.mutual_activation": ("none", "relu"),
@@ -32,7 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.reduction": ("code", "paper"),
 }
 
-# What is asked of numbers: the demand in words, the demand, the fields.
+# Demands on numbers: in words, as a test, and the fields.
 BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "at least 1",
@@ -48,22 +50,17 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "train.microbatches",
         ),
     ),
+    ("above 0", lambda x: x > 0, ("optim.lr", "optim.head_lr_factor")),
+    ("above 0 and at most 1e12", lambda x: 0 < x <= 1e12, ("optim.epochs", "checkpoint.every")),
     (
-        "above 0",
-        lambda x: x > 0,
-        ("optim.epochs", "optim.lr", "optim.head_lr_factor", "checkpoint.every"),
+        "at least 0 and at most 1e12",
+        lambda x: 0 <= x <= 1e12,
+        ("optim.frozen_epochs", "optim.warmup_epochs"),
     ),
     (
         "at least 0",
         lambda x: x >= 0,
-        (
-            "data.workers",
-            "loss.rank_weight",
-            "loss.rank_margin",
-            "optim.weight_decay",
-            "optim.frozen_epochs",
-            "optim.warmup_epochs",
-        ),
+        ("data.workers", "loss.rank_weight", "loss.rank_margin", "optim.weight_decay"),
     ),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, ("data.min_area",)),
     ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, ("seed",)),
@@ -80,13 +77,12 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ),
 )
 
-# What is asked of the mean and the standard deviation of pixels in [0, 1], for each colour: the
-# demand in words, the least value; the largest is 1.
+# Demands on the mean and the standard deviation of each colour, for pixels from 0 to 1: in words,
+# and the least value; the largest is 1.
 STATISTICS = {"mean": ("from 0 to 1", 0.0), "std": ("above 0 and at most 1", 1e-9)}
 
-# Fields that may differ between the runs that share a workdir: they change where things lie and
-# how fast they come, not what is computed. The data and the weights themselves are compared by
-# their hashes.
+# Fields that may differ between the sessions of a run: they change where files are stored and how
+# fast they are read, not what is computed. Data and weights are compared by their hashes.
 FREE_FIELDS = (
     "data.dir",
     "data.manual_dir",
@@ -99,23 +95,23 @@ FREE_FIELDS = (
     "checkpoint.keep",
 )
 
-# Fields that came when there were records of runs already. Hashes of a configuration leave them out
-# where they have their defaults, which compute what was computed without them.
-LATER_FIELDS = ("model.remat", "train.microbatches")
+# Fields that were added when runs had already been recorded. Hashes of a configuration leave them
+# out where they have their defaults, which compute what was computed before.
+LATER_FIELDS = ("batch.sampler", "model.remat", "train.microbatches")
+
+SAMPLERS = {"apinet": "balanced", "softmax": "shuffled"}
+"""The `batch.sampler` of each method where it is `None`."""
 
 
 def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
-    """The configuration that every file in `configs/` starts from.
+    """Return the configuration that every file in `configs/` starts from, without a data set.
 
     Args:
         preset: `code` (default) computes what the authors' program does, `paper` what the paper
             says where the two differ.
 
-    Returns:
-        A configuration without a data set.
-
     Raises:
-        InputError: If the preset is unknown.
+        InputError: The preset is unknown.
     """
     if preset not in (None, "", *PRESETS):
         raise InputError(f"Unknown preset '{preset}': valid are {', '.join(PRESETS)}.")
@@ -126,7 +122,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
             "method": "apinet",
             "data": {
                 "name": "",
-                "dir": config_dict.placeholder(str),  # `None`: TFDS's own folder
+                "dir": config_dict.placeholder(str),  # `None`: the default of TFDS
                 "manual_dir": config_dict.placeholder(str),
                 "val_fraction": 0.0,
                 "skip_unreadable": False,
@@ -134,11 +130,16 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "resize": _auto(int, 512),
                 "crop": _auto(int, 448),
                 "augmentation": "crop",
-                "min_area": 0.25,  # of a random resized crop, as a part of the image
+                "min_area": 0.25,  # of a random resized crop, as a fraction of the image
                 "workers": 0,  # processes that decode; 0: threads of this process
                 "cache": _auto(str, "off"),
             },
-            "batch": {"classes": _auto(int, 30), "images": _auto(int, 4), "tail": "drop"},
+            "batch": {
+                "classes": _auto(int, 30),
+                "images": _auto(int, 4),
+                "sampler": config_dict.placeholder(str),  # `None`: see `SAMPLERS`
+                "tail": "drop",
+            },
             "model": {
                 "trunk": _auto(str, "resnet101"),
                 "pretrained": config_dict.placeholder(str),
@@ -146,7 +147,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "std": config_dict.placeholder(tuple),
                 "dtype": _auto(str, "float32"),
                 "batch_norm": "global",
-                "remat": _auto(str, "none"),  # what a backward pass recomputes to save memory
+                "remat": _auto(str, "none"),  # rematerialisation, which saves memory
                 "hidden": 512,
                 "dropout": 0.5,
                 "mutual_activation": "relu" if paper else "none",
@@ -176,7 +177,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "epochs": 100.0,
                 "warmup_epochs": 0.0,
                 "frozen_epochs": _auto(float, 8.0),
-                "ema": 0.0,  # share of the averaged parameters that a step keeps; 0: no average
+                "ema": 0.0,  # decay of the average of the parameters; 0: no average
             },
             "train": {"deterministic": True, "microbatches": _auto(int, 1)},
             "eval": {
@@ -189,30 +190,31 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
 
 
 def recorded_config(saved: dict[str, Any]) -> ml_collections.ConfigDict:
-    """A configuration that was saved with a run, as nested plain values.
+    """Return the configuration that a run saved as nested plain values.
 
-    Fields that did not exist then have their defaults, which compute what was computed without.
+    Fields that did not exist at that time have their defaults, which compute what was computed
+    before.
 
     Raises:
-        InputError: It is none: a name or a value is of another kind.
+        InputError: It is not a configuration: a name or the type of a value is wrong.
     """
     config = default_config().copy_and_resolve_references()
     try:
         flat = flatten(ml_collections.ConfigDict(saved))
         plain = {n: tuple(v) if isinstance(v, list | tuple) else v for n, v in flat.items()}
         config.update_from_flattened_dict(plain)
-    except Exception as error:  # ml_collections has one for each way in which it is not like ours
+    except Exception as error:  # ml_collections raises many types
         raise InputError(f"The configuration of the run is damaged ({error}).") from error
     return config
 
 
 def _auto(kind: type, value: Any) -> config_dict.FieldReference:
-    """A field that holds `value` and may be set to `None`, to be chosen by the program."""
+    """Return a field that holds `value` and may be set to `None`."""
     return config_dict.FieldReference(value, field_type=kind)
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields by their dotted names."""
+    """Return the fields by their dotted names."""
     flat = {}
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
@@ -223,10 +225,10 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Refuses values that cannot work whatever the data are.
+    """Refuse values that cannot work with any data.
 
     Raises:
-        InputError: With one line for each field that is wrong.
+        InputError: With one line for each wrong field.
     """
     _check_fields(config)
     values = flatten(config)
@@ -235,11 +237,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         for name, valid in CHOICES.items()
         if values[name] is not None and values[name] not in valid
     ]
+    endless = [name for name, x in values.items() if isinstance(x, float) and not math.isfinite(x)]
+    wrong += [f"{name} = {values[name]}: must be a finite number" for name in endless]
     wrong += [
         f"{name} = {values[name]}: must be {demand}"
         for demand, holds, names in BOUNDS
         for name in names
-        if values[name] is not None and not holds(values[name])
+        if values[name] is not None and name not in endless and not holds(values[name])
     ]
     wrong += [
         f"model.{name} = {given}: must be three numbers {demand}, of pixels divided by 255, as in "
@@ -256,38 +260,37 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     warmup, epochs = values["optim.warmup_epochs"], values["optim.epochs"]
     if warmup >= epochs > 0:
         wrong.append(
-            f"optim.warmup_epochs = {warmup:g} leaves nothing of optim.epochs = {epochs:g}: the "
-            "rate would rise to the end; lower --config.optim.warmup_epochs"
+            f"optim.warmup_epochs = {warmup:g} must be less than optim.epochs = {epochs:g}, "
+            "or the rate only rises; lower --config.optim.warmup_epochs"
         )
     if wrong:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))
 
 
 def are_pixel_statistics(values: Sequence[Any], least: float) -> bool:
-    """Whether these are three numbers from `least` to 1, as statistics of pixels are."""
+    """Return whether these are three numbers from `least` to 1."""
     return len(values) == 3 and all(isinstance(x, int | float) and least <= x <= 1 for x in values)
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:
-    """Refuses a configuration that has not just the fields of the default one."""
+    """Refuse a configuration whose fields are not exactly those of the default one."""
     values, known = flatten(config), flatten(default_config())
     wrong = [f"{name}: there is no such field" for name in values if name not in known]
     wrong += [f"{name}: is missing" for name in known if name not in values]
     if wrong:
         raise InputError(
-            "The configuration cannot work; let it begin with apinet_jax.config.default_config():\n"
+            "The configuration cannot work; start from apinet_jax.config.default_config():\n"
             + "\n".join(f"  {w}" for w in wrong)
         )
 
 
 def result_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """The fields that change results and differ between two flat configurations.
+    """Return the fields that change results and differ between two flat configurations.
 
-    A field that one of them does not know yet has its default there, which computes what was
-    computed before there was such a field.
+    A field that is missing from one of them has its default there.
 
     Returns:
-        Name, old value and new value of each, in the order of their names.
+        Name, old value and new value of each, sorted by name.
     """
     default = flatten(default_config())
     old, new = {**default, **old}, {**default, **new}
@@ -295,6 +298,8 @@ def result_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[s
 
     def value(flat: dict[str, Any], name: str) -> Any:
         found = flat.get(name)
-        return tuple(found) if isinstance(found, list) else found  # JSON has lists alone
+        if name == "batch.sampler":
+            return found or SAMPLERS.get(flat["method"])
+        return tuple(found) if isinstance(found, list) else found  # JSON only has lists
 
     return [(n, value(old, n), value(new, n)) for n in names if value(old, n) != value(new, n)]

@@ -18,8 +18,9 @@ from apinet_jax.config import (
     recorded_config,
     result_differences,
 )
+from apinet_jax.data.sampler import BalancedSampler, ShuffledSampler
 from apinet_jax.setup.auto import choose
-from apinet_jax.setup.build import make_network, make_plan, make_program
+from apinet_jax.setup.build import make_network, make_plan, make_program, make_sampler
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import make_mesh
 
@@ -123,13 +124,14 @@ def test_presets_differ_where_paper_and_code_do():
         ("data.val_fraction", 1.0, "below 1"),
         ("model.dropout", -0.1, "at least 0"),
         ("optim.epochs", 0.0, "above 0"),
+        ("optim.epochs", 1e300, "at most 1e12"),
         ("batch.images", 0, "at least 1"),
         ("data.workers", -1, "at least 0"),
         ("model.mean", (123.0, 116.0, 103.0), "from 0 to 1, of pixels divided by 255"),
         ("model.mean", (-0.1, 0.5, 0.5), "three numbers from 0 to 1"),
         ("model.std", (58.0, 57.0, 57.0), "three numbers above 0 and at most 1"),
         ("model.std", (0.0, 0.2, 0.2), "three numbers above 0 and at most 1"),
-        ("optim.warmup_epochs", 100.0, "leaves nothing of optim.epochs = 100"),
+        ("optim.warmup_epochs", 100.0, "must be less than optim.epochs = 100"),
     ],
 )
 def test_values_that_cannot_work(field, value, message):
@@ -137,6 +139,19 @@ def test_values_that_cannot_work(field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
         check_config(config)
+
+
+NUMBERS = [name for name, value in flatten(default_config()).items() if isinstance(value, float)]
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_numbers_are_finite(value):
+    assert len(NUMBERS) > 10
+    for field in NUMBERS:
+        config = default_config()
+        config.update_from_flattened_dict({field: float(value)})
+        with pytest.raises(InputError, match=rf"{field} = {value}: must be a finite number"):
+            check_config(config)
 
 
 def test_all_wrong_values_are_listed_at_once():
@@ -225,6 +240,38 @@ def test_plan():
     assert plan.epoch_ends(4900)
 
 
+def test_a_run_without_end_is_refused():
+    config = default_config()
+    config.optim.epochs = 1e9
+    with pytest.raises(InputError, match=r"optim\.epochs = 1e\+09 are .* at most 1e\+07"):
+        make_plan(config, 5994)
+
+
+@pytest.mark.parametrize(
+    ("method", "sampler", "expected"),
+    [
+        ("apinet", None, BalancedSampler),
+        ("apinet", "shuffled", ShuffledSampler),
+        ("softmax", None, ShuffledSampler),
+        ("softmax", "balanced", BalancedSampler),
+    ],
+)
+def test_sampler_follows_the_method_unless_it_is_set(method, sampler, expected):
+    config = default_config()
+    config.method, config.batch.sampler, config.optim.epochs = method, sampler, 1.0
+    check_config(config)
+    labels = np.repeat(np.arange(40), 30)
+    assert type(make_sampler(config, labels, make_plan(config, len(labels)))) is expected
+
+
+def test_naming_the_default_sampler_is_no_difference():
+    old = flatten(default_config())
+    assert result_differences(old, {**old, "batch.sampler": "balanced"}) == []
+    assert result_differences(old, {**old, "batch.sampler": "shuffled"}) == [
+        ("batch.sampler", "balanced", "shuffled")
+    ]
+
+
 def test_differences_that_matter():
     old = flatten(default_config())
     new = {**old, "data.workers": 8, "data.dir": "elsewhere", "optim.lr": 0.02}
@@ -261,7 +308,12 @@ def test_a_configuration_saved_by_an_older_run():
     config = default_config()
     config.model.trunk, config.model.mean = "resnet18", (0.5, 0.25, 0.5)
     saved = json.loads(json.dumps(config.to_dict()))
-    for group, name in (("model", "mutual"), ("pairs", "kinds"), ("optim", "ema")):
+    for group, name in (
+        ("model", "mutual"),
+        ("pairs", "kinds"),
+        ("optim", "ema"),
+        ("batch", "sampler"),
+    ):
         del saved[group][name]
     assert flatten(recorded_config(saved)) == flatten(config)
 

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
+from apinet_jax.config import SAMPLERS
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
@@ -34,6 +35,8 @@ from apinet_jax.models.weights.torch_names import load_torch_tensors
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import host_rows, replicated
 from apinet_jax.system.paths import AnyPath, is_remote, records_root
+
+MOST_STEPS = 10_000_000  # the batches of all steps are tabulated before the first
 
 
 class Plan(NamedTuple):
@@ -93,7 +96,11 @@ def make_dataset(
 
 
 def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
-    """Turns epochs into steps."""
+    """Turn epochs into steps.
+
+    Raises:
+        InputError: The run would be too long.
+    """
     batch_size = config.batch.classes * config.batch.images
     epoch = steps_per_epoch(num_images, batch_size)
 
@@ -101,6 +108,11 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
         return epochs_to_steps(epochs, num_images, batch_size)
 
     total = max(1, to_steps(config.optim.epochs))
+    if total > MOST_STEPS:
+        raise InputError(
+            f"optim.epochs = {config.optim.epochs:g} are {total:.3g} steps, and a run can have at "
+            f"most {MOST_STEPS:g}. Lower --config.optim.epochs."
+        )
     frozen = min(total, to_steps(config.optim.frozen_epochs))
     return Plan(batch_size, epoch, total, frozen, max(1, to_steps(config.checkpoint.every)))
 
@@ -225,8 +237,8 @@ def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
 def make_sampler(
     config: ml_collections.ConfigDict, labels: Int[np.ndarray, " N"], plan: Plan
 ) -> Sampler:
-    """K x S batches for API-Net, plain random batches for the softmax baseline."""
-    if config.method == "softmax":
+    """Return the sampler of `batch.sampler`: K x S images of K classes, or a plain shuffle."""
+    if (config.batch.sampler or SAMPLERS[config.method]) == "shuffled":
         return ShuffledSampler(
             len(labels), batch_size=plan.batch_size, num_steps=plan.total, seed=config.seed
         )

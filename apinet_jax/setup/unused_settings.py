@@ -2,7 +2,7 @@
 
 import ml_collections
 
-from apinet_jax.config import PRESETS, default_config, flatten
+from apinet_jax.config import PRESETS, SAMPLERS, default_config, flatten
 from apinet_jax.models import variable_shapes
 
 
@@ -25,9 +25,10 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
     model = ("model.mutual", "model.gates", "model.interaction", "model.hidden")
     softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
     both = flat["model.interaction"] == "both"
+    shuffled = (flat["batch.sampler"] or SAMPLERS[flat["method"]]) == "shuffled"
     groups: list[tuple[bool, tuple[str, ...], str]] = [
         (softmax, (*model, *ranking, *pairs), "softmax has no pairs"),
-        (softmax, ("batch.tail",), "softmax draws its batches from all images alike"),
+        (shuffled, ("batch.tail",), "shuffled batches take no account of classes"),
         (
             not softmax and alone,
             ("model.mutual", "model.hidden"),

@@ -26,6 +26,7 @@ def get_sweep() -> Sweep:
         cells={
             "API-Net": {},
             "softmax": {"method": "softmax"},
+            "softmax, balanced": {"method": "softmax", "batch.sampler": "balanced"},
             "gates: from each image alone": {"model.gates": "alone"},
             "mutual vector: sum": {"model.mutual": "sum"},
             "mutual vector: product": {"model.mutual": "product"},

@@ -269,6 +269,8 @@ def test_rate_suits_trunk_and_rule(fields, rate):
         ({"pairs__choice": "random", "pairs__distance": "euclidean"}, []),  # the paper's preset
         ({"loss__rank_weight": 0.0, "loss__rank_margin": 0.2}, ["loss.rank_margin"]),
         ({"loss__rank_weight": 0.5, "loss__rank_margin": 0.2}, []),
+        ({"batch__sampler": "shuffled", "batch__tail": "carry"}, ["batch.tail"]),
+        ({"method": "softmax", "batch__sampler": "balanced", "batch__tail": "carry"}, []),
         ({"method": "softmax", "batch__tail": "carry"}, ["batch.tail"]),
         ({"batch__tail": "carry"}, []),
         ({"data__min_area": 0.5}, ["data.min_area"]),
