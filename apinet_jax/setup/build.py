@@ -1,4 +1,4 @@
-"""From a configuration to the objects that it describes: network, optimizer, samplers, loaders."""
+"""The objects that a configuration describes: network, optimizer, samplers, loaders."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,11 +22,7 @@ from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.optim import TRUNK, cosine_schedule, make_optimizer
-from apinet_jax.method.steps import (
-    Objective,
-    Preprocess,
-    init_state,
-)
+from apinet_jax.method.steps import Objective, Preprocess, init_state
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.weights.hub import find_pretrained
@@ -40,13 +36,13 @@ MOST_STEPS = 10_000_000  # the batches of all steps are tabulated before the fir
 
 
 class Plan(NamedTuple):
-    """How long a run is, in steps.
+    """Length of a run, in steps.
 
     Attributes:
         batch_size: Images of the global batch, `B`.
         epoch: Steps of one pass over the training images.
         total: Steps of the run.
-        frozen: Steps before the backbone moves.
+        frozen: Steps in which the backbone is frozen.
         save_every: Steps between two checkpoints.
     """
 
@@ -57,7 +53,7 @@ class Plan(NamedTuple):
     save_every: int
 
     def epoch_ends(self, step: int) -> bool:
-        """Whether a pass over the images, or the run, ends with this step (counted from 1)."""
+        """Return whether an epoch or the run ends with this step, counted from 1."""
         return step > 0 and (step % self.epoch == 0 or step == self.total)
 
 
@@ -88,8 +84,8 @@ def make_dataset(
     if data.val_fraction:
         if dataset.validation is not None:
             raise InputError(
-                f"The folder has validation images of its own, and data.val_fraction = "
-                f"{data.val_fraction} asks to hold out more. Set --config.data.val_fraction=0."
+                f"The folder has validation images, and data.val_fraction = {data.val_fraction} "
+                "asks to hold out more. Set --config.data.val_fraction=0."
             )
         dataset = hold_out(dataset, data.val_fraction, config.seed)
     return dataset
@@ -120,12 +116,12 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
 def make_network(
     config: ml_collections.ConfigDict, num_classes: int, num_devices: int = 1
 ) -> tuple[APINet, Preprocess]:
-    """The network without parameters, and how its images are normalised.
+    """Return the network, without parameters, and the normalisation of its images.
 
     Args:
         config: Completed configuration.
         num_classes: Classes, `C`.
-        num_devices: Devices that a batch is spread over, for BatchNorm per device.
+        num_devices: Devices that share a batch, for BatchNorm per device.
     """
     spec = trunk_spec(config.model.trunk)
     dtype = jnp.dtype(config.model.dtype)
@@ -146,16 +142,7 @@ def make_network(
 
 
 class Program(NamedTuple):
-    """All that the compiled steps are made of.
-
-    Attributes:
-        model: The network, without parameters.
-        preprocess: How its images are normalised.
-        optimizer: What turns gradients into updates.
-        schedule: The learning rate of each step, as the optimizer follows it.
-        objective: Switches of the objective.
-        plan: Length of the run.
-    """
+    """The parts of the compiled steps; `schedule` is the learning rate that `optimizer` follows."""
 
     model: APINet
     preprocess: Preprocess
@@ -168,7 +155,7 @@ class Program(NamedTuple):
 def make_program(
     config: ml_collections.ConfigDict, num_classes: int, num_images: int, mesh: Mesh
 ) -> Program:
-    """The parts of the training step.
+    """Return the parts of the training step.
 
     Args:
         config: Completed configuration.
@@ -205,7 +192,7 @@ def make_program(
 
 
 def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
-    """A freshly drawn state, replicated over the mesh."""
+    """Return a freshly initialised state, replicated over the mesh."""
     draw = jax.jit(state_initializer(config, program), out_shardings=replicated(mesh))
     return draw(jax.random.key(config.seed))
 
@@ -219,18 +206,13 @@ def run_key(config: ml_collections.ConfigDict, mesh: Mesh) -> Key[Array, ""]:
 def state_initializer(
     config: ml_collections.ConfigDict, program: Program
 ) -> Callable[[Key[Array, ""]], TrainState]:
-    """Makes the state before the first step from a key."""
-    return partial(
-        init_state,
-        program.model,
-        program.optimizer,
-        crop=config.data.crop,
-        ema=config.optim.ema,
-    )
+    """Return the function from a key to the state before the first step."""
+    options = {"crop": config.data.crop, "ema": config.optim.ema}
+    return partial(init_state, program.model, program.optimizer, **options)
 
 
 def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-    """The evaluation batch, rounded up to what the devices share."""
+    """Return the evaluation batch size, rounded up to a multiple of the devices."""
     return config.eval.batch_size + -config.eval.batch_size % mesh.size
 
 
@@ -264,7 +246,7 @@ def _make_reader(
 def make_train_loader(
     config: ml_collections.ConfigDict, dataset: Dataset, plan: Plan, mesh: Mesh
 ) -> TrainLoader:
-    """What makes this host's rows of a training batch."""
+    """Return the loader of this host's rows of each training batch."""
     return TrainLoader(
         _make_reader(config, dataset.train, dataset.fingerprint),
         make_sampler(config, dataset.train.labels, plan),
@@ -278,23 +260,23 @@ def make_train_loader(
 def make_eval_loader(
     config: ml_collections.ConfigDict, source: Source, fingerprint: str, mesh: Mesh
 ) -> EvalLoader:
-    """What makes this host's rows of an evaluation batch, rounded up to what the devices share."""
+    """Return the loader of this host's rows of each evaluation batch."""
     batch_size = eval_batch_size(config, mesh)
     reader = _make_reader(config, source, fingerprint)
     return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size, mesh))
 
 
 def load_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainState:
-    """Puts pretrained weights into the trunk, strictly.
+    """Return `state` with pretrained weights in the trunk, every tensor matched; keep the head.
 
     Args:
-        state: The state, whose head stays as it is.
+        state: A fresh state.
         trunk: Name of the trunk.
-        name: What `find_pretrained` takes.
+        name: Weights, as for `find_pretrained`.
 
     Raises:
-        InputError: If there are no such weights, or they are not of this trunk; the message lists
-            what differs.
+        InputError: The weights cannot be read or belong to another trunk; the differences are
+            listed.
     """
     tensors = read_weights(find_pretrained(str(name)).path, trunk)
     inside = {"params": state.params[TRUNK]}
