@@ -195,7 +195,10 @@ def open_dataset(
             dataset = _open_official(name, root, manual_dir, skip_unreadable, crop_to_box)
         else:
             dataset = _open_birds(root)
-    counts = [f"{len(part):,} {split}" for split, part in dataset.splits.items()]
+    splits = dataset.splits
+    if dataset.train is dataset.test:
+        del splits["train"]
+    counts = [f"{len(part):,} {split}" for split, part in splits.items()]
     say(f"{name}: {', '.join(counts)} images of {len(dataset.class_names):,} classes.")
     return dataset
 

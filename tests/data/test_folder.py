@@ -9,21 +9,12 @@ import tempfile
 
 import numpy as np
 import pytest
-from image_folder import encoded, put, put_photos
+from image_folder import encoded, put
 
 from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return put_photos(tmp_path / "photos")
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def test_train_and_test(photos):

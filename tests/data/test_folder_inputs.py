@@ -7,21 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folder import encoded, put, put_photos
+from image_folder import encoded, put
 
 from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return put_photos(tmp_path / "photos")
+pytestmark = pytest.mark.usefixtures("root")
 
 
 @pytest.fixture
@@ -225,7 +216,9 @@ def test_counts_and_drawn_split_are_printed(flat, photos, capsys):
 
 def test_all_images_as_test_images(flat, photos, capsys):
     everything = open_dataset("folder", flat, all_as_test=True)
-    assert "set apart" not in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "set apart" not in printed
+    assert "folder: 10 test images of 2 classes." in printed
     assert len(everything.test) == 10
     assert np.bincount(everything.test.labels).tolist() == [5, 5]
     for index, name in enumerate(everything.test.file_names):
