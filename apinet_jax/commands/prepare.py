@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from apinet_jax.data.records.walk import escaped
 from apinet_jax.data.source import NAMES, Dataset, open_dataset
 from apinet_jax.data.survey import Survey, survey, write_contact_sheet
 from apinet_jax.system.console import print_result
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
         crop_to_box=arguments.crop_to_box,
     )
     found = survey(dataset)
-    title = Path(photos).expanduser().resolve().name if photos else name
+    title = escaped(Path(photos).expanduser().resolve().name) if photos else name
     lines = table(dataset, found, title)
     try:
         write_contact_sheet(dataset, sheet, title)

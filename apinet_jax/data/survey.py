@@ -127,8 +127,11 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
             draw.text((x, y + _TILE + 4 + line * _LINE), text, _INK, font)
     part = path.with_name(f"{path.name}.part")
     with explain_failed_writes(path):
-        sheet.save(part, "PNG")
-        part.replace(path)
+        try:
+            sheet.save(part, "PNG")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _printable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:

@@ -1,6 +1,8 @@
 """The prepare command: its table, its contact sheet, and what it refuses."""
 
+import os
 import re
+import sys
 
 import matplotlib
 import numpy as np
@@ -133,16 +135,25 @@ def test_sheet_is_written_before_anything_is_printed(here, capsys, monkeypatch):
     run_command(["prepare", "folder", str(photos), "--sheet=some.png"])
 
 
-def test_table_is_printed_if_the_sheet_fails(here, capsys, monkeypatch):
-    def full(*_):
-        raise RunError("disk full")
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS refuses such names")
+def test_folder_whose_name_is_not_utf8(here, capsys):
+    photos = put(here / os.fsdecode(b"caf\xe9"), "a/1.png", "b/2.png")
+    assert table(capsys, "folder", photos)["data set"] == r"caf\xe9"
 
-    monkeypatch.setattr(prepare, "write_contact_sheet", full)
-    with pytest.raises(RunError, match="disk full"):
-        run_command(["prepare", "folder", str(put(here / "photos", "a/1.png", "b/2.png"))])
+
+def test_table_is_printed_if_the_sheet_fails(here, capsys, monkeypatch):
+    def full(_, part, *args):
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    photos = put(here / "photos", "a/1.png", "b/2.png")
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(RunError, match=r"Could not write folder-sheet\.png: No space left"):
+        run_command(["prepare", "folder", str(photos)])
     printed = capsys.readouterr().out
     assert "classes         2" in printed
     assert "contact sheet" not in printed
+    assert not list(here.glob("*.part"))
 
 
 @pytest.mark.parametrize(
