@@ -1,8 +1,15 @@
-"""Eight CPU devices, strict ranks, and the folders that tests read."""
+"""Eight CPU devices, one compilation cache, strict ranks, and the folders that tests read."""
 
 import os
+import tempfile
 from pathlib import Path
 
+# The workers and every process that a test starts inherit the environment, so that each program is
+# compiled once. The process that made the folder removes it.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Tests compile many programs and run each a few times: LLVM's optimiser costs five times what it
 # saves here.
 os.environ["XLA_FLAGS"] = (

@@ -117,7 +117,7 @@ def test_weights_of_another_trunk(photos, tmp_path):
     file = tmp_path / "squeezenet.safetensors"
     save_file({k: np.ascontiguousarray(v) for k, v in to_torch_tensors(zeros).items()}, file)
     message = (
-        r"squeezenet.safetensors does not fit model.trunk = resnet10_w16: .*missing: bn1.bias"
+        r"squeezenet.safetensors does not fit model.trunk = test_tiny: .*missing: layer1.0.bn1.bias"
         r".*unexpected: features.0.bias"
     )
     refuse(photos, tmp_path / "run", message, model__pretrained=str(file))
