@@ -9,7 +9,7 @@ import shutil
 import time
 from functools import wraps
 
-from apinet_jax import evaluate, loop
+from apinet_jax import evaluation, loop
 from apinet_jax.main import entry_point
 
 
@@ -32,5 +32,5 @@ if __name__ == "__main__":
     os.replace = slowed(os.replace, 0.2, is_half_written)
     shutil.rmtree = slowed(shutil.rmtree, 0.05)
     loop.to_global = slowed(loop.to_global, 0.1)
-    evaluate.to_global = slowed(evaluate.to_global, 0.2)
+    evaluation.to_global = slowed(evaluation.to_global, 0.2)
     entry_point()
