@@ -13,8 +13,14 @@ from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
 TOTAL, FROZEN, EPOCH, SAVE_EVERY = 16, 4, 4, 3
-# What else a run may carry from step to step, or draw for one.
-RECIPE = {"optim__ema": 0.9, "optim__nesterov": True, "data__augmentation": "random_resized"}
+# What else a run may carry from step to step, or draw for one; and checkpoints of some size, which
+# a full disk refuses.
+RECIPE = {
+    "model__hidden": 1024,
+    "optim__ema": 0.9,
+    "optim__nesterov": True,
+    "data__augmentation": "random_resized",
+}
 
 
 def program_of(workdir, photos, devices):

@@ -65,6 +65,24 @@ def config_for(photos, **overrides):
     return config
 
 
+def train(config, workdir, *, devices=1, **kwargs):
+    """Trains on some of this process's devices."""
+    import jax
+
+    from apinet_jax.training import train
+
+    return train(config, workdir, devices=jax.devices()[:devices], **kwargs)
+
+
+def evaluate(*args, devices=1, **kwargs):
+    """Evaluates on some of this process's devices."""
+    import jax
+
+    from apinet_jax.evaluation import evaluate
+
+    return evaluate(*args, devices=jax.devices()[:devices], **kwargs)
+
+
 def options(settings, workdir):
     """The settings as a command line."""
     return [

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from functools import partial
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +16,19 @@ from tiny_runs import (
     config_for,
     content_of,
     draw_photos,
+    evaluate,
     options,
     rows_of,
     run_command,
     settings_for,
+    train,
 )
 
-from apinet_jax.evaluation import evaluate
+from apinet_jax import training
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.setup import memory
-from apinet_jax.setup.build import make_program
-from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError, RunError
-from apinet_jax.system.mesh import make_mesh
-from apinet_jax.training import train
 from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
 from apinet_jax.workdir.lock import lock_workdir
@@ -59,11 +58,11 @@ def finished(photos, tmp_path_factory):
     return workdir
 
 
-def refuse(photos, workdir, message, **overrides):
+def refuse(photos, workdir, message, devices=1, **overrides):
     """Starts a run that must stop before it leaves a trace of itself."""
     before = content_of(workdir) if workdir.exists() else {}
     with pytest.raises(InputError, match=message):
-        train(config_for(photos, **{**SHORT, **overrides}), workdir)
+        train(config_for(photos, **{**SHORT, **overrides}), workdir, devices=devices)
     assert (content_of(workdir) if workdir.exists() else {}) == before
 
 
@@ -88,13 +87,17 @@ def test_one_class_only(tmp_path):
         ({"batch__classes": 5, "batch__images": 8}, "batch.classes = 5 .*only 4.*classes=4 or low"),
         ({"data__crop": 40}, r"data.crop = 40 is larger than data.resize = 36.*lower --config"),
         ({"model__trunk": "resnet11"}, "no trunk named 'resnet11'; choose one of .*resnet18"),
-        ({"batch__images": 3}, r"batch of 12 images.*cannot be shared equally by 8 devices"),
         ({"data__name": "flowers"}, "Unknown data set 'flowers'.*birds, cub, aircraft"),
         ({"model__pretrained": "/no.safetensors"}, "Cannot read the weights /no.safetensors"),
     ],
 )
 def test_settings_that_do_not_fit(photos, tmp_path, overrides, message):
     refuse(photos, tmp_path / "run", message, **overrides)
+
+
+def test_batch_that_the_devices_cannot_share(photos, tmp_path):
+    message = r"batch of 12 images.*cannot be shared equally by 8 devices"
+    refuse(photos, tmp_path / "run", message, devices=8, batch__images=3)
 
 
 def test_unknown_field_in_a_configuration_file(photos, tmp_path):
@@ -210,13 +213,13 @@ def test_workdir_of_a_run_that_goes_on(finished, photos):
 
 def test_evaluation_on_other_classes(finished, tmp_path):
     other = draw_photos(tmp_path / "photos", classes=3, train=2, test=1)
-    with pytest.raises(InputError, match=r"knows 4 classes .*, the data have 3 .*not the same"):
+    with pytest.raises(InputError, match=r"has 4 classes, the data have 3, and they differ"):
         evaluate(finished, "last", config_for(other))
 
 
 def test_evaluation_says_what_it_does_not_take_from_the_command(finished, photos, tmp_path, capsys):
     evaluate(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
-    assert capsys.readouterr().err.count("\n") == 1  # of the progress
+    assert "from the run" not in capsys.readouterr().err
     changed = shutil.copytree(photos, tmp_path / "photos")
     shutil.copy(changed / "train/class0/0.png", changed / "train/class0/copy.png")
     other = {**SHORT, "optim__lr": 0.5, "model__hidden": 8}
@@ -227,31 +230,33 @@ def test_evaluation_says_what_it_does_not_take_from_the_command(finished, photos
     assert "These are not the images of the run: " in told
 
 
-def test_program_that_does_not_fit_into_memory(tmp_path, monkeypatch):
-    photos = draw_photos(tmp_path / "photos", classes=8, train=4, test=1, size=16)
-    needs, measure = [], memory.program_bytes
-    monkeypatch.setattr(memory, "program_bytes", lambda c: needs.append(measure(c)) or needs[-1])
-    monkeypatch.setattr(memory, "device_bytes", lambda _: int(0.8 * needs[0]) if needs else 2**40)
-    large = {"batch__classes": 8, "batch__images": 4, "data__resize": 128, "data__crop": 128}
-    config = config_for(photos, **{**SHORT, **large}, model__dtype="float32")
+def test_step_that_does_not_fit_lists_what_would(photos, tmp_path, monkeypatch):
+    """Programs stand in for compiled ones: 1 KiB for each pixel of a microbatch, 512 MiB in all."""
+
+    def bytes_of(config):
+        images = config.batch.classes * config.batch.images // config.train.microbatches
+        return 1024 * images * config.data.crop**2
+
+    def compile_stub(config, *_):
+        return Mock(spec=jax.stages.Compiled, needed=bytes_of(config))
+
+    monkeypatch.setattr(training, "compile_train_step", compile_stub)
+    monkeypatch.setattr(memory, "program_bytes", lambda program: program.needed)
+    monkeypatch.setattr(memory, "device_bytes", lambda _: 400 * 2**20)
+    size = {"batch__images": 8, "data__resize": 128, "data__crop": 128}
+    config = config_for(photos, **{**SHORT, **size})
     with pytest.raises(RunError) as caught:
         train(config, tmp_path / "run")
-    text, need, has = str(caught.value), needs[0], int(0.8 * needs[0])
-    assert (
-        f"needs {memory.format_bytes(need)} on each device, which has {memory.format_bytes(has)}"
-        in text
-    )
-    fitting = re.findall(r"--config\.(\S+)=(\S+)  \((\d+) MiB\)", text)
-    assert len({(field, value) for field, value, _ in fitting}) == 3
-    assert not (tmp_path / "run/run.json").exists()
-    mesh = make_mesh()
-    for field, value, figure in fitting:
+    text = str(caught.value)
+    assert "needs 512 MiB on each device, which has 400 MiB" in text
+    options = re.findall(r"  (--config\..*)  \((\d+) MiB\)", text)
+    assert len(set(options)) == 3
+    for flags, figure in options:
         smaller = config.copy_and_resolve_references()
-        smaller.update_from_flattened_dict({field: int(value)})
-        program = make_program(smaller, 8, 32, mesh)
-        then = measure(compile_train_step(smaller, program, mesh, "full"))
-        assert then <= has
-        assert memory.format_bytes(then) == f"{figure} MiB"
+        changes = re.findall(r"--config\.(\S+)=(\d+)", flags)
+        smaller.update_from_flattened_dict({field: int(value) for field, value in changes})
+        assert bytes_of(smaller) == int(figure) * 2**20 <= 400 * 2**20
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_loss_that_is_not_finite(photos, tmp_path):

@@ -6,24 +6,25 @@ from jax.errors import JaxRuntimeError
 from tiny_runs import (
     config_for,
     draw_photos,
+    evaluate,
     full_disk,
     options,
     rows_of,
     run_command,
     settings_for,
+    train,
 )
 
 from apinet_jax import evaluation, loop
-from apinet_jax.evaluation import evaluate
 from apinet_jax.system.errors import RunError
 from apinet_jax.system.paths import write_atomically
-from apinet_jax.training import train
 from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.workdir.metrics_log import MetricsWriter
 from apinet_jax.workdir.record import read_record
 
-# Four steps, each of them saved.
+# Four steps, each of them saved; a head of 1 MB, which a small enough disk refuses.
 SHORT = {
+    "model__hidden": 4096,
     "optim__epochs": 2.0,
     "optim__frozen_epochs": 0.0,
     "checkpoint__every": 0.5,

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, rows_of
+from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, evaluate, rows_of, train
 
 from apinet_jax import training as train_module
-from apinet_jax.evaluation import Evaluation, evaluate
+from apinet_jax.evaluation import Evaluation
 from apinet_jax.loop import Run
 from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.method.types import TrainState
@@ -25,7 +25,6 @@ from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.report import report_results
 from apinet_jax.setup.build import Plan
 from apinet_jax.system.mesh import make_mesh
-from apinet_jax.training import train
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.record import sha256_of
 
@@ -37,8 +36,8 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "resnet10.safetensors"
-    trunk = make_trunk("resnet10_w16")
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    trunk = make_trunk("test_tiny")
     image = jax.numpy.zeros((1, 32, 32, 3))
     variables = jax.jit(lambda key: trunk.init(key, image, train=False))(jax.random.key(3))
     tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
@@ -123,7 +122,7 @@ def test_curves_and_events_are_there(run):
 
 def test_record_says_what_the_run_was_made_of(run, weights_file, photos):
     record = json.loads((run[0] / "run.json").read_text())
-    assert record["config"]["model.trunk"] == "resnet10_w16"
+    assert record["config"]["model.trunk"] == "test_tiny"
     assert record["config"]["data.dir"] == str(photos)
     assert record["pretrained"] == {
         "source": str(weights_file),

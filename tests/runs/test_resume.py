@@ -34,6 +34,7 @@ from tiny_runs import (
     rows_of,
     run_command,
     settings_for,
+    train,
 )
 
 from apinet_jax.method.types import TrainState
@@ -45,7 +46,6 @@ from apinet_jax.setup.build import (
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import to_global
-from apinet_jax.training import train
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.checkpoint_files import steps_of
 
