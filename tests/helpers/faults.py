@@ -130,7 +130,7 @@ def asked_to_stop(scene):
     assert seconds < GRACE
     step = steps_of(scene.workdir)[-1]
     assert step == max((row["step"] for row in rows_of(scene.workdir)), default=0)
-    assert f"saved after step {step}. The same command goes on." in output
+    assert f"saved after step {step}. The same command continues." in output
     assert "Traceback" not in output
 
 
@@ -163,7 +163,7 @@ def damaged_newest_checkpoint(scene, damage):
     assert f"WARNING: the checkpoint {folder} is damaged: " in output
     if file.name != SEAL:  # a bit of a name in the seal looks like a file that is not there
         assert f": {file.relative_to(folder)} has changed. " in output
-    assert f"the one before, {before}, takes its place." in output
+    assert f"the run resumes from {before}." in output
 
 
 def flipped_newest_checkpoint(scene):
@@ -189,7 +189,7 @@ def damaged_record(scene):
     records.write_bytes(changed + content[2 * quarter :])
     message = scene.fails(RunError, data__cache="off")
     assert f"of train in {records.parent} cannot be read" in message
-    assert "Delete that folder; the next command prepares it anew." in message
+    assert "Delete that folder; the next command prepares it again." in message
     shutil.rmtree(records.parent)
     code, output, _ = interrupt(scene, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM

@@ -53,9 +53,9 @@ class Watch:
         patch.setattr(sys, "meta_path", [self, *sys.meta_path])
         save, evaluate = Checkpoints.save, train_module.evaluate_split
 
-        def watched_save(checkpoints, state, metadata, *, best=False):
-            self.events.append(("best" if best else "saved", int(state.step)))
-            save(checkpoints, state, metadata, best=best)
+        def watched_save(checkpoints, state, metadata, *, best_score=None):
+            self.events.append(("saved" if best_score is None else "best", int(state.step)))
+            save(checkpoints, state, metadata, best_score=best_score)
 
         def watched_evaluate(*args, title, **kwargs):
             self.events.append(title)
