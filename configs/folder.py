@@ -6,15 +6,8 @@ Settings that are None are chosen from the photos and the device; each choice is
 reason. Pretrained weights help a lot: --config.model.pretrained=timm:resnet50.tv_in1k, or a file.
 """
 
-from apinet_jax.config import default_config
+from apinet_jax.config import folder_config
 
 
 def get_config(preset: str = "code"):
-    config = default_config(preset)
-    config.data.name = "folder"
-    config.data.resize = config.data.crop = config.data.cache = None
-    config.batch.classes = config.batch.images = None
-    config.model.trunk = config.model.dtype = config.model.remat = None
-    config.optim.lr = config.optim.frozen_epochs = None
-    config.train.microbatches = config.eval.batch_size = None
-    return config
+    return folder_config(preset=preset)

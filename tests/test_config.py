@@ -11,13 +11,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from apinet_jax.config import (
-    check_config,
-    default_config,
-    flatten,
-    recorded_config,
-    result_differences,
-)
+from apinet_jax.config import default_config, flatten, recorded_config, result_differences
+from apinet_jax.config_checks import check_config
 from apinet_jax.data.sampler import BalancedSampler, ShuffledSampler
 from apinet_jax.setup.auto import choose
 from apinet_jax.setup.build import make_network, make_plan, make_program, make_sampler

@@ -13,7 +13,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Floors from the ground up; rooms on one floor do not know each other. A module imports from its
 # own room or from lower floors.
 FLOORS = (
-    ("config", "system"),
+    ("config", "config_checks", "system"),
     ("models", "data"),
     ("method",),
     ("workdir",),

@@ -7,7 +7,8 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from apinet_jax.config import check_config, flatten
+from apinet_jax.config import flatten
+from apinet_jax.config_checks import check_config
 from apinet_jax.data.source import Dataset
 from apinet_jax.models import check_trunk
 from apinet_jax.models.weights.hub import find_pretrained, pin_source

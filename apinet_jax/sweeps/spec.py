@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import ml_collections
 
-from apinet_jax.config import FREE_FIELDS, check_config, flatten
+from apinet_jax.config import FREE_FIELDS, flatten
+from apinet_jax.config_checks import check_config
 from apinet_jax.models import check_trunk
 from apinet_jax.setup.config_file import parse_change, read_config
 from apinet_jax.system.errors import InputError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numeric import max_error
 
-from apinet_jax.config import CHOICES, check_config, default_config
+from apinet_jax.config import default_config
+from apinet_jax.config_checks import CHOICES, check_config
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits, cross_entropy, pair_loss, score_ranking
 from apinet_jax.method.pairs import mine_pairs

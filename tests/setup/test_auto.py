@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from apinet_jax.config import check_config, flatten
+from apinet_jax.config import flatten
+from apinet_jax.config_checks import check_config
 from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.setup import memory

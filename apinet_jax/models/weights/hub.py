@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apinet_jax.config import STATISTICS, are_pixel_statistics
+from apinet_jax.config_checks import STATISTICS, are_pixel_statistics
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mirror import local_copy
 from apinet_jax.system.paths import AnyPath, is_remote, local_path, to_path
