@@ -118,7 +118,7 @@ def test_a_lost_host_ends_the_job_with_one_line_and_it_goes_on(lost, photos, tmp
     step = steps_of(workdir)[-1]
     assert told == [
         f"error: Host {lost} of 2 was lost (killed by signal 9). The last good checkpoint is "
-        f"{workdir}/checkpoints/{step}. The same command goes on from the last good checkpoint."
+        f"{workdir}/checkpoints/{step}. The same command continues from the last good checkpoint."
     ]
     code, output = run_command(command, program=("-m", "apinet_jax"))
     assert code == 0, output
