@@ -28,6 +28,14 @@ if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
 
 HERE = Path(__file__).parent
+# Folders of the tests that take longest.
+LONGEST = ("runs", "sweeps", "method", "models")
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest files, so that the processes finish at about the same time."""
+    rank = {HERE / folder: place for place, folder in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.parent, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

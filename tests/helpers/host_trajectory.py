@@ -1,6 +1,6 @@
-"""Twenty steps in float64 and one in float32, by one process or as one of a job of several.
+"""Some steps of training, by one process or as one of the processes of a job.
 
-python tests/host_trajectory.py FOLDER PORT PROCESSES INDEX
+python tests/helpers/host_trajectory.py FOLDER PORT PROCESSES INDEX BITS
 """
 
 import sys
@@ -16,7 +16,7 @@ from apinet_jax.method.interaction import APINet
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.pairs import mine_pairs
 from apinet_jax.method.steps import Objective, Preprocess, init_state, make_train_step
-from apinet_jax.models import make_trunk
+from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.system import hosts
 from apinet_jax.system.mesh import host_rows, make_mesh, replicated, sharded_by_batch, to_global
 
@@ -24,10 +24,10 @@ SIZE, CLASSES, STEPS = 32, 4, 20
 LABELS = np.repeat(np.arange(CLASSES), 9)
 
 
-def trajectory(devices, dtype, steps):
+def trajectory(devices, trunk, dtype, steps):
     """Losses, partners, the images that this process read, and the first step's gradient."""
-    mesh = make_mesh(devices)
-    model = APINet(make_trunk("resnet10_w16", dtype), 128, CLASSES, hidden=16, dropout=0.5)
+    mesh, width = make_mesh(devices), trunk_spec(trunk).width
+    model = APINet(make_trunk(trunk, dtype), width, CLASSES, hidden=16, dropout=0.5)
     optimizer = make_optimizer(
         cosine_schedule(0.05, STEPS),
         momentum=0.9,
@@ -68,7 +68,7 @@ def trajectory(devices, dtype, steps):
     pixels = (noise + 24 * LABELS[:, None, None, None]).astype(np.uint8)
     sampler = BalancedSampler(LABELS, classes=4, images=4, num_steps=STEPS, seed=0)
     rows = host_rows(sampler.batch_size, mesh)
-    told = {"rows": rows, "read": [], "loss": [], "intra": [], "inter": []}
+    found = {"rows": rows, "read": [], "loss": [], "intra": [], "inter": []}
     for number in range(steps):
         mine = sampler(number)[rows]
         batch = to_global(
@@ -84,33 +84,29 @@ def trajectory(devices, dtype, steps):
         state, metrics = step(state, batch, key)
         if number == 0:  # momentum begins as the gradient
             moments = [x for x in jax.tree.leaves(state.opt_state) if jnp.ndim(x)]
-            told["gradient"] = np.concatenate([np.ravel(jax.device_get(x)) for x in moments])
+            found["gradient"] = np.concatenate([np.ravel(jax.device_get(x)) for x in moments])
         for name, value in {
             "read": mine,
             "loss": metrics.loss,
             "intra": pairs.intra,
             "inter": pairs.inter,
         }.items():
-            told[name].append(np.asarray(jax.device_get(value)))
-    return {name: np.array(values) for name, values in told.items()}
+            found[name].append(np.asarray(jax.device_get(value)))
+    return {name: np.array(values) for name, values in found.items()}
 
 
-def both(devices):
-    """Both runs, by names that tell them apart."""
-    narrow = trajectory(devices, jnp.float32, 1)
+def steps_in(bits, devices):
+    """One step of the tiny trunk in float32, or twenty of a ResNet in float64."""
+    if bits == 32:
+        return trajectory(devices, "test_tiny", jnp.float32, 1)
     with jax.enable_x64(True):
-        wide = trajectory(devices, jnp.float64, STEPS)
-    return {
-        f"{name}_{bits}": values
-        for bits, run in ((32, narrow), (64, wide))
-        for name, values in run.items()
-    }
+        return trajectory(devices, "resnet10_w16", jnp.float64, STEPS)
 
 
 if __name__ == "__main__":
-    folder, port, processes, index = sys.argv[1:]
+    folder, port, processes, index, bits = sys.argv[1:]
     hosts.initialize_job(f"localhost:{port}", int(processes), int(index))
-    # A mesh follows the wires: neighbours on it need not be of one host.
+    # A mesh follows the wires: neighbours on it may be on different hosts.
     of_hosts = [jax.devices()[:2], jax.devices()[2:]]
-    told = both([device for pair in zip(*of_hosts, strict=True) for device in pair])
-    np.savez(Path(folder) / f"{index}.npz", **told)
+    found = steps_in(int(bits), [one for pair in zip(*of_hosts, strict=True) for one in pair])
+    np.savez(Path(folder) / f"{index}.npz", **found)

@@ -20,6 +20,7 @@ def test_golden_densenet161(goldens_dir):
     assert_deep_golden("densenet161", ("features.norm5",), golden)
 
 
+@pytest.mark.slow
 def test_golden_densenet121(goldens_dir):
     """Both sides are computed in float64, where rounding flips no ReLU."""
     golden = np.load(goldens_dir / "densenet121.npz")

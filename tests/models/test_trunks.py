@@ -46,6 +46,7 @@ def test_golden_resnet(name, last_norm, goldens_dir):
     assert params == golden["params"]
 
 
+@pytest.mark.slow
 def test_golden_resnet101(goldens_dir):
     golden = np.load(goldens_dir / "resnet101.npz")
     assert_deep_golden("resnet101", ("layer4.2", "bn3"), golden)

@@ -170,46 +170,46 @@ def test_another_number_of_hosts_goes_on(made_by, stopped, alone, photos, tmp_pa
     assert max_error(*losses) < 1e-5
 
 
-@pytest.fixture(scope="module")
-def trajectories(tmp_path_factory):
-    """What each process of a job of two tells, and what this process alone computes."""
-    folder, port = tmp_path_factory.mktemp("trajectory"), free_port()
+def trajectories(bits, folder):
+    """What each process of a job of two computes, and what this process computes."""
+    port = free_port()
     with ExitStack() as stack:
         processes = start_both(
-            stack, lambda index: [folder, str(port), "2", str(index)], program=(TRAJECTORY,)
+            stack,
+            lambda index: [folder, str(port), "2", str(index), str(bits)],
+            program=(TRAJECTORY,),
         )
-        one = host_trajectory.both(jax.devices()[:1])
+        one = host_trajectory.steps_in(bits, jax.devices()[:1])
         outcomes = outcome(processes)
     assert [code for code, _ in outcomes] == [0, 0], outcomes
     return [dict(np.load(folder / f"{index}.npz")) for index in range(2)], one
 
 
-def test_two_hosts_read_the_images_of_a_step_between_them(trajectories):
-    two, one = trajectories
-    assert two[0]["rows_64"].tolist() == [0, 1, 2, 3, 8, 9, 10, 11]  # the mesh alternates
-    together = np.empty_like(one["read_64"])
+def assert_same_steps(two, one, tolerance):
+    """Both processes have the pairs and losses of one, each having read its part of the images."""
+    assert two[0]["rows"].tolist() == [0, 1, 2, 3, 8, 9, 10, 11]  # the mesh alternates
+    images = np.empty_like(one["read"])
     for host in two:
-        together[:, host["rows_64"]] = host["read_64"]
-    np.testing.assert_array_equal(together, one["read_64"])
+        images[:, host["rows"]] = host["read"]
+        np.testing.assert_array_equal(host["intra"], one["intra"])
+        np.testing.assert_array_equal(host["inter"], one["inter"])
+        for ours, reference in zip(host["loss"], one["loss"], strict=True):
+            assert max_error(ours, reference) < tolerance
+    np.testing.assert_array_equal(images, one["read"])
 
 
-def test_gradients_and_partners_of_a_step_in_float32(trajectories):
-    two, one = trajectories
+def test_one_step_in_float32(tmp_path):
+    two, one = trajectories(32, tmp_path)
+    assert_same_steps(two, one, tolerance=1e-5)
     for host in two:
-        np.testing.assert_array_equal(host["intra_32"], one["intra_32"])
-        np.testing.assert_array_equal(host["inter_32"], one["inter_32"])
-        assert max_error(host["loss_32"], one["loss_32"]) < 1e-5
-        assert max_error(host["gradient_32"], one["gradient_32"]) < 1e-5
+        assert max_error(host["gradient"], one["gradient"]) < 1e-5
 
 
-def test_twenty_steps_in_float64(trajectories):
-    two, one = trajectories
-    assert len(one["loss_64"]) == 20
-    for host in two:
-        np.testing.assert_array_equal(host["intra_64"], one["intra_64"])
-        np.testing.assert_array_equal(host["inter_64"], one["inter_64"])
-        for ours, reference in zip(host["loss_64"], one["loss_64"], strict=True):
-            assert max_error(ours, reference) < 1e-9
+@pytest.mark.slow
+def test_twenty_steps_in_float64(tmp_path):
+    two, one = trajectories(64, tmp_path)
+    assert len(one["loss"]) == 20
+    assert_same_steps(two, one, tolerance=1e-9)
 
 
 @pytest.mark.parametrize(
