@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from apinet_jax.config import default_config, flatten
-from apinet_jax.system.console import discard_output, flush_results
+from apinet_jax.system.console import discard_output, results_are_lost
 from apinet_jax.system.errors import InputError, Interrupted, RunError
 
 _EXAMPLE = "--config configs/demo.py"
@@ -30,11 +30,11 @@ def run_with_exit_codes(run: Callable[[], None]) -> None:
         try:
             _exit_on_errors(run)
         finally:
-            reader_is_gone = flush_results()  # else the interpreter's own flush would fail
+            lost = results_are_lost()  # else the interpreter's own flush would fail
     except SystemExit as end:
         if end.code:
             raise
-    if reader_is_gone:
+    if lost:
         sys.exit(128 + signal.SIGPIPE)
 
 
@@ -53,7 +53,7 @@ def _exit_on_errors(run: Callable[[], None]) -> None:
         _leave_job(128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and flush_results():
+        if results_are_lost(error):
             return
         if isinstance(error, OSError) and error.filename is not None:
             _print_error(f"\nerror: {error.strerror}: {error.filename}\n")
@@ -98,7 +98,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         )
     try:
         rest = flags.FLAGS(list(argv))
-    except InputError:
+    except (InputError, BrokenPipeError):  # the latter from printing the help
         raise
     except flags.Error as error:
         raise InputError(f"{_first_line(error)} See --help.") from error

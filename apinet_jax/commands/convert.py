@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="which of a run: last (default), best, or a step")
     parser.add_argument(
         "--class-names",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="a name a line, in the order of the classifier's rows; numbers by default",
     )
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: If the source cannot be read or is of another model, or the target is there.
         RunError: If the disk does not take it.
     """
-    source, target = arguments.source.expanduser(), arguments.target.expanduser()
+    source, target = arguments.source, arguments.target
     to = arguments.to
     if not source.exists():
         raise InputError(f"There is no {source}. Name a file of weights, a run, or a checkpoint.")
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _refuse_idle(arguments: argparse.Namespace, writes_file: bool) -> None:
     """Refuses options that would change nothing."""
-    is_run = arguments.source.expanduser().is_dir()
+    is_run = arguments.source.is_dir()
     for option, value, idle, why in (
         ("--trunk", arguments.trunk, is_run, "a run knows its trunk"),
         ("--checkpoint", arguments.checkpoint, not is_run, "the source is no run"),
@@ -284,7 +284,7 @@ def _names(path: Path | None, count: int) -> Sequence[str]:
     if path is None:
         return [str(number) for number in range(count)]
     try:
-        lines = [line.strip() for line in path.expanduser().read_text().splitlines()]
+        lines = [line.strip() for line in path.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the class names in {path}: {error}.") from error
     lines = [line for line in lines if line]

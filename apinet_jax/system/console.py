@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -122,18 +123,28 @@ def print_result(lines: Iterable[str]) -> None:
     """
     if console.quiet:
         return
-    with contextlib.suppress(BrokenPipeError):
+    try:
         sys.stdout.write("\n".join(lines) + "\n")
-    flush_results()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output(sys.stdout)
 
 
-def flush_results() -> bool:
-    """Flush standard output; return whether its reader is gone."""
+def results_are_lost(error: BaseException | None = None) -> bool:
+    """Flush standard output; return whether its reader is gone, as `error` may show."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         discard_output(sys.stdout)
+    if isinstance(error, BrokenPipeError) and _has_no_reader(sys.stdout):
+        discard_output(sys.stdout)
     return sys.stdout in _discarded
+
+
+def _has_no_reader(output: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(output, 0)  # errors are always reported
+    return bool(poll.poll(0))
 
 
 _discarded: list[TextIO] = []

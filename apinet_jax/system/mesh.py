@@ -29,7 +29,7 @@ def available_devices() -> list[jax.Device]:
 
 
 def _why_no_device(text: str) -> str:
-    reason = text.partition(" (set JAX_PLATFORMS")[0]
+    reason = text.partition(" (set JAX_PLATFORMS")[0].rstrip(".")
     asked = os.environ.get("JAX_PLATFORMS")
     if not asked:
         return f"JAX cannot start a device: {reason}. To use the CPU, set JAX_PLATFORMS=cpu."

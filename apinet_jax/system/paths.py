@@ -58,14 +58,13 @@ def local_path(text: AnyPath | str) -> Path:
             f"{text} is not on a disk. Name a folder or file of this machine; --workdir, data.dir, "
             f"data.manual_dir and model.pretrained may also begin with {_BUCKETS}."
         )
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # an unknown user, or a container's user without HOME
-        home = Path(text).parts[0]
+    path = os.path.expanduser(text)
+    if path.startswith("~"):  # an unknown user, or one without HOME, as in containers
         raise InputError(
-            f"{text} needs the home folder {home}, and this machine has none. Name the folder in "
-            "full, or set HOME."
-        ) from error
+            f"{text} needs the home folder {Path(path).parts[0]}, and this machine has none. Name "
+            "the folder in full, or set HOME."
+        )
+    return Path(path)
 
 
 def absolute_path(path: AnyPath | str) -> AnyPath:

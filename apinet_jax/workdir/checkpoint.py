@@ -282,11 +282,12 @@ def _explain_damage(folder: AnyPath, advice: str) -> Iterator[None]:
 
 def _open(folder: AnyPath, keep: int | None) -> ocp.training.Checkpointer:
     """Return a checkpointer over a folder; `keep=None` reads and never deletes."""
-    options = ocp.options.FileOptions(path_class=_LiteralPath)
+    context = ocp.Context()
+    context.file.path_class = _LiteralPath
     with explain_bucket_errors(folder):  # unlike `check_bucket`, orbax asks for the bucket itself
         return ocp.training.Checkpointer(
             _LiteralPath(absolute_path(folder)),
-            context=ocp.Context(file_options=options),
+            context=context,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=keep is not None,
         )
