@@ -10,7 +10,6 @@ import os
 import uuid
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
@@ -19,6 +18,7 @@ from jaxtyping import UInt8
 from apinet_jax.data.source import Source
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import RunError
+from apinet_jax.system.file_lock import file_lock
 
 
 class ImageReader:
@@ -77,7 +77,7 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
         if not is_complete():
             folder.mkdir(parents=True, exist_ok=True)
             _clear_killed_writes(folder)
-            with _lock(path):
+            with file_lock(path.with_suffix(".lock")):
                 if not is_complete():
                     _write(source, size, path)
     except OSError as error:
@@ -108,20 +108,10 @@ def _write(source: Source, size: int, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _lock(path: Path) -> contextlib.AbstractContextManager[Any]:
-    """Wait for the file lock of a cache file; hold nothing on a file system without locks."""
-    with contextlib.suppress(OSError):
-        return _file_lock(path).acquire()
-    return contextlib.nullcontext()
-
-
-def _file_lock(path: Path) -> filelock.BaseFileLock:
-    # The fallback, a file that exists, would outlive a process that is killed.
-    return filelock.FileLock(path.with_suffix(".lock"), fallback_to_soft=False)
-
-
 def _clear_killed_writes(folder: Path) -> None:
     """Remove the parts of writers that were killed: the system has released their locks."""
     for part in folder.glob("*.part-*"):
-        with contextlib.suppress(OSError), _file_lock(part).acquire(timeout=0):
+        # Unlike `file_lock` this fails on a file system without locks, where nothing is cleared.
+        lock = filelock.FileLock(part.with_suffix(".lock"), blocking=False, fallback_to_soft=False)
+        with contextlib.suppress(OSError), lock:
             part.unlink()
