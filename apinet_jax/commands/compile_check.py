@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 
 from apinet_jax.config_checks import check_config
-from apinet_jax.data.source import OFFICIAL, official_counts
+from apinet_jax.data.catalog import OFFICIAL, official_counts
 from apinet_jax.setup.config_file import parse_change, read_config
 from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError, RunError

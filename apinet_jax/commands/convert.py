@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from apinet_jax.config import default_config, recorded_config
-from apinet_jax.data.source import NAMES
+from apinet_jax.data.catalog import NAMES
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, trunk_spec
 from apinet_jax.models.weights import hub

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from apinet_jax.data.catalog import NAMES, open_dataset
 from apinet_jax.data.records.walk import escaped
-from apinet_jax.data.source import NAMES, Dataset, open_dataset
+from apinet_jax.data.source import Dataset
 from apinet_jax.data.survey import Survey, survey, write_contact_sheet
 from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError

@@ -15,9 +15,10 @@ from jaxtyping import Array, Int, Key
 
 from apinet_jax.config import SAMPLERS
 from apinet_jax.data.cache import ImageReader, cached_reader
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
-from apinet_jax.data.source import Dataset, Source, open_dataset
+from apinet_jax.data.source import Dataset, Source
 from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.method.interaction import APINet

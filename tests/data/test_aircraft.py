@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_archives import edit, make_small, pack, put_files, split_jpeg
 
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official.aircraft import Aircraft
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
 VARIANTS = ("707-320", "C-130", "DHC-8-100", "F-16A/B")

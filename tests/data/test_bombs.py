@@ -15,8 +15,8 @@ from image_folder import encoded, put_photos
 from PIL import Image
 
 from apinet_jax.data import decoding
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.decoding import decode, stored_size
-from apinet_jax.data.source import open_dataset
 from apinet_jax.data.survey import survey
 from apinet_jax.system.errors import InputError
 

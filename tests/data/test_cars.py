@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_archives import jpeg, make_small, mat, pack, put_files
 
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official.cars import Cars
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
 NAMES = ("AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012")

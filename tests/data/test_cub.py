@@ -20,11 +20,11 @@ from small_archives import (
     put_cub,
 )
 
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official import archive as archives
 from apinet_jax.data.official import base as official
 from apinet_jax.data.official.cub import Cub
 from apinet_jax.data.records import builder as records
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
 

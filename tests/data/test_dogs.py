@@ -5,9 +5,9 @@ import shutil
 import pytest
 from small_archives import jpeg, make_small, mat, pack, put_files
 
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official import base as official
 from apinet_jax.data.official.dogs import Dogs
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
 BREEDS = ("n02085620-Chihuahua", "n02088094-Afghan_hound", "n02089078-black-and-tan_coonhound")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from image_folder import encoded, put
 
-from apinet_jax.data.source import open_dataset
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("root")

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from image_folder import encoded, put
 
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.records import builder as records
 from apinet_jax.data.records.folder import Folder
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError, RunError
 
 pytestmark = pytest.mark.usefixtures("root")

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from small_archives import edit, jpeg, make_small, pack, put_files
 
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official.nabirds import Nabirds
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError
 
 # The tree has knots that no image belongs to, and two leaves of one name.

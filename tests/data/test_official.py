@@ -14,11 +14,11 @@ from file_server import serving
 from small_archives import CUB_COUNTS, cub_path, edit, make_small, pack, put_cub, put_files
 
 from apinet_jax.data.cache import ImageReader, cached_reader
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official import archive as archives
 from apinet_jax.data.official import base as official
 from apinet_jax.data.official import download as downloads
 from apinet_jax.data.official.cub import Cub
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError, RunError
 
 DOWNLOAD = official.download

@@ -10,8 +10,9 @@ from image_folder import put
 from small_archives import CUB_COUNTS, jpeg, make_small, put_cub
 
 from apinet_jax.data.birds.builder import Birds, BirdsConfig
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official.cub import Cub
-from apinet_jax.data.source import Dataset, Source, open_dataset
+from apinet_jax.data.source import Dataset, Source
 from apinet_jax.data.stratify import draw_stratified, hold_out
 from apinet_jax.system.errors import InputError, RunError
 

@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from apinet_jax.data.cache import ImageReader
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.pipeline import EvalLoader, stream
-from apinet_jax.data.source import open_dataset
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.layers import normalise
 from apinet_jax.models.weights.files import read_safetensors

@@ -15,9 +15,9 @@ from tiny_runs import config_for, draw_photos, rows_of
 
 import apinet_jax
 from apinet_jax import evaluation
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.decoding import decode
 from apinet_jax.data.official.aircraft import Aircraft
-from apinet_jax.data.source import open_dataset
 from apinet_jax.system.errors import InputError, RunError
 
 TINY = {"data__workers": 0, "model__trunk": "test_tiny", "optim__epochs": 2.0}

@@ -15,8 +15,8 @@ from small_archives import CUB_COUNTS, make_small, pack, put_cub
 from tiny_runs import draw_photos
 
 from apinet_jax.config import default_config, flatten
+from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.official.cub import Cub
-from apinet_jax.data.source import open_dataset
 from apinet_jax.evaluation import evaluate
 from apinet_jax.method.types import TrainState
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
