@@ -111,13 +111,13 @@ def check_writable(workdir: AnyPath) -> None:
     Raises:
         InputError: If not.
     """
+    check_characters(workdir)
     if is_remote(workdir):
         check_bucket(workdir)
         with explain_bucket_errors(workdir):
             (workdir / ".writable").write_bytes(b"")
             (workdir / ".writable").unlink()
         return
-    check_characters(workdir)
     place = next(place for place in (workdir, *workdir.absolute().parents) if place.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         reason = "may not be written to" if place.is_dir() else "is not a folder"
@@ -130,12 +130,11 @@ def check_characters(folder: AnyPath) -> None:
     Raises:
         InputError: If tensorstore cannot use a character of the path.
     """
-    if is_remote(folder):
-        return
-    path = os.fsencode(folder.absolute())
+    path = os.fsencode(folder if is_remote(folder) else folder.absolute())
+    reserved = b"?#" if is_remote(folder) else b"\\"
     reason = None
-    if b"\\" in path:
-        reason = "has a backslash, which tensorstore takes for a /"
+    if found := [chr(byte) for byte in path if byte in reserved]:
+        reason = f"has the character {found[0]}, which tensorstore takes for a separator"
     try:
         path.decode()
     except UnicodeDecodeError:

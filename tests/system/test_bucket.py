@@ -1,4 +1,4 @@
-"""Runs and data in a bucket: what differs from a disk, and what is told where it fails."""
+"""Runs and data in a bucket: the differences from a disk, and the messages of failures."""
 
 import json
 import os
@@ -59,13 +59,13 @@ def state_of(step):
 
 
 def fetched(cloud):
-    """Names of the objects whose content was asked for, since this was last called."""
+    """Names of the objects whose content was requested since the last call."""
     asked = [path for _, path in cloud.requests if "alt=media" in path]
     cloud.requests.clear()
     return [path.partition("?")[0].rpartition("%2F")[2] for path in asked]
 
 
-def test_checkpoint_without_the_object_that_ends_it_does_not_count(workdir, objects):
+def test_checkpoint_without_its_last_object_does_not_count(workdir, objects):
     del objects[f"run/checkpoints/3/{COMMIT}"]
     assert steps_of(workdir) == [1, 2]
     assert load_weights("gs://bucket/run").params["w"][0] == 2
@@ -85,7 +85,7 @@ def test_half_deleted_checkpoint_is_removed(workdir, objects):
     assert not any(name.startswith("run/checkpoints/3/") for name in objects)
 
 
-def test_damaged_checkpoint_is_put_aside(workdir, cloud, objects, capsys):
+def test_damaged_checkpoint_is_quarantined(workdir, cloud, objects, capsys):
     name = next(name for name in objects if name.startswith("run/checkpoints/3/weights/d/"))
     content = bytearray(objects[name][0])
     content[len(content) // 2] ^= 1
@@ -107,7 +107,7 @@ def test_only_the_newest_are_kept(cloud, objects):
     assert {name.split("/")[2] for name in objects} == {"2", "3"}
 
 
-def test_rows_are_there_from_each_sync_on(cloud, objects, tmp_path):
+def test_sync_uploads_the_rows(cloud, objects, tmp_path):
     workdir = to_path("gs://bucket/run")
     rows = [{"kind": "train", "step": step, "loss": 1 / step} for step in (1, 2, 3, 4)]
     with MetricsWriter(workdir, 0) as writer:
@@ -130,7 +130,7 @@ def test_rows_are_there_from_each_sync_on(cloud, objects, tmp_path):
     assert any(b"train/loss" in content for content in events)
 
 
-def test_run_that_began_in_between_is_not_written_over(cloud):
+def test_run_that_started_meanwhile_is_not_overwritten(cloud):
     workdir = to_path("gs://bucket/run")
     record = new_record({}, "fingerprint", None)
     with lock_workdir(workdir, read_record(workdir)):
@@ -141,7 +141,7 @@ def test_run_that_began_in_between_is_not_written_over(cloud):
         pass
 
 
-def test_bucket_that_takes_no_more_is_told(workdir, cloud):
+def test_refused_upload_is_explained(workdir, cloud):
     def save_once_more():
         with (
             Checkpoints(workdir, keep=3) as checkpoints,
@@ -157,13 +157,13 @@ def test_bucket_that_takes_no_more_is_told(workdir, cloud):
     why = r"does not have storage\.objects\.create access\. Fix that, then run the same command"
     with pytest.raises(
         RunError, match=rf"checkpoint gs://bucket/run/checkpoints/4: .*{why}"
-    ) as told:
+    ) as caught:
         save_once_more()
-    assert str(told.value).endswith("The last good checkpoint is gs://bucket/run/checkpoints/3.")
-    assert "http_response" not in str(told.value)
+    assert str(caught.value).endswith("The last good checkpoint is gs://bucket/run/checkpoints/3.")
+    assert "http_response" not in str(caught.value)
 
 
-def test_photos_are_copied_and_kept_up_to_date(cloud, objects, tmp_path, monkeypatch):
+def test_only_changed_photos_are_copied_again(cloud, objects, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "root"))
     photos = draw_photos(tmp_path / "photos", train=3, test=1)
     cloud.put_folder("bucket", "my/photos", photos)
@@ -190,7 +190,7 @@ def test_photos_are_copied_and_kept_up_to_date(cloud, objects, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "below", ["../x.jpg", "a/../../x.jpg", "/etc/x.jpg", "a//x.jpg", "./x.jpg"]
 )
-def test_names_that_lead_out_of_the_copy_are_refused(below, cloud, tmp_path, monkeypatch):
+def test_names_outside_the_copy_are_refused(below, cloud, tmp_path, monkeypatch):
     root = tmp_path / "root"
     monkeypatch.setenv("TFDS_DATA_DIR", str(root))
     cloud.put("bucket", f"photos/{below}", b"an image")
@@ -200,7 +200,7 @@ def test_names_that_lead_out_of_the_copy_are_refused(below, cloud, tmp_path, mon
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_of_archives_those_are_copied_that_are_needed(cloud, tmp_path, monkeypatch):
+def test_only_needed_archives_are_copied(cloud, tmp_path, monkeypatch):
     make_small(monkeypatch, tmp_path / "root", Cub, **CUB_COUNTS)
     manual = put_cub(tmp_path / "manual")
     pack(manual / "CUB_200_2011.tgz", manual / "CUB_200_2011")
@@ -211,7 +211,7 @@ def test_of_archives_those_are_copied_that_are_needed(cloud, tmp_path, monkeypat
     assert set(fetched(cloud)) == {"CUB_200_2011.tgz"}
 
 
-def test_weights_are_copied_and_known_by_their_place(cloud, objects):
+def test_weights_are_copied_and_named_by_their_address(cloud, objects):
     tensors = {"conv1.weight": np.ones((2, 3), np.float32)}
     statistics = {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     for name in ("model.safetensors", "birds.safetensors"):
@@ -250,7 +250,7 @@ def ask_for(name):
 
 
 @pytest.mark.parametrize("what", ask_for(""))
-def test_bucket_that_is_not_there_or_not_ours_is_told(what, cloud, tmp_path, monkeypatch):
+def test_missing_or_closed_bucket_is_explained(what, cloud, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match="There is no bucket gs://elsewhere, or your account"):
         ask_for("gs://elsewhere/x")[what]()
@@ -261,14 +261,14 @@ def test_bucket_that_is_not_there_or_not_ours_is_told(what, cloud, tmp_path, mon
 
 
 @pytest.mark.parametrize("what", ask_for(""))
-def test_what_reads_buckets_may_not_be_installed(what, tmp_path, monkeypatch):
+def test_missing_package_is_named(what, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(InputError, match=r'not installed: pip install "apinet_jax\[gcs\]"'):
         ask_for("gs://bucket/x")[what]()
 
 
-def test_workdir_that_may_only_be_read_is_refused_before_anything_is_done(cloud, objects):
+def test_read_only_workdir_is_refused_first(cloud, objects):
     cloud.read_only = True
     with pytest.raises(InputError, match=r"gs://bucket/run cannot be used \(.*create access\)"):
         read_record(to_path("gs://bucket/run"))
@@ -277,7 +277,21 @@ def test_workdir_that_may_only_be_read_is_refused_before_anything_is_done(cloud,
     assert not objects
 
 
-def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["run [1]", "a*b"])
+def test_special_characters_in_object_names(name, cloud):
+    workdir = to_path(f"gs://bucket/{name}/run")
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(state_of(1), METADATA)
+    assert load_weights(workdir).params["w"][0] == 1
+
+
+@pytest.mark.parametrize("character", "?#")
+def test_characters_that_tensorstore_cannot_use_are_refused(character, cloud):
+    with pytest.raises(InputError, match=rf"has the character \{character}.*Rename the folder"):
+        read_record(to_path(f"gs://bucket/a{character}b/run"))
+
+
+def test_other_addresses_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("s3://bucket/x", "hf://x", "file:///x"):
         with pytest.raises(InputError, match=rf"{name} is not on a disk"):
@@ -286,7 +300,7 @@ def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypa
         to_path("gs://")
     with pytest.raises(InputError, match="gs://bucket/x is not on a disk"):
         local_path("gs://bucket/x")
-    for records in ("gs://bucket/x", "s3://bucket/x"):  # array_record reads disks alone
+    for records in ("gs://bucket/x", "s3://bucket/x"):  # array_record reads only disks
         with pytest.raises(InputError, match="is not on a disk"):
             open_dataset("birds", records)
         monkeypatch.setenv("TFDS_DATA_DIR", records)
@@ -303,7 +317,7 @@ def test_other_addresses_are_refused_instead_of_made_a_folder(tmp_path, monkeypa
         ["prepare", "birds", "--sheet=gs://bucket/x.png"],
     ],
 )
-def test_commands_that_know_disks_alone_say_so(arguments):
+def test_commands_that_need_a_disk_say_so(arguments):
     done = subprocess.run(
         [sys.executable, "-m", "apinet_jax", *arguments],
         cwd=Path(__file__).parents[2],

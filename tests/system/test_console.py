@@ -1,4 +1,4 @@
-"""What a person at a terminal, and a program that reads the files, get to see."""
+"""Progress bars on a terminal, and numbers in JSON."""
 
 import io
 import math
@@ -13,15 +13,15 @@ from apinet_jax.workdir.metrics_log import json_number
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """What a terminal of 120 columns is sent."""
+    """The output to a terminal of 120 columns."""
     sent = io.StringIO()
     console = Console(force_terminal=True, file=sent, width=120, highlight=False)
     monkeypatch.setattr(writer, "console", console)
     return sent
 
 
-def test_bars_within_a_bar(terminal):
-    """As when held-out images are evaluated in the midst of a training run."""
+def test_nested_bars(terminal):
+    """As when held-out images are evaluated during training."""
     with Bar("Training", 20, start=10) as training:
         training.advance("loss 1.500")
         for _ in tracked(range(3), "Evaluating", 3):
@@ -34,6 +34,6 @@ def test_bars_within_a_bar(terminal):
     assert sent.rindex("12/20") > sent.rindex("3/3")
 
 
-def test_json_has_no_word_for_what_is_not_finite():
+def test_numbers_that_are_not_finite_become_null():
     assert json_number(0.25) == 0.25
     assert [json_number(value) for value in (math.nan, math.inf, -math.inf)] == [None] * 3

@@ -33,7 +33,8 @@ def test_user_without_home_folder_names_folders(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("a\\b", "has a backslash"), ("caf\udce9", r"caf\\xe9/run is not valid")]
+    ("name", "reason"),
+    [("a\\b", r"has the character \\, which"), ("caf\udce9", r"caf\\xe9/run is not valid")],
 )
 def test_paths_that_tensorstore_cannot_use_are_refused(name, reason, tmp_path, monkeypatch):
     folder = tmp_path / name

@@ -220,7 +220,7 @@ def test_unreadable_checkpoint_is_never_sealed(tmp_path):
         with pytest.raises(RunError, match=rf"/1 was saved without {missing}, so it cannot be"):
             checkpoints.wait()
     assert not (workdir / "checkpoints/1" / SEAL).exists()
-    with pytest.raises(InputError, match="has a backslash"):
+    with pytest.raises(InputError, match=r"has the character \\"):
         load_weights(workdir)
 
 
