@@ -19,6 +19,7 @@ from tiny_runs import (
     options,
     rows_of,
     run_command,
+    save_trunk,
     settings_for,
     trained,
     wait_until,
@@ -26,6 +27,7 @@ from tiny_runs import (
 
 from apinet_jax.system import hosts
 from apinet_jax.system.errors import InputError
+from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
@@ -133,6 +135,32 @@ def test_evaluating_as_a_job_gives_what_one_process_does(stopped, tmp_path):
     assert by_two["images"] == by_one["images"] == 13
     assert by_two["top1"] == by_one["top1"]
     assert max_error(by_two["nll"], by_one["nll"]) < 1e-5
+
+
+@pytest.mark.slow
+def test_weights_averages_and_microbatches_on_two_hosts(photos, tmp_path):
+    """Two processes compute what one does that has as many devices."""
+    settings = settings_for(
+        photos,
+        model__pretrained=str(save_trunk(tmp_path / "tiny.safetensors")),
+        optim__ema=0.9,
+        optim__epochs=2.0,
+        train__microbatches=2,
+        batch__images=4,
+    )
+    outcomes = job(options(settings, tmp_path / "two"))
+    outcomes.append(run_command(options(settings, tmp_path / "one"), devices=4))
+    assert [code for code, _ in outcomes] == [0, 0, 0], outcomes
+    assert "The trunk starts from" in outcomes[0][1]
+    two, one = rows_of(tmp_path / "two")[0], rows_of(tmp_path / "one")[0]
+    for name in ("loss", "cross_entropy", "ranking", "grad_norm"):
+        assert max_error(two[name], one[name]) < 1e-5, name
+    averages = [load_weights(tmp_path / run, "last").params for run in ("two", "one")]
+    errors = jax.tree.map(max_error, *averages)
+    assert max(jax.tree.leaves(errors)) < 1e-4
+    records = [json.loads((tmp_path / run / "run.json").read_text()) for run in ("two", "one")]
+    assert records[0]["pretrained"] == records[1]["pretrained"]
+    assert records[0]["devices"] == records[1]["devices"] == 4
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,23 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file, save_file
-from tiny_runs import REPOSITORY, config_for, content_of, draw_photos, evaluate, rows_of, train
+from safetensors.numpy import load_file
+from tiny_runs import (
+    REPOSITORY,
+    config_for,
+    content_of,
+    draw_photos,
+    evaluate,
+    rows_of,
+    save_trunk,
+    train,
+)
 
 from apinet_jax import training as train_module
 from apinet_jax.evaluation import Evaluation
 from apinet_jax.loop import Run
 from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.method.types import TrainState
-from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.report import report_results
 from apinet_jax.setup.build import Plan
@@ -36,13 +44,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    trunk = make_trunk("test_tiny")
-    image = jax.numpy.zeros((1, 32, 32, 3))
-    variables = jax.jit(lambda key: trunk.init(key, image, train=False))(jax.random.key(3))
-    tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
-    save_file(tensors, path)
-    return path
+    return save_trunk(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
 class Watch:

@@ -100,6 +100,14 @@ def test_batch_that_the_devices_cannot_share(photos, tmp_path):
     refuse(photos, tmp_path / "run", message, devices=8, batch__images=3)
 
 
+def test_microbatches_on_other_devices(photos, tmp_path):
+    """The groups of BatchNorm, and with them the results, depend on both."""
+    settings = {"train__microbatches": 2}
+    train(config_for(photos, **SHORT, **settings), tmp_path / "run", devices=2)
+    message = r"devices, which BatchNorm's groups follow: 2 there, 1 now"
+    refuse(photos, tmp_path / "run", message, devices=1, **settings)
+
+
 def test_unknown_field_in_a_configuration_file(photos, tmp_path):
     config = config_for(photos, **SHORT)
     with config.unlocked():
