@@ -2,8 +2,8 @@
 
 python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
 
-Settings that are None are chosen from the photos and the device; each choice is printed with its
-reason. Pretrained weights help a lot: --config.model.pretrained=timm:resnet50.tv_in1k, or a file.
+Open settings are chosen from the photos and the device; each choice is printed with its reason.
+Pretrained weights help a lot: --config.model.pretrained=timm:resnet50.tv_in1k, or a file.
 """
 
 from apinet_jax.config import folder_config
