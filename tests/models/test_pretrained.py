@@ -120,12 +120,12 @@ def test_weights_are_looked_at_before_the_data(trunk, tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"none\.safetensors.*check the path"):
+    with pytest.raises(InputError, match=r"none\.safetensors.*Check the path"):
         read_safetensors(tmp_path / "none.safetensors")
 
 
 def test_folder_instead_of_a_file(tmp_path):
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="Cannot read"):
         read_safetensors(tmp_path)
 
 

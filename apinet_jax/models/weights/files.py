@@ -43,7 +43,7 @@ def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(
-            f"cannot read the weights {path}: {reason}; check the path and its permissions"
+            f"Cannot read the weights {path}: {reason}. Check the path and its permissions."
         ) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
