@@ -1,6 +1,6 @@
-"""What machines do to a run, each at a moment or in a place that is drawn.
+"""Fault injection: each fault strikes at a random moment or place.
 
-Each leaves a workdir in which the same command goes on.
+Each leaves a workdir in which the same command resumes.
 """
 
 import os
@@ -31,7 +31,7 @@ from apinet_jax.system.errors import DivergedError, RunError
 from apinet_jax.workdir.checkpoint_files import steps_of
 from apinet_jax.workdir.seal import SEAL, is_sealed
 
-# Seconds that clouds leave a machine between the signal and its end.
+# Seconds that clouds leave between the signal and the end of a machine.
 GRACE = 30
 
 MAIN_ON_FULL_DISK = """
@@ -40,7 +40,7 @@ from apinet_jax.main import entry_point
 with full_disk({size}):
     entry_point()
 """
-# A step that returns garbage, once, as a broken chip may.
+# One step returns NaN, as a broken chip may.
 MAIN_WITH_NAN = """
 import itertools, jax
 from apinet_jax import training
@@ -63,12 +63,12 @@ entry_point()
 
 
 class Scene(NamedTuple):
-    """A run that is disturbed.
+    """A run into which faults are injected.
 
     Attributes:
         workdir: Its folder.
         photos: Its images.
-        draw: Draws moments and places.
+        draw: Source of random moments and places.
     """
 
     workdir: Path
@@ -76,11 +76,11 @@ class Scene(NamedTuple):
     draw: random.Random
 
     def command(self, **overrides):
-        """The command that begins the run and goes on with it."""
+        """The command that starts and resumes the run."""
         return options(settings_for(self.photos, **RECIPE, **overrides), self.workdir)
 
     def fails(self, kind, program=("-m", "apinet_jax.main"), **overrides):
-        """Runs until it ends in one message; returns that."""
+        """Run until it ends with one message, and return that."""
         code, output = run_command(self.command(**overrides), program=program)
         assert code == kind.exit_code, output
         assert "Traceback" not in output
@@ -92,14 +92,14 @@ class Scene(NamedTuple):
 
 
 def interrupt(scene, number, moment=None, longest=0.1):
-    """Sends a signal at a moment, or at any after the beginning; returns what was printed."""
+    """Send a signal at a moment, or at any after the start; return what was printed."""
     before = sessions(scene.workdir)
     with started(scene.command(), program=(SLOW_MAIN,)) as process:
         wait_until(process, moment or (lambda place: sessions(place) > before), scene.workdir)
         time.sleep(scene.draw.uniform(0, longest))
         process.send_signal(number)
         began = time.monotonic()
-        # Comes to an end only when the workers do, which hold the other end of the pipe.
+        # Returns only when the workers end, which hold the other end of the pipe.
         output, _ = process.communicate(timeout=60)
     return process.returncode, output, time.monotonic() - began
 
@@ -145,13 +145,13 @@ def truncate(draw, content):
 
 
 def sealed(workdir):
-    """The newest checkpoints; a kill may have left one behind them that is not sealed yet."""
+    """The sealed checkpoints; a kill may have left a newer one without a seal."""
     folders = [workdir / "checkpoints" / str(step) for step in steps_of(workdir)]
     return [folder for folder in folders if is_sealed(folder)]
 
 
 def damaged_newest_checkpoint(scene, damage):
-    """Then the one before takes its place, which is told."""
+    """The run resumes from the previous one, with a warning."""
     if len(sealed(scene.workdir)) < 2:
         interrupt(scene, signal.SIGKILL, lambda workdir: len(sealed(workdir)) >= 2)
     *_, before, folder = sealed(scene.workdir)
@@ -161,7 +161,7 @@ def damaged_newest_checkpoint(scene, damage):
     code, output, _ = interrupt(scene, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM
     assert f"WARNING: the checkpoint {folder} is damaged: " in output
-    if file.name != SEAL:  # a bit of a name in the seal looks like a file that is not there
+    if file.name != SEAL:  # a flipped bit of a name in the seal looks like a missing file
         assert f": {file.relative_to(folder)} has changed. " in output
     assert f"the run resumes from {before}." in output
 
@@ -175,13 +175,13 @@ def truncated_newest_checkpoint(scene):
 
 
 def full_disk_during_a_save(scene):
-    """No file may grow beyond a size that some file of a checkpoint needs, and the rows do not."""
+    """Limit the size of files: a checkpoint exceeds it, the rows do not."""
     program = ("-c", MAIN_ON_FULL_DISK.format(size=scene.draw.randrange(40_000, 120_000)))
     assert "Could not write the checkpoint" in scene.fails(RunError, program)
 
 
 def damaged_record(scene):
-    """A bit of the training images flips where the system reads them; they are not cached."""
+    """Flip a bit of the training images, which are not cached."""
     (records,) = Path(os.environ["TFDS_DATA_DIR"]).rglob("folder-train.array_record-00000")
     content = records.read_bytes()
     quarter = len(content) // 4
@@ -197,7 +197,7 @@ def damaged_record(scene):
 
 
 def killed_worker(scene):
-    """One of the two that make batches, before it has made all of them."""
+    """Kill one of the two worker processes before all batches are loaded."""
     with started(scene.command(), program=(SLOW_MAIN,)) as process:
         wait_until(process, lambda _: len(workers_of(process.pid)) == 2, scene.workdir)
         time.sleep(scene.draw.uniform(0, 1))
@@ -209,16 +209,16 @@ def killed_worker(scene):
 
 
 def workers_of(pid):
-    """The processes that grain has started for a run."""
+    """The worker processes that grain started for a run."""
     found = []
     for child in psutil.Process(pid).children():
-        with suppress(psutil.Error):  # one that has just ended
+        with suppress(psutil.Error):  # one that just ended
             found += [child.pid] if "spawn_main" in " ".join(child.cmdline()) else []
     return found
 
 
 def step_that_is_not_finite(scene):
-    """Stopped before it can be saved; that of the hardware does not come again."""
+    """The run stops before saving; the next run of the step is finite."""
     at = scene.draw.randrange(1, 4)
     program = ("-c", MAIN_WITH_NAN.format(at=at))
     assert " is not finite: loss = nan" in scene.fails(DivergedError, program, data__workers=0)

@@ -1,4 +1,4 @@
-"""A command as a job of two processes of two devices each."""
+"""Jobs of two processes with two devices each."""
 
 import socket
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ def start_both(stack, arguments_of, **kwargs):
 
 
 def outcome(processes):
-    """Exit codes and outputs; both are read at once, as one may fill its pipe."""
+    """Exit codes and outputs."""
     return [
         (process.returncode, text)
         for process in processes

@@ -1,7 +1,6 @@
-"""A server on this machine that answers as Google Cloud Storage does, for the objects of a bucket.
+"""A server on the loopback device with the JSON API of Google Cloud Storage.
 
-The JSON API as gcsfs, google-cloud-storage and tensorstore ask for it: what they send is theirs,
-and so is what they make of the answers.
+It implements the requests that gcsfs, google-cloud-storage and tensorstore send.
 """
 
 import email
@@ -23,8 +22,8 @@ _COPY = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]
 _LIST = re.compile(r"/storage/v1/b/([^/]+)/o")
 _BUCKET = re.compile(r"/storage/v1/b/([^/]+)")
 _UPLOAD = re.compile(r"(?:/resumable)?/upload/storage/v1/b/([^/]+)/o")
-# Nobody is asked who we are: neither this machine's files, nor a cloud that it might stand in, nor
-# Google itself about the kind of the bucket.
+# No credentials are looked up, neither in files nor from a metadata server, and Google is not asked
+# for the kind of the bucket.
 _NO_CREDENTIALS = {
     "GCE_METADATA_ROOT": "127.0.0.1:9",
     "NO_GCE_CHECK": "true",
@@ -37,8 +36,8 @@ _CONTROLS = ("TENSORSTORE_GCS_HTTP_URL", "STORAGE_EMULATOR_HOST")
 class Cloud:
     """Buckets by their names, each with its objects: name -> (content, generation, seconds).
 
-    `requests` is what was asked for; with `read_only`, nobody may write; with `closed`, nobody is
-    known who asks. `before_write` is called with the name of an object that is about to be there.
+    `requests` lists the requests. `read_only` refuses writes, `closed` refuses everything.
+    `before_write` is called with the name of an object before it is stored.
     """
 
     def __init__(self):
@@ -48,7 +47,7 @@ class Cloud:
         self._generation, self.lock, self.uploads = 0, threading.RLock(), {}
 
     def put(self, bucket, name, content):
-        """Makes an object or another version of it."""
+        """Stores an object or another version of it."""
         self.before_write(name)
         with self.lock:
             self._generation += 1
@@ -63,7 +62,7 @@ class Cloud:
                 self.put(bucket, name, path.read_bytes())
 
     def about(self, bucket, name):
-        """What the server tells of an object."""
+        """The metadata of an object."""
         content, generation, seconds = self.buckets[bucket][name]
         made = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))
         return {
@@ -101,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._respond()
 
-    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - names that the server looks for
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - names that http.server looks up
 
     def _respond(self):
         cloud, address = self.server.cloud, urlsplit(self.path)
@@ -235,14 +234,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_):
-        """Says nothing of clients that hang up, as those do that are killed."""
+        """Ignore clients that hang up because they were killed."""
 
 
 @contextmanager
 def started_cloud(*buckets):
-    """A cloud with empty buckets, which the libraries take for Google's until the block ends."""
+    """A cloud with empty buckets that the libraries use instead of Google's."""
     cloud = Cloud()
-    # They keep what they know of another cloud, which a test before this one may have started.
+    # They cache listings of the cloud of an earlier test.
     gcsfs.GCSFileSystem.clear_instance_cache()
     fsspec_backend._get_filesystem.cache_clear()
     gcs_utils.get_bucket.cache_clear()

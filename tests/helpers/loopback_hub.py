@@ -1,4 +1,4 @@
-"""A server on this machine that answers as the Hugging Face hub does, for the files of models."""
+"""A server on the loopback device that answers like the Hugging Face hub."""
 
 import hashlib
 import threading
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Hub:
-    """What is on it, and what it was asked for.
+    """Its repositories and the requests that it received.
 
     A repository is a list of commits, each with its files; the last one is `main`. A repository may
     instead be the error code that the hub refuses it with.
@@ -44,7 +44,7 @@ class Hub:
         content = commits[commit][file]
         if not file.endswith(".safetensors"):
             return 200, {**headers, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content
-        sha256 = hashlib.sha256(content).hexdigest()  # large files lie elsewhere
+        sha256 = hashlib.sha256(content).hexdigest()  # large files are stored elsewhere
         linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
         return 302, {**headers, **linked, "Location": f"{self.files_address}/cdn/{sha256}"}, b""
 

@@ -1,4 +1,4 @@
-"""Runs that are to end the same, whatever happened to them on their way."""
+"""Comparison of an interrupted run with an undisturbed one."""
 
 import json
 
@@ -13,8 +13,7 @@ from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.metrics_log import TIME_FIELDS
 
 TOTAL, FROZEN, EPOCH, SAVE_EVERY = 16, 4, 4, 3
-# What else a run may carry from step to step, or draw for one; and checkpoints of some size, which
-# a full disk refuses.
+# More state and randomness than the defaults, and checkpoints too large for a full disk.
 RECIPE = {
     "model__hidden": 1024,
     "optim__ema": 0.9,
@@ -24,7 +23,7 @@ RECIPE = {
 
 
 def program_of(workdir, photos, devices):
-    """What a run is made of, on some of this process's devices."""
+    """Configuration, data set, mesh and program of a run, on some of this process's devices."""
     config = ml_collections.ConfigDict(load_weights(workdir).metadata["config"])
     mesh, dataset = make_mesh(jax.devices()[:devices]), make_dataset(config)
     return config, dataset, mesh, make_program(config, 4, len(dataset.train), mesh)

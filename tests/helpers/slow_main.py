@@ -1,7 +1,7 @@
-"""`apinet_jax.main`, slowed down: steps, evaluations and saves last long enough to be hit.
+"""`apinet_jax.main`, slowed down: tests can interrupt steps, evaluations and saves.
 
-A save is slowest where it matters: before the finished folder gets its final name, and where an
-older one makes room for it.
+A save is slowest before the finished folder gets its final name, and while an older one is
+deleted.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Tiny training runs, in this process or in one of their own that a test may kill."""
+"""Tiny training runs, in this process or in a separate one that a test may kill."""
 
 import json
 import os
@@ -39,7 +39,7 @@ SETTINGS = {
 
 
 def draw_photos(folder, classes=CLASSES, train=12, test=4, size=40):
-    """Noise, with a tint of its class, so that there is something to learn but not all of it."""
+    """Noise with a tint for each class: some accuracy can be learned, but not all."""
     random = np.random.default_rng(0)
     for split, count in {"train": train, "test": test}.items():
         for label in range(classes):
@@ -59,14 +59,14 @@ def settings_for(photos, **overrides):
 
 
 def config_for(photos, **overrides):
-    """The configuration that the command line makes of the settings."""
+    """The configuration with these settings."""
     config = runpy.run_path(str(CONFIG))["get_config"]()
     config.update_from_flattened_dict(settings_for(photos, **overrides))
     return config
 
 
 def save_trunk(path):
-    """Weights of the trunk, as a file of torchvision's names."""
+    """Write random weights of the trunk, with torchvision's names."""
     import jax
     from safetensors.numpy import save_file
 
@@ -81,7 +81,7 @@ def save_trunk(path):
 
 
 def train(config, workdir, *, devices=1, **kwargs):
-    """Trains on some of this process's devices."""
+    """Train on some of this process's devices."""
     import jax
 
     from apinet_jax.training import train
@@ -90,7 +90,7 @@ def train(config, workdir, *, devices=1, **kwargs):
 
 
 def evaluate(*args, devices=1, **kwargs):
-    """Evaluates on some of this process's devices."""
+    """Evaluate on some of this process's devices."""
     import jax
 
     from apinet_jax.evaluation import evaluate
@@ -109,7 +109,7 @@ def options(settings, workdir):
 
 @contextmanager
 def started(arguments, program=("-m", "apinet_jax.main"), devices=2):
-    """A run in its own process group, of which nothing is left afterwards."""
+    """A run in its own process group, which is killed afterwards."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     environment = {
         **os.environ,
@@ -132,19 +132,19 @@ def started(arguments, program=("-m", "apinet_jax.main"), devices=2):
         yield process
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the workers too, where a test failed
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers, where a test failed
         process.communicate(timeout=60)
 
 
 def run_command(arguments, **kwargs):
-    """Runs to the end; returns the exit code and everything printed."""
+    """Run until the end; return the exit code and the output."""
     with started(arguments, **kwargs) as process:
         output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
 
 def wait_until(process, moment, workdir, timeout=120.0):
-    """Polls until the moment has come."""
+    """Poll until the moment comes."""
     end = time.monotonic() + timeout
     while not moment(workdir):
         if process.poll() is not None or time.monotonic() > end:
@@ -177,7 +177,7 @@ def evaluating(step):
 
 
 def sessions(workdir):
-    """Processes that came as far as the first step."""
+    """Number of sessions that reached their first step."""
     path = workdir / "run.json"
     return len(json.loads(path.read_text())["sessions"]) if path.exists() else 0
 
@@ -188,7 +188,7 @@ def saving(folder):
 
 @contextmanager
 def full_disk(size):
-    """No file of this process may grow beyond some bytes: the system refuses the write."""
+    """Limit the size of the files that this process writes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -198,7 +198,7 @@ def full_disk(size):
 
 
 def content_of(folder):
-    """Every file below a folder with its bytes and time of change."""
+    """Content and modification time of every file below a folder."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""What the trunks make of weights, images and cotangents that follow from names."""
+"""Outputs and gradients of the trunks for weights, images and cotangents drawn by name."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Whole runs whose workdir lies in a bucket: their outcome is that of a run on a disk."""
+"""Complete runs with the workdir in a bucket end like runs on a local disk."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def timeless(rows):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same run on a disk, and in a bucket with a kill while its second checkpoint is saved."""
+    """The same run on a disk, and in a bucket with a kill while the second checkpoint is saved."""
     folder = tmp_path_factory.mktemp("bucket")
     cloud_photos = draw_photos(folder / "photos")
     settings = settings_for(cloud_photos, optim__epochs=2.0)
@@ -44,7 +44,7 @@ def runs(tmp_path_factory):
                 if name == SECOND:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-                    raise ConnectionResetError  # and the object never comes to be
+                    raise ConnectionResetError  # and the object is not stored
 
             cloud.before_write = kill
             output, _ = process.communicate(timeout=300)
@@ -57,7 +57,7 @@ def runs(tmp_path_factory):
         yield folder / "run", cloud
 
 
-def test_rows_and_results_are_those_of_a_run_on_a_disk(runs):
+def test_rows_and_results_equal_those_on_disk(runs):
     folder, cloud = runs
     rows = [json.loads(line) for line in content(cloud, "metrics.jsonl").splitlines()]
     assert timeless(rows) == timeless(rows_of(folder))
@@ -74,7 +74,7 @@ def test_rows_and_results_are_those_of_a_run_on_a_disk(runs):
 
 
 @pytest.mark.parametrize("which", ["last", "best"])
-def test_parameters_are_those_of_a_run_on_a_disk(runs, which):
+def test_parameters_equal_those_on_disk(runs, which):
     there, here = load_weights(WORKDIR, which), load_weights(runs[0], which)
     assert there.metadata["step"] == here.metadata["step"]
     for one, other in zip(jax.tree.leaves(there[:2]), jax.tree.leaves(here[:2]), strict=True):

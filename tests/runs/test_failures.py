@@ -1,4 +1,4 @@
-"""A disk or a device that fails ends the run in one message, and the same command goes on."""
+"""A failing disk or device ends the run with one message, and the same command resumes."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def photos(tmp_path_factory):
 
 
 def failing(function, at, error):
-    """Raises an error at one of the calls, counted from 1."""
+    """Raise an error at one of the calls, counted from 1."""
     calls = []
 
     def wrapped(*args):
@@ -58,7 +58,7 @@ def failing(function, at, error):
     return wrapped
 
 
-def test_run_goes_on_after_each_failure(photos, tmp_path, monkeypatch):
+def test_run_resumes_after_each_failure(photos, tmp_path, monkeypatch):
     workdir, config = tmp_path / "run", config_for(photos, **SHORT)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "to_global", failing(loop.to_global, 3, JaxRuntimeError(OUT_OF_MEMORY)))
@@ -101,8 +101,8 @@ def test_parameters_that_are_not_finite_are_not_saved(photos, tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_rows_that_the_disk_does_not_take(tmp_path):
-    """The events of TensorBoard are refused too, and nothing waits for them."""
+def test_full_disk_under_the_metrics(tmp_path):
+    """The events of TensorBoard are refused too, which blocks nothing."""
     message = r"^Could not write .*metrics.jsonl: File too large"
 
     def fill(writer):
@@ -122,7 +122,7 @@ def test_rows_that_the_disk_does_not_take(tmp_path):
         assert [row["step"] for row in writer.rows] == steps[:10]
 
 
-def test_file_that_the_disk_does_not_take_stays_as_it_was(tmp_path):
+def test_full_disk_keeps_the_old_file(tmp_path):
     path = tmp_path / "run.json"
     write_atomically(path, "old")
     message = r"^Could not write .*run.json: File too large"

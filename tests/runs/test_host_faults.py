@@ -1,4 +1,4 @@
-"""What can befall one host of two: the job ends in one message, and the same command goes on."""
+"""Faults of one host of two: the job ends with one message, and the same command resumes."""
 
 import json
 import os
@@ -36,14 +36,14 @@ with full_disk(500_000):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Test images of a number that no batch and no number of devices divides."""
+    """13 test images, which no batch size and no number of devices divides."""
     folder = draw_photos(tmp_path_factory.mktemp("photos"))
     for name in ("class0/0", "class1/1", "class2/2"):
         (folder / "test" / f"{name}.png").unlink()
     return folder
 
 
-def test_a_workdir_that_only_one_host_sees_ends_the_job(photos, tmp_path):
+def test_workdir_on_one_host_only(photos, tmp_path):
     address = f"--coordinator_address=localhost:{free_port()}"
 
     def arguments(index):
@@ -59,7 +59,7 @@ def test_a_workdir_that_only_one_host_sees_ends_the_job(photos, tmp_path):
     assert first != 0
 
 
-def test_a_full_disk_of_the_host_that_writes_ends_the_job_and_it_goes_on(photos, tmp_path):
+def test_full_disk_of_the_primary_process(photos, tmp_path):
     workdir = tmp_path / "run"
     command = options(settings_for(photos, data__workers=0), workdir)
     address = f"--coordinator_address=localhost:{free_port()}"
@@ -81,7 +81,7 @@ def test_a_full_disk_of_the_host_that_writes_ends_the_job_and_it_goes_on(photos,
     assert rows_of(workdir)[-1]["step"] == 16
 
 
-def test_a_process_that_sees_other_images_ends_the_job(photos, tmp_path):
+def test_other_images_on_one_host(photos, tmp_path):
     others = draw_photos(tmp_path / "others", train=13)
     address = f"--coordinator_address=localhost:{free_port()}"
 
@@ -101,8 +101,8 @@ def test_a_process_that_sees_other_images_ends_the_job(photos, tmp_path):
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_a_lost_host_ends_the_job_with_one_line_and_it_goes_on(lost, photos, tmp_path):
-    """Within a minute, whichever of the two it is."""
+def test_lost_host(lost, photos, tmp_path):
+    """Within a minute, for each of the two."""
     workdir = tmp_path / "run"
     command = ["job", "2", *options(settings_for(photos), workdir)]
     with started(command, program=("-m", "apinet_jax")) as launcher:

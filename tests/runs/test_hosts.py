@@ -1,4 +1,4 @@
-"""Two processes of two devices are one job, and compute what one process of one device does."""
+"""A job of two processes with two devices each computes what one process does."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ TRAJECTORY = Path(__file__).parents[1] / "helpers/host_trajectory.py"
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Test images of a number that no batch and no number of devices divides."""
+    """13 test images, which no batch size and no number of devices divides."""
     folder = draw_photos(tmp_path_factory.mktemp("photos"))
     for name in ("class0/0", "class1/1", "class2/2"):
         (folder / "test" / f"{name}.png").unlink()
@@ -45,9 +45,9 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(photos, tmp_path_factory):
-    """A job of two, one of which gets a signal to stop; then the same command again.
+    """A job of two processes, one of which gets a signal to stop; then the same command again.
 
-    Returns the workdir, what both printed each time and the step at which they stopped.
+    Returns the workdir, both outputs of both runs, and the step at which the first one stopped.
     """
     workdir = tmp_path_factory.mktemp("runs") / "job"
     command = options(settings_for(photos), workdir)
@@ -65,7 +65,7 @@ def stopped(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(photos, tmp_path_factory):
-    """The same by one process of one device."""
+    """The same run by one process with one device."""
     workdir = tmp_path_factory.mktemp("runs") / "alone"
     code, output = run_command(options(settings_for(photos), workdir), devices=1)
     assert code == 0, output
@@ -73,7 +73,7 @@ def alone(photos, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_first_step_is_the_same_on_two_hosts_and_on_one(stopped, alone):
+def test_first_step_equals_that_of_one_host(stopped, alone):
     ours, reference = rows_of(stopped[0])[0], rows_of(alone)[0]
     assert ours["step"] == reference["step"] == 1
     assert ours["pairs"] == reference["pairs"]
@@ -82,14 +82,14 @@ def test_the_first_step_is_the_same_on_two_hosts_and_on_one(stopped, alone):
 
 
 @pytest.mark.slow
-def test_every_test_image_counts_once_on_two_hosts(stopped, alone):
+def test_every_test_image_counts_once(stopped, alone):
     for workdir in (stopped[0], alone):
         report = json.loads((workdir / "results.json").read_text())
         assert report["test"]["last"]["images"] == 13
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_tells_and_writes(stopped):
+def test_only_the_primary_process_prints_and_writes(stopped):
     workdir, _, [(_, first), (_, second)], _ = stopped
     assert "process 0 of 2, 4 devices" in first
     assert "Test images" in first
@@ -100,7 +100,7 @@ def test_the_first_process_alone_tells_and_writes(stopped):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_and_the_job_goes_on(stopped):
+def test_signal_to_one_process_stops_both(stopped):
     _, [(_, output), _], [(_, afterwards), _], step = stopped
     assert 7 <= step < 16
     assert f"Stopped: saved after step {step}" in output
@@ -108,7 +108,7 @@ def test_a_signal_to_one_process_stops_both_and_the_job_goes_on(stopped):
 
 
 @pytest.mark.slow
-def test_a_job_that_was_stopped_ends_as_if_nothing_had_happened(stopped, photos, tmp_path):
+def test_resumed_job_ends_like_an_undisturbed_one(stopped, photos, tmp_path):
     undisturbed = tmp_path / "undisturbed"
     outcomes = job(options(settings_for(photos), undisturbed))
     assert [code for code, _ in outcomes] == [0, 0], outcomes
@@ -122,7 +122,7 @@ def test_a_job_that_was_stopped_ends_as_if_nothing_had_happened(stopped, photos,
 
 
 @pytest.mark.slow
-def test_evaluating_as_a_job_gives_what_one_process_does(stopped, tmp_path):
+def test_evaluation_equals_that_of_one_host(stopped, tmp_path):
     workdir = shutil.copytree(stopped[0], tmp_path / "again")
     command = ["--mode=eval", f"--workdir={workdir}"]
     outcomes = job(command)
@@ -138,7 +138,7 @@ def test_evaluating_as_a_job_gives_what_one_process_does(stopped, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_averages_and_microbatches_on_two_hosts(photos, tmp_path):
+def test_pretrained_ema_and_microbatches(photos, tmp_path):
     """Two processes compute what one does that has as many devices."""
     settings = settings_for(
         photos,
@@ -167,9 +167,7 @@ def test_weights_averages_and_microbatches_on_two_hosts(photos, tmp_path):
     ("changes", "message"),
     [({}, "is not a run record"), ({"optim__lr": -1.0}, "optim.lr = -1.0: must be")],
 )
-def test_an_error_that_all_would_make_is_told_once_and_ends_both(
-    changes, message, photos, tmp_path
-):
+def test_error_is_printed_once(changes, message, photos, tmp_path):
     workdir = tmp_path / "no record"
     workdir.mkdir()
     (workdir / "run.json").write_text("nonsense")
@@ -182,8 +180,8 @@ def test_an_error_that_all_would_make_is_told_once_and_ends_both(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made_by", ["job", "one process"])
-def test_another_number_of_hosts_goes_on(made_by, stopped, alone, photos, tmp_path):
-    """The next step's loss is that of those who made the checkpoint."""
+def test_resume_on_another_number_of_hosts(made_by, stopped, alone, photos, tmp_path):
+    """The loss of the next step is the same."""
     made = stopped[0] if made_by == "job" else alone
     workdir = shutil.copytree(made, tmp_path / "again")
     shutil.rmtree(workdir / "checkpoints/16")
@@ -249,7 +247,7 @@ def test_twenty_steps_in_float64(tmp_path):
         ((None, 2, 0), "coordinator_address"),
     ],
 )
-def test_flags_that_name_no_process_of_a_job(given, message, monkeypatch):
+def test_incomplete_flags_of_a_job(given, message, monkeypatch):
     for name in ("SLURM_JOB_ID", "JAX_COORDINATOR_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(jax._src.xla_bridge, "backends_are_initialized", lambda: False)
@@ -258,7 +256,7 @@ def test_flags_that_name_no_process_of_a_job(given, message, monkeypatch):
     assert not hosts.is_multiprocess()
 
 
-def test_a_process_by_itself_decides_for_itself():
+def test_single_process_is_primary():
     assert hosts.is_primary()
     assert hosts.broadcast_from_primary(lambda: (1, 2)) == (1, 2)
     assert hosts.run_on_primary_first(itertools.count) is not None

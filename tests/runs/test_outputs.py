@@ -1,4 +1,4 @@
-"""What a run leaves behind, and what an evaluation of it says."""
+"""Files and reports of a run, and of its evaluation."""
 
 import importlib
 import json
@@ -48,7 +48,7 @@ def weights_file(tmp_path_factory):
 
 
 class Watch:
-    """Takes down, in their order, imports of TensorFlow, saves, and evaluations."""
+    """Records imports of TensorFlow, saves and evaluations in their order."""
 
     def __init__(self, patch):
         self.tensorflow, self.events = [], []
@@ -86,7 +86,7 @@ def watched():
 
 @pytest.fixture(scope="module")
 def run(photos, weights_file, tmp_path_factory, watched):
-    """A run from pretrained weights, with held-out images, and the configuration of it."""
+    """A run from pretrained weights, with held-out images, and its configuration."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
     config = config_for(
         photos,
@@ -112,7 +112,7 @@ def test_every_step_has_a_row(run):
         assert row["lr"] == pytest.approx(0.005 * (1 + math.cos(math.pi * (row["step"] - 1) / 8)))
 
 
-def test_curves_and_events_are_there(run):
+def test_curves_and_events_exist(run):
     workdir, _ = run
     with Image.open(workdir / "curves.png") as image:
         assert min(image.size) > 500
@@ -122,7 +122,7 @@ def test_curves_and_events_are_there(run):
     assert b"validation/top1" in events.read_bytes()
 
 
-def test_record_says_what_the_run_was_made_of(run, weights_file, photos):
+def test_run_record(run, weights_file, photos):
     record = json.loads((run[0] / "run.json").read_text())
     assert record["config"]["model.trunk"] == "test_tiny"
     assert record["config"]["data.dir"] == str(photos)
@@ -181,7 +181,7 @@ def test_temperature_is_fitted_on_held_out_images(run, capsys):
 
 
 @pytest.mark.parametrize("batch_size", [1, 20, 64])
-def test_evaluation_agrees_whatever_its_batch(run, batch_size):
+def test_evaluation_does_not_depend_on_its_batch(run, batch_size):
     workdir, config = run
     config = config.copy_and_resolve_references()
     config.eval.batch_size = batch_size
@@ -193,7 +193,7 @@ def test_evaluation_agrees_whatever_its_batch(run, batch_size):
         assert summary.nll == pytest.approx(results["test"][which]["nll"], rel=1e-5)
 
 
-def test_mirror_images_are_averaged_as_the_run_did_unless_told_otherwise(run):
+def test_flip_follows_the_run_or_the_command(run):
     workdir, config = run
     expected = json.loads((workdir / "results.json").read_text())["test"]["last"]["nll"]
     config = config.copy_and_resolve_references()
@@ -216,8 +216,8 @@ def test_evaluation_of_a_checkpoint_by_its_folder(run, capsys):
     assert content_of(workdir / "checkpoints") == before
 
 
-def test_results_without_test_images_are_of_the_held_out_ones(run, tmp_path, capsys):
-    """And a figure that is not finite leaves valid JSON behind."""
+def test_results_on_held_out_images(run, tmp_path, capsys):
+    """Figures that are not finite still give valid JSON."""
     workdir = shutil.copytree(run[0], tmp_path / "run")
     nan, per_class = math.nan, (1.0, None, 0.5, 0.0)
     figures = EvalSummary(12, 0.75, 1.0, 0.5, nan, nan, per_class, (2, 3, 1))
@@ -264,7 +264,7 @@ def test_results_without_test_images_are_of_the_held_out_ones(run, tmp_path, cap
 
 
 def test_run_starts_from_the_pretrained_trunk(photos, weights_file, tmp_path):
-    """A frozen trunk is at the end what it was in the file."""
+    """A frozen trunk keeps the weights of the file."""
     config = config_for(
         photos,
         data__workers=0,

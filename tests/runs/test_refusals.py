@@ -1,4 +1,4 @@
-"""What goes wrong is said in one message, and nothing that was there is lost."""
+"""Runs that are refused: one clear message, and nothing is lost."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(photos, tmp_path_factory):
-    """A short run that came to its end; its photos were named by a relative path."""
+    """A finished short run; its photos were named by a relative path."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(photos.parent)
@@ -59,7 +59,7 @@ def finished(photos, tmp_path_factory):
 
 
 def refuse(photos, workdir, message, devices=1, **overrides):
-    """Starts a run that must stop before it leaves a trace of itself."""
+    """Start a run that must be refused before it writes anything."""
     before = content_of(workdir) if workdir.exists() else {}
     with pytest.raises(InputError, match=message):
         train(config_for(photos, **{**SHORT, **overrides}), workdir, devices=devices)
@@ -134,7 +134,7 @@ def test_weights_of_another_trunk(photos, tmp_path):
     refuse(photos, tmp_path / "run", message, model__pretrained=str(file))
 
 
-def test_other_settings_in_a_workdir_are_listed(finished, photos, tmp_path):
+def test_changed_settings_are_listed(finished, photos, tmp_path):
     message = (
         r"made with other settings:\n  model.dropout: 0.5 there, 0.25 now\n"
         r"  optim.lr: 0.01 there, 0.02 now\nUse the same settings .* another --workdir"
@@ -175,7 +175,7 @@ def test_run_is_found_from_any_folder(finished, photos, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
-def test_workdir_that_cannot_be_one(photos, tmp_path):
+def test_workdir_below_a_file(photos, tmp_path):
     (tmp_path / "file").write_text("something else")
     with pytest.raises(InputError, match=r"The workdir .*file/run cannot be used: .*file is not a"):
         train(config_for(photos, **SHORT), tmp_path / "file/run")
@@ -195,20 +195,20 @@ def test_workdir_that_cannot_be_one(photos, tmp_path):
         ),
     ],
 )
-def test_record_that_is_none(photos, tmp_path, text, why):
+def test_damaged_run_record(photos, tmp_path, text, why):
     (tmp_path / "run.json").write_text(text)
     refuse(photos, tmp_path, rf"run.json is not a run record \(.*{why}.*another --workdir")
 
 
 def test_checkpoints_without_a_record(finished, photos, tmp_path):
-    """What they were made with is unknown, so they are neither continued nor cleared away."""
+    """Their settings are unknown, so they are neither resumed nor deleted."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     (workdir / "run.json").unlink()
     message = "holds checkpoints and metrics.jsonl of a run, but not its run.json.*another --work"
     refuse(photos, workdir, message)
 
 
-def test_workdir_of_a_run_that_goes_on(finished, photos):
+def test_workdir_in_use(finished, photos):
     with lock_workdir(finished, read_record(finished)):
         refuse(photos, finished, r"Another process \(\d+ on .*\) trains in .*another --workdir")
     assert not (finished / ".lock").exists()
@@ -225,7 +225,7 @@ def test_evaluation_on_other_classes(finished, tmp_path):
         evaluate(finished, "last", config_for(other))
 
 
-def test_evaluation_says_what_it_does_not_take_from_the_command(finished, photos, tmp_path, capsys):
+def test_evaluation_lists_ignored_settings(finished, photos, tmp_path, capsys):
     evaluate(finished, "last", config_for(photos, **SHORT, eval__batch_size=8))
     assert "from the run" not in capsys.readouterr().err
     changed = shutil.copytree(photos, tmp_path / "photos")
@@ -268,7 +268,7 @@ def test_step_that_does_not_fit_lists_what_would(photos, tmp_path, monkeypatch):
 
 
 def test_loss_that_is_not_finite(photos, tmp_path):
-    """Every step is saved: after the first one the weights are far off, but finite."""
+    """Every step is saved; after the first one the weights are huge, but finite."""
     changes = {**SHORT, "optim__lr": 1e30, "optim__epochs": 2.0, "checkpoint__every": 0.5}
     workdir = tmp_path / "run"
     code, output = run_command(options(settings_for(photos, **changes), workdir))

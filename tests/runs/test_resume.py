@@ -1,4 +1,4 @@
-"""A run that is interrupted, whenever that is, ends as if nothing had happened, bit for bit.
+"""A run that was interrupted at any moment ends like an undisturbed one, bit for bit.
 
 `test_faults_in_any_order` is the fault script of `docs/reliability.md`.
 """
@@ -52,7 +52,7 @@ from apinet_jax.workdir.checkpoint_files import steps_of
 
 @pytest.fixture(scope="module", autouse=True)
 def own_records(tmp_path_factory):
-    """A folder of prepared records that no other test shares, so that these may be damaged."""
+    """A separate folder of prepared records, because tests damage them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("records")))
         yield
@@ -65,7 +65,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(photos, tmp_path_factory):
-    """A run that nothing interrupts."""
+    """An undisturbed run."""
     workdir = tmp_path_factory.mktemp("runs") / "reference"
     code, output = run_command(options(settings_for(photos, **RECIPE), workdir))
     assert code == 0, output
@@ -74,7 +74,7 @@ def reference(photos, tmp_path_factory):
 
 @pytest.fixture
 def again(reference, tmp_path):
-    """A copy of it, to go on with."""
+    """A copy of it to resume."""
     return shutil.copytree(reference, tmp_path / "again")
 
 
@@ -85,8 +85,8 @@ def scene(photos, tmp_path):
     return Scene(tmp_path / "run", photos, random.Random(seed))
 
 
-def test_saving_again_never_takes_away_what_is_there(tmp_path):
-    """Asked to stop just after a save, for instance; a kill may follow at once."""
+def test_saving_again_keeps_the_checkpoint(tmp_path):
+    """For instance where a signal arrives just after a save; a kill may follow."""
     state = TrainState(jnp.array(3), {"w": jnp.ones(2)}, {}, {"m": jnp.zeros(2)})
     metadata = {"config": {}, "class_names": ["a", "b"]}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -98,8 +98,8 @@ def test_saving_again_never_takes_away_what_is_there(tmp_path):
         assert content_of(tmp_path) == before
 
 
-def test_checkpoint_that_a_kill_left_half_deleted_does_no_harm(again, photos):
-    """An older one, or a best one of steps that are made again."""
+def test_half_deleted_checkpoint_is_ignored(again, photos):
+    """An older one, or the best one."""
     for half in (again / "checkpoints/15", *(again / "best").iterdir()):
         shutil.rmtree(half / "weights")
         (half / "_CHECKPOINT_METADATA").unlink()
@@ -111,7 +111,7 @@ def test_checkpoint_that_a_kill_left_half_deleted_does_no_harm(again, photos):
     assert load_weights(again, "best").metadata["step"] == TOTAL
 
 
-def test_finished_run_reports_again_without_training(again, reference, photos):
+def test_finished_run_only_reports(again, reference, photos):
     before = content_of(again / "checkpoints")
     code, output = run_command(options(settings_for(photos, **RECIPE), again))
     assert code == 0, output
@@ -121,8 +121,8 @@ def test_finished_run_reports_again_without_training(again, reference, photos):
     assert_same_run(again, reference, photos)
 
 
-def test_row_cut_short_by_a_kill_is_written_again(again, reference, photos):
-    """And workers, which change nothing, may change in between."""
+def test_incomplete_row_is_rewritten(again, reference, photos):
+    """The number of workers may change, because it has no effect."""
     path = again / "metrics.jsonl"
     path.write_text(path.read_text()[:-80])
     shutil.rmtree(again / "checkpoints/16")
@@ -133,7 +133,7 @@ def test_row_cut_short_by_a_kill_is_written_again(again, reference, photos):
             assert row["loss"] == pytest.approx(original["loss"], rel=1e-4)
 
 
-def test_more_epochs_need_extend_and_get_a_new_cosine(again, reference, photos, capsys):
+def test_extend_plans_a_new_cosine(again, reference, photos, capsys):
     longer = config_for(photos, **RECIPE, data__workers=0, optim__epochs=5.0)
     before = content_of(again)
     with pytest.raises(InputError, match=r"optim.epochs: 4.0 there, 5.0 now[^$]*--extend.*cosine"):
@@ -146,14 +146,14 @@ def test_more_epochs_need_extend_and_get_a_new_cosine(again, reference, photos, 
     assert rows[: len(old)] == old
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 21))
     rates = [row["lr"] for row in rows if row["kind"] == "train"]
-    assert rates[15] < rates[16]  # the short cosine had almost come down to zero
+    assert rates[15] < rates[16]  # the short cosine was almost zero
     assert rates[16] == pytest.approx(0.01 * (1 + np.cos(np.pi * 16 / 20)) / 2)
     with pytest.raises(InputError, match=r"optim.epochs: 5.0 there, 4.0 now"):
         train(config_for(photos, **RECIPE), again, extend=True)
 
 
-def test_restores_on_another_number_of_devices(reference, photos):
-    """Made on two devices; the next step computes the same on one, two, four and eight."""
+def test_restore_on_other_devices(reference, photos):
+    """Saved on two devices; the next step is the same on one, two, four and eight."""
     expected = next(row for row in rows_of(reference) if row["step"] == TOTAL)
     for devices in (1, 2, 4, 8):
         config, dataset, mesh, program = program_of(reference, photos, devices)
@@ -168,7 +168,7 @@ def test_restores_on_another_number_of_devices(reference, photos):
         assert float(metrics.loss) == pytest.approx(expected["loss"], rel=1e-5), devices
 
 
-def test_load_weights_reads_parameters_alone(again, photos):
+def test_load_weights_reads_only_parameters(again, photos):
     config, _, mesh, program = program_of(again, photos, 1)
     state = state_at(again, TOTAL, config, mesh, program)
     shutil.rmtree(again / f"checkpoints/{TOTAL}/trainer")
@@ -188,12 +188,12 @@ def test_load_weights_reads_parameters_alone(again, photos):
 
 
 def test_kill_during_a_save(scene, reference):
-    """The short version of the fault script."""
+    """A short version of the fault script."""
     killed_during_a_save(scene)
     ends_the_same(scene, reference)
 
 
-# How often each meets a run.
+# How often each is injected.
 TIMES = {
     killed: 20,
     killed_during_a_save: 3,
@@ -207,13 +207,13 @@ TIMES = {
     killed_worker: 3,
     step_that_is_not_finite: 3,
 }
-# Those whose moment lies in the first half of a run.
+# Those that strike in the first half of a run.
 EARLY = (killed_while_the_best_is_saved, killed_during_an_evaluation)
 
 
 @pytest.mark.slow
 def test_faults_in_any_order(scene, reference):
-    """Several to a run, as long as enough steps are left for the next one to meet."""
+    """Several in each run, as long as enough steps remain for the next one."""
     faults = [fault for fault, times in TIMES.items() for _ in range(times)]
     scene.draw.shuffle(faults)
     folder, runs = scene.workdir, 0
