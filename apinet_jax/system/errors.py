@@ -81,6 +81,8 @@ def explain_failed_writes(what: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
+    except (InputError, RunError):
+        raise
     except Exception as error:
         reason = _reason_of_refusal(error, in_bucket="gs://" in str(what))
         if reason is None:

@@ -7,7 +7,6 @@ cannot do, or does in another way, is here.
 import importlib.util
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,10 +210,7 @@ def file_system(path: AnyPath) -> tuple[Any, str]:
 
 def remove_folder(folder: AnyPath) -> None:
     """Remove a folder with its content."""
-    if is_remote(folder):
-        folder.rmtree()
-    else:
-        shutil.rmtree(folder)
+    epath.Path(folder).rmtree()
 
 
 def move_folder(folder: AnyPath, target: AnyPath) -> None:

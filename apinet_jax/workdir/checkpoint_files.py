@@ -15,7 +15,7 @@ from apinet_jax.system.paths import (
 from apinet_jax.workdir.seal import find_damage, is_sealed
 
 LAST, BEST = "checkpoints", "best"
-# The quarantine.
+# Where damaged checkpoints are moved.
 DAMAGED = "damaged"
 
 # A checkpoint cannot be read without its weights, and orbax's and our metadata.

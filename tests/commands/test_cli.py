@@ -1,4 +1,4 @@
-"""Whatever is typed, one message says what is wrong, and the exit code is 2."""
+"""A wrong command line ends in one message and exit code 2."""
 
 import subprocess
 import sys

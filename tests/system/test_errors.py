@@ -6,7 +6,12 @@ import os
 import pytest
 from jax.errors import JaxRuntimeError
 
-from apinet_jax.system.errors import RunError, explain_failed_writes, explain_out_of_memory
+from apinet_jax.system.errors import (
+    InputError,
+    RunError,
+    explain_failed_writes,
+    explain_out_of_memory,
+)
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -57,6 +62,18 @@ def test_other_errors_keep_their_traceback(fail):
     with pytest.raises(Exception, match=r".") as caught, explain_failed_writes("that"):
         fail()
     assert not isinstance(caught.value, RunError)
+
+
+def test_explained_errors_are_not_explained_again():
+    cause = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(InputError, match="no record"), explain_failed_writes("that"):
+        raise InputError("no record") from cause
+    with (
+        pytest.raises(RunError, match=r"^Could not write this: "),
+        explain_failed_writes("that"),
+        explain_failed_writes("this"),
+    ):
+        raise cause
 
 
 def test_bucket_answers_count_only_for_buckets():
