@@ -83,11 +83,11 @@ def test_every_config_builds(path, preset):
     assert "python -m apinet_jax.main" in path.read_text()
 
 
-def test_field_names_are_kept():
+def test_field_names_are_stable():
     assert set(FIELDS) <= set(flatten(default_config()))
 
 
-def test_code_preset_is_the_authors_program():
+def test_code_preset_is_that_of_the_authors():
     config = default_config()
     assert (config.batch.classes, config.batch.images) == (30, 4)
     assert (config.data.resize, config.data.crop) == (512, 448)
@@ -129,7 +129,7 @@ def test_presets_differ_where_paper_and_code_do():
         ("optim.warmup_epochs", 100.0, "must be less than optim.epochs = 100"),
     ],
 )
-def test_values_that_cannot_work(field, value, message):
+def test_invalid_values(field, value, message):
     config = default_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=message):
@@ -235,7 +235,7 @@ def test_plan():
     assert plan.epoch_ends(4900)
 
 
-def test_a_run_without_end_is_refused():
+def test_too_long_run_is_refused():
     config = default_config()
     config.optim.epochs = 1e9
     with pytest.raises(InputError, match=r"optim\.epochs = 1e\+09 are .* at most 1e\+07"):
@@ -251,7 +251,7 @@ def test_a_run_without_end_is_refused():
         ("softmax", "balanced", BalancedSampler),
     ],
 )
-def test_sampler_follows_the_method_unless_it_is_set(method, sampler, expected):
+def test_default_sampler_follows_the_method(method, sampler, expected):
     config = default_config()
     config.method, config.batch.sampler, config.optim.epochs = method, sampler, 1.0
     check_config(config)
@@ -259,7 +259,7 @@ def test_sampler_follows_the_method_unless_it_is_set(method, sampler, expected):
     assert type(make_sampler(config, labels, make_plan(config, len(labels)))) is expected
 
 
-def test_naming_the_default_sampler_is_no_difference():
+def test_default_sampler_equals_its_name():
     old = flatten(default_config())
     assert result_differences(old, {**old, "batch.sampler": "balanced"}) == []
     assert result_differences(old, {**old, "batch.sampler": "shuffled"}) == [
@@ -281,7 +281,7 @@ def test_batch_norm_per_device_follows_the_mesh():
     assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 1
 
 
-def test_a_field_that_an_older_run_did_not_know_had_its_default():
+def test_missing_field_of_an_old_run_has_its_default():
     new = flatten(default_config())
     old = {name: value for name, value in new.items() if name not in ("pairs.kinds", "optim.ema")}
     assert result_differences(old, new) == []
@@ -299,7 +299,7 @@ def test_pixel_statistics_survive_json():
         check_config(config)
 
 
-def test_a_configuration_saved_by_an_older_run():
+def test_configuration_of_an_old_run():
     config = default_config()
     config.model.trunk, config.model.mean = "resnet18", (0.5, 0.25, 0.5)
     saved = json.loads(json.dumps(config.to_dict()))
@@ -323,7 +323,7 @@ def test_a_configuration_saved_by_an_older_run():
         {"model": {"trunk": {"a": None}}},
     ],
 )
-def test_configuration_that_is_none(saved):
+def test_damaged_record(saved):
     with pytest.raises(InputError, match="configuration of the run is damaged"):
         recorded_config(saved)
 

@@ -1,4 +1,4 @@
-"""How far confidence can be believed, and the temperature that makes it believable.
+"""Calibration: its error, and the temperature that corrects it.
 
 Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 BINS = 15
-LEAST, MOST = 0.05, 20.0  # temperatures
+LEAST, MOST = 0.05, 20.0  # bounds of the temperature
 
 
 def log_softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
@@ -21,18 +21,15 @@ def log_softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
 def calibration_error(
     logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], temperature: float = 1.0
 ) -> float:
-    """The expected calibration error: mean distance of confidence and accuracy over 15 bins.
+    """Return the expected calibration error, from 0 to 1; NaN where a score is not finite.
 
-    Images are sorted into bins of equal width by the probability of their best class; the distance
-    of a bin counts by the share of images in it.
+    Images are sorted into 15 bins of equal width by the probability of their best class. The error
+    is the mean distance of confidence and accuracy, weighted by the images of each bin.
 
     Args:
         logits: Scores of each image.
         labels: True class of each image.
-        temperature: What logits are divided by.
-
-    Returns:
-        The error, between 0 and 1; NaN where a score is not finite.
+        temperature: Divisor of the logits.
     """
     if not np.isfinite(logits).all():
         return math.nan
@@ -45,17 +42,17 @@ def calibration_error(
 
 
 def fit_temperature(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
-    """The temperature under which held-out images have the highest likelihood.
+    """Return the temperature that maximises the likelihood of held-out images.
 
-    Accuracy does not depend on it: dividing all logits of an image keeps their order.
+    Accuracy does not depend on it: division keeps the order of the logits of an image.
 
     Args:
         logits: Scores of held-out images.
         labels: True class of each image.
 
     Returns:
-        The temperature; `LEAST` or `MOST` where the likelihood still rises there, as when every
-        image is right; 1 where a score is not finite.
+        The temperature; `LEAST` or `MOST` where the likelihood still increases there, for instance
+        if every image is classified correctly; 1 where a score is not finite.
     """
     from scipy.optimize import minimize_scalar  # half a second to import
 
@@ -68,7 +65,7 @@ def fit_temperature(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " 
 
     found = minimize_scalar(nll, bounds=np.log((LEAST, MOST)), method="bounded")
     temperature = float(np.exp(found.x))
-    for bound in (LEAST, MOST):  # the search comes close to its bounds and never meets them
+    for bound in (LEAST, MOST):  # the search approaches its bounds but never reaches them
         if math.isclose(temperature, bound, rel_tol=1e-3):
             return bound
     return temperature

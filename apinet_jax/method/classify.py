@@ -27,7 +27,7 @@ def classify_images(
         images: Pixels, 0 to 255.
         model: The network.
         preprocess: Pixel statistics and compute type.
-        flip: Whether the logits of each image and its mirror image are averaged.
+        flip: Whether to average the logits of each image with those of its mirror image.
     """
     images = normalise(images, preprocess.mean, preprocess.std, preprocess.dtype)
     classify = partial(model.apply, {"params": params, "batch_stats": batch_stats}, train=False)

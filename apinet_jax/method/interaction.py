@@ -1,6 +1,7 @@
-"""API-Net: mutual vector, gates and attentive features of a pair, over any trunk.
+"""API-Net: mutual vector, gates and attentive features of a pair, on any trunk.
 
-The layers of the head are named as in the authors' program: `map1`, `map2`, `fc`.
+The layers of the head are named as in the authors' program: `map1`, `map2`, `fc`. Equation numbers
+are those of `docs/method.md`.
 """
 
 from typing import Literal
@@ -12,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.method.losses import PairLogits
-from apinet_jax.models.layers import torch_default
+from apinet_jax.models.layers import Trunk, torch_default
 from apinet_jax.models.operations import at_least_float32
 from apinet_jax.system.errors import InputError
 
@@ -23,17 +24,17 @@ Interaction = Literal["both", "self", "other", "none"]
 
 
 def gate(mutual: Float[Array, "*P D"], features: Float[Array, "*P D"]) -> Float[Array, "*P D"]:
-    """The gate vector of an image: which channels the mutual vector finds in it (equation 2)."""
+    """Return the gate of an image: channels that the mutual vector shares (equation 2)."""
     return jax.nn.sigmoid(mutual * features)
 
 
 def attend(features: Float[Array, "*P D"], gates: Float[Array, "*P D"]) -> Float[Array, "*P D"]:
-    """Residual attention, x + x * g (equation 3)."""
+    """Return the features under residual attention, x + x * g (equation 3)."""
     return features + features * gates
 
 
 def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's initial bias of a linear layer: uniform in +-1/sqrt(fan_in)."""
+    """Return PyTorch's initializer for the bias of a linear layer: uniform in +-1/sqrt(fan_in)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         bound = fan_in**-0.5
@@ -43,34 +44,37 @@ def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
 
 
 def _linear(fan_in: int, width: int) -> nn.Dense:
-    """A linear layer that starts as PyTorch's does, kernel and bias uniform in +-1/sqrt(fan_in)."""
+    """Return a linear layer with PyTorch's initial kernel and bias."""
     return nn.Dense(width, kernel_init=torch_default, bias_init=_uniform_fan_in(fan_in))
 
 
 class APINet(nn.Module):
-    """A trunk, the pairwise interaction and the one classifier that all features share.
+    """API-Net: a trunk, the pairwise interaction, and one classifier that all features share.
 
-    Without the interaction (`interaction="none"`) this is the softmax baseline: the same trunk and
-    classifier, one image at a time. What the other switches change is compared in the paper's
-    ablations; the defaults are API-Net.
+    Call it on normalised images for their logits, as at test time: single images, no gates. The
+    methods `features`, `interact` and `classify` are the parts of a training step. Initialise with
+    a batch of images: `APINet(...).init(key, images)`.
+
+    With `interaction="none"` this is the softmax baseline: the same trunk and classifier, without
+    pairs. The other switches are the paper's ablations; the defaults are API-Net.
 
     Attributes:
         trunk: Module from normalised images to a feature map.
         feature_width: Channels of the feature map, `D`.
         num_classes: Classes, `C`.
         hidden: Width of the mutual MLP, `M`.
-        dropout: Rate inside the MLP and, with a mask of its own, on every feature that is
-            classified during training.
+        dropout: Rate inside the MLP and, with separate masks, on every feature that is
+            classified in training.
         mutual_activation: `none` (the authors' code) or `relu` between the layers of the MLP.
-        mutual: What the mutual vector is made of: an MLP on both features, their sum, product or
-            squared difference, or each image's own feature.
-        gates: Whether a gate compares an image with the mutual vector, or is the sigmoid of the
-            image's feature alone.
-        interaction: Which features are classified: those under their own gate (`self`), under the
-            partner's (`other`) or `both`; `none` for the baseline.
+        mutual: Source of the mutual vector: an MLP on both features (`mlp`), their `sum`,
+            `product` or squared difference (`sq_difference`), or each image's `own` feature.
+        gates: Whether a gate compares an image with the mutual vector (`mutual`), or is the
+            sigmoid of the image's feature, without a partner (`alone`).
+        interaction: Features that are classified: those under their own gate (`self`), under the
+            partner's gate (`other`), or `both`; `none` for the baseline.
     """
 
-    trunk: nn.Module
+    trunk: Trunk
     feature_width: int
     num_classes: int
     hidden: int = 512
@@ -81,7 +85,7 @@ class APINet(nn.Module):
     interaction: Interaction = "both"
 
     def setup(self) -> None:
-        """Names the layers."""
+        """Define the layers by name."""
         if self.interaction != "none" and self.gates == "mutual" and self.mutual == "mlp":
             self.map1 = _linear(2 * self.feature_width, self.hidden)
             self.map2 = _linear(self.hidden, self.feature_width)
@@ -89,14 +93,15 @@ class APINet(nn.Module):
         self.drop = nn.Dropout(self.dropout)
 
     def features(self, images: Float[Array, "B H W _"], train: bool) -> Float[Array, "B D"]:
-        """Pooled features of single images, float32 or wider whatever the trunk computes in.
+        """Return the pooled features of single images, in float32 or wider.
 
         Args:
             images: Normalised images.
-            train: Whether BatchNorm uses, and moves, the statistics of the batch.
+            train: Whether BatchNorm uses the statistics of the batch, and updates the running
+                ones.
 
         Raises:
-            InputError: If the images are so small that the feature map has no cell.
+            InputError: The images are so small that the feature map has no cell.
         """
         return jnp.mean(at_least_float32(self.feature_map(images, train)), axis=(1, 2))
 
@@ -112,14 +117,14 @@ class APINet(nn.Module):
         if 0 in feature_map.shape:
             raise InputError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk:"
-                " nothing is left of them in its feature map; raise --config.data.crop"
+                " its feature map has no cells; raise --config.data.crop"
             )
         return feature_map
 
     def mutual_vector(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
     ) -> Float[Array, "*P D"]:
-        """The mutual vector of each pair, from both features at once (equation 1)."""
+        """Return the mutual vector of each pair, from both features (equation 1)."""
         if self.mutual == "sum":
             return x_1 + x_2
         if self.mutual == "product":
@@ -134,7 +139,7 @@ class APINet(nn.Module):
     def gate_vectors(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
     ) -> tuple[Float[Array, "*P D"], Float[Array, "*P D"]]:
-        """The gates of both images of each pair."""
+        """Return the gates of both images of each pair (equation 2)."""
         if self.gates == "alone":
             return jax.nn.sigmoid(x_1), jax.nn.sigmoid(x_2)
         if self.mutual == "own":
@@ -145,12 +150,12 @@ class APINet(nn.Module):
     def interact(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
     ) -> PairLogits:
-        """Logits of the attentive features of each pair (equations 1 to 5).
+        """Return the logits of the attentive features of each pair (equations 1 to 5).
 
         Args:
             x_1: Pooled features of the first image of each pair.
             x_2: Pooled features of its partner.
-            train: Whether dropout is on; it then needs the `dropout` random stream.
+            train: Whether dropout is active; it then needs the `dropout` random stream.
         """
         gate_1, gate_2 = self.gate_vectors(x_1, x_2, train)
 
@@ -167,11 +172,11 @@ class APINet(nn.Module):
         )
 
     def classify(self, features: Float[Array, "*P D"], train: bool) -> Float[Array, "*P C"]:
-        """Logits of features, attentive or bare, by the shared classifier (equation 5)."""
+        """Return the logits of attentive or plain features (equation 5)."""
         return self.fc(self.drop(features, deterministic=not train))
 
     def __call__(self, images: Float[Array, "B H W _"], train: bool = False) -> Float[Array, "B C"]:
-        """Classifies single images without gates, as at test time; initialises every layer."""
+        """Return the logits of single images without gates, as at test time."""
         features = self.features(images, train)
         if self.is_initializing() and self.interaction != "none":
             self.interact(features, features, train=False)

@@ -1,6 +1,6 @@
 """The objective of API-Net: cross-entropy on four features of each pair, and a score ranking.
 
-Equation numbers are those of `docs/method.md`. All functions are free of parameters and of state.
+Equation numbers are those of `docs/method.md`. All functions are pure and have no parameters.
 """
 
 from typing import Literal, NamedTuple
@@ -13,15 +13,15 @@ Reduction = Literal["code", "paper"]
 
 
 class PairLogits(NamedTuple):
-    """Logits of the four attentive features of each pair, from one shared classifier.
+    """Logits of the four attentive features of each pair (equations 4 and 5).
 
-    Those that an ablation leaves out are `None`, of both images alike.
+    An ablation without `self` or `other` features has `None` there, for both images.
 
     Attributes:
-        self_1: Image 1, activated by its own gate.
-        other_1: Image 1, activated by the gate of image 2.
-        self_2: Image 2, activated by its own gate.
-        other_2: Image 2, activated by the gate of image 1.
+        self_1: Image 1 under its own gate.
+        other_1: Image 1 under the gate of image 2.
+        self_2: Image 2 under its own gate.
+        other_2: Image 2 under the gate of image 1.
     """
 
     self_1: Float[Array, "*P C"] | None
@@ -31,7 +31,7 @@ class PairLogits(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """What a step reports of its objective; `total` is what is differentiated."""
+    """The objective and its two terms; `total` is differentiated."""
 
     total: Float[Array, ""]
     cross_entropy: Float[Array, ""]
@@ -41,12 +41,12 @@ class LossTerms(NamedTuple):
 def cross_entropy(
     logits: Float[Array, "*P C"], labels: Int[Array, "*P"], smoothing: float = 0.0
 ) -> Float[Array, "*P"]:
-    """Negative log-probability of the true class, row by row (equation 6).
+    """Return the negative log-probability of the true class of each row (equation 6).
 
     Args:
         logits: Scores of each row.
         labels: True class of each row.
-        smoothing: Share of the target that is spread over all classes alike.
+        smoothing: Share of the target that is distributed uniformly over all classes.
 
     >>> import jax.numpy as jnp
     >>> print(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])))  # log 4
@@ -65,18 +65,21 @@ def score_ranking(
     labels: Int[Array, "*P"],
     margin: float,
 ) -> Float[Array, "*P"]:
-    """Hinge that wants the own gate to see the true class better than the other's (equation 7).
+    """Return the score ranking loss of each row (equation 7).
 
-    max(0, p_other(c) - p_self(c) + margin), on the probabilities of the true class c.
+    max(0, p_other(c) - p_self(c) + margin), for the probabilities of the true class c: an image
+    should be recognised better under its own gate than under its partner's.
 
     Args:
-        self_logits: Logits of the features under their own gate.
+        self_logits: Logits of images under their own gate.
         other_logits: Logits of the same images under the partner's gate.
         labels: True class of each row.
         margin: The paper's epsilon, in units of probability.
 
-    Returns:
-        The hinge of each row, 0 where the ranking holds by the margin.
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.zeros((1, 2))  # both gates see a probability of 1/2
+    >>> print(score_ranking(logits, logits, jnp.array([0]), margin=0.05))
+    [0.05]
     """
     p_self = jnp.exp(-cross_entropy(self_logits, labels))
     p_other = jnp.exp(-cross_entropy(other_logits, labels))
@@ -94,23 +97,23 @@ def pair_loss(
     reduction: Reduction,
     smoothing: float = 0.0,
 ) -> LossTerms:
-    """The objective over the valid pairs of the global batch (equation 8).
+    """Return the objective over the valid pairs of the global batch (equation 8).
 
-    A pair without a true partner leaves numerator and denominator. With n valid pairs, `code`
-    (the authors' program) takes means over the 4n cross-entropy rows and the 2n ranking rows;
-    `paper` sums the terms of a pair and takes the mean over the n pairs, so that cross-entropy
-    weighs four times and the ranking twice as much. Where only one kind of feature is classified
-    there are 2n rows, and nothing to rank.
+    A pair without a true partner counts in neither numerator nor denominator. With n valid pairs,
+    `code` (the authors' program) takes means over the 4n cross-entropy rows and the 2n ranking
+    rows. `paper` sums the terms of a pair and takes the mean over the n pairs: cross-entropy then
+    weighs four times as much, the ranking twice as much. If only one kind of feature is
+    classified, there are 2n rows and no ranking.
 
     Args:
         logits: Logits of the four features of each pair.
         labels_1: True class of image 1 of each pair.
         labels_2: True class of image 2 of each pair.
-        valid: Which pairs exist.
+        valid: Whether each pair has a true partner.
         margin: The paper's epsilon, in units of probability.
         rank_weight: The paper's lambda.
         reduction: `code` or `paper`.
-        smoothing: Share of each target that is spread over all classes; not in the ranking.
+        smoothing: Share of each target that is distributed over all classes; not in the ranking.
 
     Returns:
         The total and its two terms; all are 0 when no pair is valid.

@@ -21,7 +21,7 @@ class EvalSummary(NamedTuple):
         nll: Mean negative log-probability of the true class, in nats.
         ece: Expected calibration error of the probabilities, between 0 and 1.
         per_class: Accuracy of each class, `None` for one without images.
-        confused: The two classes mistaken for each other most often, and how often (both ways).
+        confused: The two classes confused with each other most often, and how often (both ways).
     """
 
     images: int

@@ -1,7 +1,7 @@
-"""The optimizer, by default the authors': SGD in two groups, a cosine, a backbone frozen at first.
+"""The optimizer; by default the authors' SGD with a cosine and a backbone that is frozen at first.
 
-It is the update of PyTorch's SGD: decay joins the gradient, momentum sums them without damping,
-and the learning rate of the step scales the whole.
+The update is that of PyTorch's SGD: decay is added to the gradient, momentum sums both without
+damping, and the learning rate of the step scales the sum.
 """
 
 from typing import Any, Literal
@@ -14,13 +14,12 @@ Rule = Literal["sgd", "adamw"]
 
 
 def cosine_schedule(lr: float, total_steps: int, warmup_steps: int = 0) -> optax.Schedule:
-    """lr/2 (1 + cos(pi step / total_steps)): the base rate at step 0, zero after the last step.
+    """Return lr/2 (1 + cos(pi step / total_steps)): `lr` at step 0, zero after the last step.
 
     Args:
         lr: Base rate.
         total_steps: Steps of the run.
-        warmup_steps: Steps in which the rate rises in a line to the base rate; the cosine then
-            spans what is left.
+        warmup_steps: Steps of a linear warm-up to the base rate; the cosine spans the others.
     """
     if not warmup_steps:
         return optax.cosine_decay_schedule(lr, total_steps)
@@ -28,7 +27,7 @@ def cosine_schedule(lr: float, total_steps: int, warmup_steps: int = 0) -> optax
 
 
 def group_labels(params: dict[str, Any]) -> dict[str, Any]:
-    """Labels every leaf with its group: `trunk` for the backbone, `head` for all the rest."""
+    """Label every leaf with its group: `trunk` for the backbone, `head` for everything else."""
     return {
         name: jax.tree.map(lambda _, name=name: TRUNK if name == TRUNK else "head", leaves)
         for name, leaves in params.items()
@@ -36,7 +35,7 @@ def group_labels(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def kernels(params: dict[str, Any]) -> dict[str, Any]:
-    """Tells which leaves are kernels: no biases, scales of norms, tokens, position embeddings."""
+    """Mask the kernels: not biases, scales of norms, tokens or position embeddings."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
@@ -51,24 +50,23 @@ def make_optimizer(
     nesterov: bool = False,
     head_lr_factor: float = 1.0,
 ) -> optax.GradientTransformation:
-    """One rule for head and backbone, the latter standing still for `frozen_steps`.
+    """Return the optimizer of head and backbone; the backbone is frozen for `frozen_steps`.
 
-    While the backbone stands still neither decay nor momentum accrues in it and its gradient is
-    not looked at, as when its optimizer's `step` is not called. The schedule runs on.
+    In a frozen backbone neither decay nor momentum accrues, and its gradient is ignored, as if
+    PyTorch's `step` were not called for it. The schedule advances.
 
     Args:
         schedule: Learning rate of each step, for both groups.
-        momentum: Share of the summed updates that the next step keeps; AdamW's first beta.
-        weight_decay: L2 penalty, added to the gradient; with AdamW decoupled from it.
-        decay_bn_bias: Whether the decay includes all parameters (the authors' does), and not the
-            kernels alone.
-        frozen_steps: Steps before the backbone starts to move.
-        rule: `sgd` with momentum (the authors) or `adamw`.
-        nesterov: Whether momentum looks ahead.
-        head_lr_factor: Rate of the head, in units of the rate.
+        momentum: Decay of the sum of gradients; the first beta of AdamW.
+        weight_decay: L2 penalty, added to the gradient; decoupled from it in AdamW.
+        decay_bn_bias: Whether all parameters decay, as in the authors' program, or only kernels.
+        frozen_steps: Steps in which the backbone is frozen.
+        rule: `sgd` with momentum (the authors' program) or `adamw`.
+        nesterov: Whether to use Nesterov momentum.
+        head_lr_factor: Learning rate of the head, relative to the schedule.
 
     Returns:
-        The optimizer, for parameters with a `trunk` entry and head entries beside it.
+        The optimizer, for parameters with a `trunk` entry and head entries next to it.
     """
 
     def group(factor: float = 1.0) -> optax.GradientTransformation:

@@ -19,17 +19,14 @@ Choice = Literal["similar", "dissimilar", "random"]
 
 
 def squared_distances(features: Float[Array, "B D"]) -> Float[Array, "B B"]:
-    """Squared Euclidean distances by the expansion |a|^2 + |b|^2 - 2ab, without a gradient.
+    """Return the squared Euclidean distances |a|^2 + |b|^2 - 2ab, without a gradient.
 
-    Computed in at least float32 and at the highest matmul precision: the bfloat16 passes of a
-    TPU or the TF32 of a GPU are coarse enough to change which image is nearest.
+    They are computed in at least float32 and at the highest matmul precision: bfloat16 passes on a
+    TPU, or TF32 on a GPU, are coarse enough to change which image is nearest. Rounding can make an
+    entry slightly negative.
 
     Args:
         features: Pooled features.
-
-    Returns:
-        Entry (i, j) is the squared distance of images i and j; rounding may leave it slightly
-        below zero.
     """
     features = at_least_float32(lax.stop_gradient(features))
     squared_norm = jnp.sum(features * features, axis=1)  # [B]
@@ -40,14 +37,14 @@ def squared_distances(features: Float[Array, "B D"]) -> Float[Array, "B B"]:
 def nearest(
     distances: Float[Array, "B B"], allowed: Bool[Array, "B B"]
 ) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
-    """The nearest allowed column of each row; ties go to the lowest index.
+    """Return the nearest allowed column of each row; ties go to the lowest index.
 
     Args:
         distances: Distance of each pair of images.
         allowed: The candidates of each row.
 
     Returns:
-        The index of the nearest candidate (0 where a row has none), and whether there is one.
+        The index of the nearest candidate (0 where a row has none), and whether it exists.
     """
     index = jnp.argmin(jnp.where(allowed, distances, jnp.inf), axis=1)
     has_candidate = jnp.any(allowed, axis=1)
@@ -62,30 +59,37 @@ def mine_pairs(
     choice: Choice = "similar",
     key: Key[Array, ""] | None = None,
 ) -> PairIndex:
-    """Finds the intra-class and inter-class partner of every image of the global batch.
+    """Return the intra-class and inter-class partner of every image of the global batch.
 
-    Copies of one image (equal `image_id`, as a class with fewer than `S` images produces) are at
-    distance zero and would teach nothing: they never pair.
+    Copies of an image (equal `image_id`, if a class has fewer than `S` images) are at distance
+    zero and teach nothing, so they never form a pair.
 
     Args:
         features: Pooled features; no gradient flows through the choice of partners.
         labels: True class of each image.
         image_id: Identity of each image.
-        distance: `sq_euclidean` (the authors' code) or `euclidean` (the paper). The square root
-            is monotonic, so both choose the same partners.
-        choice: Which candidate becomes the partner: the most similar one (the paper), the most
-            dissimilar one, or any with equal chances (the paper's comparisons).
-        key: Seeds a random choice, which alone asks for it.
+        distance: `sq_euclidean` (the authors' program) or `euclidean` (the paper). The square root
+            is monotonic, so both choose the same partners up to rounding: the root can make two
+            close distances equal, and ties go to the lowest index.
+        choice: The partner among the candidates: the most `similar` (the paper), the most
+            `dissimilar`, or a `random` one with equal probability (the paper's ablations).
+        key: Key of the random choice, required only for it.
 
     Returns:
-        Both partners of each image, and which of them exist.
+        Both partners of each image, and whether they exist.
+
+    >>> import jax.numpy as jnp
+    >>> features = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+    >>> pairs = mine_pairs(features, jnp.array([0, 0, 1, 1]), jnp.arange(4))
+    >>> print(pairs.intra, pairs.inter)
+    [1 0 3 2] [2 2 1 1]
     """
     distances = squared_distances(features)
     if distance == "euclidean":
         distances = jnp.sqrt(jnp.maximum(distances, 0))
     if choice == "dissimilar":
         distances = -distances
-    elif choice == "random":  # the least of equally distributed numbers is any of them
+    elif choice == "random":  # the smallest of uniform numbers
         distances = jax.random.uniform(key, distances.shape)
     same_class = labels[:, None] == labels[None, :]
     distinct = image_id[:, None] != image_id[None, :]

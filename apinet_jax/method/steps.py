@@ -25,22 +25,22 @@ Stage = Literal["frozen", "full"]
 Kinds = Literal["both", "intra", "inter"]
 
 
-# Tells the random choice of partners apart from dropout, which uses the key of the step itself.
+# Separates the random choice of partners from dropout, which uses the key of the step.
 _PAIRS = 1
 
 
 class Objective(NamedTuple):
-    """The switches of the objective; see `docs/method.md` for what each changes.
+    """The switches of the objective, explained in `docs/method.md`.
 
     Attributes:
         method: `apinet`, or `softmax` for the baseline on single images.
         distance: Metric of the pair mining.
-        choice: Which candidate becomes the partner.
-        kinds: Whether pairs are made within classes, between classes or both.
+        choice: The partner among the candidates.
+        kinds: Whether pairs are formed within classes, between classes, or both.
         reduction: `code` or `paper`.
         rank_weight: The paper's lambda.
         rank_margin: The paper's epsilon.
-        label_smoothing: Share of each target that is spread over all classes.
+        label_smoothing: Share of each target that is distributed over all classes.
     """
 
     method: Method = "apinet"
@@ -60,14 +60,14 @@ def init_state(
     crop: int,
     ema: float = 0.0,
 ) -> TrainState:
-    """The state before the first step, freshly drawn.
+    """Return a freshly initialised state, before the first step.
 
     Args:
         model: The network.
         optimizer: Its optimizer.
-        key: Seeds every parameter.
+        key: Key of the parameters.
         crop: Height and width of an image; parameters do not depend on it.
-        ema: Whether an average of the parameters is kept: any number but 0.
+        ema: Decay of the average of the parameters; 0 for no average.
     """
     variables = model.init(key, jnp.zeros((1, crop, crop, 3)))
     params = variables["params"]
@@ -89,20 +89,20 @@ def pair_features(
     Int[Array, "Q B"],
     Bool[Array, "Q B"],
 ]:
-    """Gathers the P = 2B pairs: row 0 the intra-class pairs, row 1 the inter-class ones.
+    """Gather the P = 2B pairs: row 0 has the intra-class pairs, row 1 the inter-class ones.
 
-    The kind of a pair is an axis of its own, so that the batch axis stays sharded as it came.
-    Features of pairs that do not exist become zero before any non-linearity sees them, so that
-    nothing non-finite can reach a gradient through a term that is masked later.
+    The kind of a pair is a separate axis, so that the batch axis keeps its sharding. Features of
+    pairs that do not exist become zero before any non-linearity, so that nothing non-finite can
+    reach a gradient through a term that is masked later.
 
     Args:
         features: Pooled features of the batch.
         labels: True class of each image.
         pairs: Mined partners.
-        kinds: `both`, or one of the two rows alone.
+        kinds: `both`, or only one of the two rows.
 
     Returns:
-        Features of both images of each pair, their classes, and which pairs exist.
+        Features of both images of each pair, their classes, and whether the pair exists.
     """
     rows = {"both": slice(0, 2), "intra": slice(0, 1), "inter": slice(1, 2)}[kinds]
     partner = jnp.stack([pairs.intra, pairs.inter][rows])  # [Q B]
@@ -121,7 +121,7 @@ def _objective(
     objective: Objective,
     key: Key[Array, ""],
 ) -> tuple[LossTerms, Float[Array, ""], Int[Array, ""]]:
-    """Loss terms, training accuracy and number of valid pairs of a batch of features."""
+    """Return the loss terms, the training accuracy and the number of valid pairs."""
     variables, rngs = {"params": params}, {"dropout": key}
     smoothing = objective.label_smoothing
     if objective.method == "softmax":
@@ -174,10 +174,10 @@ def train_step(
     microbatches: int = 1,
     shards: int = 1,
 ) -> tuple[TrainState, StepMetrics]:
-    """One update on one global batch.
+    """Return the state after one update on one global batch, and the metrics before it.
 
-    In the `frozen` stage the trunk runs forward only: its BatchNorm statistics move, nothing is
-    differentiated through it, and the optimizer sees a gradient of zero that it does not use.
+    In the `frozen` stage the trunk only runs forward: its BatchNorm statistics are updated, no
+    gradient flows through it, and the optimizer ignores the zero gradient that it gets.
 
     Args:
         state: State before the step; its buffers are donated when compiled by `make_train_step`.
@@ -188,14 +188,11 @@ def train_step(
         objective: Switches of the objective.
         preprocess: Pixel statistics and compute type.
         stage: `frozen` or `full`.
-        ema: Share of the averaged parameters that a step keeps, where an average is kept. It is
-            less in the first steps, (1 + t) / (10 + t), so that the start is soon forgotten.
-        microbatches: Parts of the batch that the trunk sees one after the other; pairs are mined
-            over all of it.
-        shards: Devices that the batch is spread over.
-
-    Returns:
-        State after the step and the metrics before it.
+        ema: Decay of the average of the parameters, if the state has one. In the first steps it
+            is smaller, (1 + t) / (10 + t), to forget the initial parameters.
+        microbatches: Parts of the batch that the trunk processes in sequence; pairs are mined
+            over the complete batch.
+        shards: Devices that share the batch.
     """
     key = jax.random.fold_in(key, state.step)
     trunk = {TRUNK: state.params[TRUNK]}

@@ -1,4 +1,4 @@
-"""The trunk's pass over a batch: at once, or in parts that need less memory."""
+"""The pass of the trunk over a batch: at once, or in microbatches that need less memory."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from apinet_jax.models.layers import normalise
 
 
 class Preprocess(NamedTuple):
-    """Pixel statistics of the trunk's weights (in units of 0 to 1), and its compute type."""
+    """Pixel statistics of the trunk's weights, for pixels from 0 to 1, and its compute dtype."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -21,21 +21,19 @@ class Preprocess(NamedTuple):
 def split_batch(
     x: Shaped[Array, "B *rest"], chunks: int, shards: int
 ) -> Shaped[Array, "n b *rest"]:
-    """Cuts a batch into chunks that every device has its share of, so that none is idle.
-
-    A device holds consecutive rows, and a chunk is made of some of each device's.
+    """Split a batch into chunks with an equal share of each device, so that none is idle.
 
     Args:
-        x: The batch, sharded by row.
-        chunks: How many chunks, `n`.
-        shards: Devices that it is sharded over.
+        x: The batch, sharded by row: each device has consecutive rows.
+        chunks: Number of chunks, `n`.
+        shards: Devices that share the batch.
     """
     x = x.reshape(shards, chunks, -1, *x.shape[1:])  # [shards n b/shards *rest]
     return jnp.swapaxes(x, 0, 1).reshape(chunks, -1, *x.shape[3:])
 
 
 def join_batch(x: Shaped[Array, "n b *rest"], shards: int) -> Shaped[Array, "B *rest"]:
-    """Puts the rows of chunks back to where `split_batch` took them."""
+    """Undo `split_batch`."""
     x = x.reshape(x.shape[0], shards, -1, *x.shape[2:])  # [n shards b/shards *rest]
     return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[3:])
 
@@ -48,21 +46,20 @@ def trunk_features(
     microbatches: int,
     shards: int,
 ) -> tuple[Float[Array, "B D"], dict[str, Any]]:
-    """Features of the batch, and the BatchNorm statistics after it.
+    """Return the features of the batch, and the BatchNorm statistics after it.
 
-    With more than one microbatch the trunk sees one after the other, each with BatchNorm
-    statistics of its own, as on the devices of torch's `DataParallel`; the running statistics move
-    once, by the mean. Of each only its images and features are kept; where the trunk is
-    differentiated, a second pass makes the rest again, so that the gradient is that of the whole
-    batch while the memory is that of one microbatch.
+    The trunk processes microbatches in sequence, each with separate BatchNorm statistics, as on the
+    devices of torch's `DataParallel`; their mean updates the running statistics. Only images and
+    features are stored, and the backward pass recomputes the rest: the gradient is that of the
+    complete batch, with the memory of one microbatch.
 
     Args:
         model: The network.
         variables: Its parameters and BatchNorm statistics.
         images: The batch.
         preprocess: Pixel statistics and compute type.
-        microbatches: Parts that the trunk sees one after the other.
-        shards: Devices that the batch is sharded over.
+        microbatches: Number of microbatches.
+        shards: Devices that share the batch.
     """
 
     def features_of(images: UInt8[Array, "b H W 3"]) -> tuple[Float[Array, "b D"], dict[str, Any]]:
@@ -73,6 +70,6 @@ def trunk_features(
 
     if microbatches == 1:
         return features_of(images)
-    again = jax.checkpoint(features_of, prevent_cse=False)  # the loop keeps the passes apart
-    features, mutated = jax.lax.map(again, split_batch(images, microbatches, shards))
+    recomputed = jax.checkpoint(features_of, prevent_cse=False)  # the loop separates the passes
+    features, mutated = jax.lax.map(recomputed, split_batch(images, microbatches, shards))
     return join_batch(features, shards), jax.tree.map(lambda x: jnp.mean(x, axis=0), mutated)

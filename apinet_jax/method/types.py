@@ -1,4 +1,4 @@
-"""Shapes and records that every other module speaks in.
+"""Records that the other modules share, and the letters of all shapes.
 
 Dimension vocabulary, used in every signature: `B` images in the global batch, `K` classes in a
 batch, `S` images of each class, `P = Q B` pairs of `Q = 2` kinds, `D` feature width, `M` hidden
@@ -11,13 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class PairIndex(NamedTuple):
-    """The partners that mining found for each image of the batch.
+    """The partners of each image of the batch.
 
     Attributes:
-        intra: Nearest distinct image of the same class (0 where there is none).
-        inter: Nearest image of another class (0 where there is none).
-        intra_valid: Whether `intra` holds a true partner.
-        inter_valid: Whether `inter` holds a true partner.
+        intra: Nearest distinct image of the same class (0 where none exists).
+        inter: Nearest image of another class (0 where none exists).
+        intra_valid: Whether `intra` is a true partner.
+        inter_valid: Whether `inter` is a true partner.
     """
 
     intra: Int[Array, " B"]
@@ -27,17 +27,17 @@ class PairIndex(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """Everything that a run carries from one step to the next.
+    """The state of a run between two steps.
 
-    The random streams are functions of (seed, step) and the data position is the step, so neither
-    has to be kept.
+    Random streams are functions of (seed, step) and the data position is the step, so neither is
+    stored.
 
     Attributes:
-        step: Steps done.
-        params: Parameters that are trained.
+        step: Completed steps.
+        params: Trained parameters.
         batch_stats: BatchNorm statistics.
-        opt_state: What the optimizer keeps.
-        ema: Moving average of the parameters, where one is kept.
+        opt_state: State of the optimizer.
+        ema: Moving average of the parameters, or `None`.
     """
 
     step: Int[Array, ""]
@@ -48,19 +48,19 @@ class TrainState(NamedTuple):
 
     @property
     def inference_params(self) -> dict[str, Any]:
-        """The parameters to classify with: the averaged ones where there are any."""
+        """The parameters to classify with: the averaged ones if they exist."""
         return self.params if self.ema is None else self.ema
 
 
 class StepMetrics(NamedTuple):
-    """What one step reports, over the global batch.
+    """Metrics of one step, over the global batch.
 
     Attributes:
         loss: The total that was differentiated.
         cross_entropy: Its first term.
         ranking: Its second term, before the weight.
-        top1: Share of training rows given their true class; with pairs, image 1 under its own gate.
-        grad_norm: Euclidean norm of the gradient; not finite where any entry is not.
+        top1: Share of rows classified correctly; with pairs, of image 1 under its own gate.
+        grad_norm: Euclidean norm of the gradient; not finite if any entry is not.
         pairs: Pairs with a true partner, n.
     """
 

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.typing import DTypeLike
 
 from apinet_jax.models.densenet import DenseNet
-from apinet_jax.models.layers import Remat
+from apinet_jax.models.layers import Remat, Trunk
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
 from apinet_jax.models.tiny import Tiny
@@ -54,7 +53,7 @@ class TrunkSpec:
         scratch_rate: Default learning rate without.
     """
 
-    build: Callable[..., nn.Module]
+    build: Callable[..., Trunk]
     width: int
     classifier_prefixes: tuple[str, ...]
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -158,7 +157,7 @@ def make_trunk(
     dtype: DTypeLike = jnp.float32,
     batch_norm_groups: int = 1,
     remat: Remat = "none",
-) -> nn.Module:
+) -> Trunk:
     """Build a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`, not pooled.
 
     Args:

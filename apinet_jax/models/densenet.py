@@ -1,4 +1,4 @@
-"""DenseNet trunks, equal to torchvision's; modules have their names in its state dict."""
+"""DenseNet trunks, equal to torchvision's; modules are named as in its state dict."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import BatchNorm, Conv, Remat, he_normal_fan_in, rematerialised
+from apinet_jax.models.layers import BatchNorm, Conv, Trunk, he_normal_fan_in, rematerialised
 from apinet_jax.models.operations import avg_pool, max_pool
 
-BOTTLENECK = 4  # channels between the two convolutions of a layer, in units of the growth
+BOTTLENECK = 4  # channels between the two convolutions of a layer, as a multiple of the growth
 
 
 class DenseLayer(nn.Module):
-    """Makes a few new channels of all that came before, through a 1x1 bottleneck.
+    """A layer that computes a few new channels from all previous ones, with a 1x1 bottleneck.
 
     Attributes:
         growth: Channels out.
         dtype: Compute dtype.
-        batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
+        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
     """
 
     growth: int
@@ -28,7 +28,7 @@ class DenseLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w I"], train: bool) -> Float[Array, "B h w O"]:
-        """Returns the new channels alone."""
+        """Return the new channels only."""
         for index, (features, kernel_size) in enumerate(
             [(BOTTLENECK * self.growth, 1), (self.growth, 3)], start=1
         ):
@@ -44,31 +44,22 @@ class DenseLayer(nn.Module):
         return x
 
 
-class DenseNet(nn.Module):
-    """The trunk of a DenseNet, up to its last ReLU: 32 times fewer cells a side.
+class DenseNet(Trunk):
+    """The trunk of a DenseNet, up to its last ReLU; a cell is 32 pixels wide.
 
     Attributes:
         depths: Layers in each dense block.
         growth: Channels that every layer adds.
         width: Channels of the stem.
-        dtype: Compute dtype.
-        batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
-        remat: What a layer keeps for its backward pass.
     """
 
     depths: Sequence[int]
     growth: int = 32
     width: int = 64
-    dtype: DTypeLike = jnp.float32
-    batch_norm_groups: int = 1
-    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
-        """Returns the feature map of normalised `images`.
-
-        When training, BatchNorm uses the batch's statistics and updates `batch_stats`.
-        """
+        """Return the feature map of normalised `images`; update `batch_stats` when training."""
         shared = {"dtype": self.dtype, "kernel_init": he_normal_fan_in}
 
         def norm_relu(x: Float[Array, "B h w D"], name: str) -> Float[Array, "B h w D"]:

@@ -1,6 +1,6 @@
-"""The layers that the trunks are built of, as torch defines them, on NHWC arrays.
+"""Layers of the trunks, as torch defines them, on NHWC arrays.
 
-Parameters and BatchNorm's arithmetic are float32 whatever the compute `dtype`.
+Parameters and the arithmetic of BatchNorm are float32 whatever the compute `dtype`.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,7 @@ he_uniform = initializers.he_uniform()
 """torch's `kaiming_uniform_(nonlinearity="relu")`."""
 
 torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""How torch's layers start by themselves: `kaiming_uniform_(a=sqrt(5))`, +-1/sqrt(fan_in)."""
-
+"""torch's default: `kaiming_uniform_(a=sqrt(5))`, uniform in +-1/sqrt(fan_in)."""
 
 Remat = Literal["none", "dots", "full"]
 
@@ -39,18 +38,32 @@ def _is_dot(primitive: Any, *_: Any, **__: Any) -> bool:
 def rematerialised(
     block: type[nn.Module], remat: Remat, takes_train: bool = True
 ) -> type[nn.Module]:
-    """A block whose backward pass makes again what the forward pass does not keep.
+    """Return a block with rematerialisation: its backward pass recomputes what is not stored.
 
     Args:
-        block: Its class.
-        remat: `none` keeps everything; `dots` keeps what convolutions and matrix products return,
-            and makes norms and activations again; `full` keeps the block's input alone.
+        block: Class of the block.
+        remat: `none` stores every activation; `dots` stores the results of convolutions and matrix
+            products, and recomputes norms and activations; `full` stores the input of the block.
         takes_train: Whether `train` is the second argument of its call.
     """
     if remat == "none":
         return block
     policy = _is_dot if remat == "dots" else None
     return nn.remat(block, static_argnums=(2,) if takes_train else (), policy=policy)
+
+
+class Trunk(nn.Module, kw_only=True):
+    """A network from normalised images to a feature map, `(images, train) -> [B h w D]`.
+
+    Attributes:
+        dtype: Compute dtype.
+        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
+        remat: Rematerialisation of each block, as for `rematerialised`.
+    """
+
+    dtype: DTypeLike = jnp.float32
+    batch_norm_groups: int = 1
+    remat: Remat = "none"
 
 
 class Conv(nn.Module):
@@ -76,7 +89,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
-        """Convolves `x`."""
+        """Convolve `x`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
@@ -90,9 +103,8 @@ class BatchNorm(nn.Module):
     """torch's `BatchNorm2d`, whose running variance is unbiased, in float32 or wider.
 
     Attributes:
-        groups: Consecutive, equal parts of the batch that are normalised by their own statistics,
-            as the devices of torch's `DataParallel` do. The running statistics move once, by the
-            mean over the groups.
+        groups: Consecutive, equal parts of the batch with separate statistics, as on the devices
+            of torch's `DataParallel`. The mean over the groups updates the running statistics.
         momentum: Weight of the new batch in the running statistics.
         epsilon: Added to the variance.
         dtype: Dtype of the output.
@@ -105,11 +117,11 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"], train: bool) -> Float[Array, "B h w D"]:
-        """Normalises by the batch's statistics when training, else by the running ones.
+        """Normalise by the batch statistics when training, otherwise by the running ones.
 
         Raises:
-            InputError: When training, `groups` does not divide the batch, or a group has a single
-                value a channel, whose variance says nothing.
+            InputError: When training, `groups` does not divide the batch, or a group has only one
+                value per channel, and so no variance.
         """
         width = x.shape[-1]
         scale = self.param("scale", initializers.ones, (width,), jnp.float32)
@@ -132,16 +144,16 @@ class BatchNorm(nn.Module):
             count = y[0, ..., 0].size
             if count < 2:
                 raise InputError(
-                    "BatchNorm cannot train on one value a channel;"
-                    " use larger images or more of them a device"
+                    "BatchNorm cannot train on one value per channel;"
+                    " use larger images, or more of them per device"
                 )
             mean = y.mean((1, 2, 3), keepdims=True)  # [G 1 1 1 D]
             if x.dtype.itemsize < 4:
-                # One pass, as memory is what bounds it. What E[y²] - E[y]² cancels in float32 is
-                # far below what x lost when it was rounded; below zero it must not get.
+                # One pass over memory, which is the bottleneck. The cancellation of E[y²] - E[y]²
+                # in float32 is far below the rounding of x, but must not make it negative.
                 var = jnp.maximum(jnp.square(y).mean((1, 2, 3), keepdims=True) - mean**2, 0.0)
             else:
-                # The mean's part of the gradient is zero, and a pass over the batch to compute.
+                # The gradient through this mean is zero, but would cost a pass over the batch.
                 spread = y - lax.stop_gradient(mean)
                 var = jnp.square(spread).mean((1, 2, 3), keepdims=True)
             if not self.is_initializing():
@@ -164,16 +176,13 @@ def normalise(
     std: Sequence[float],
     dtype: DTypeLike = jnp.float32,
 ) -> Float[Array, "B H W 3"]:
-    """Maps bytes to what a trunk was trained on: (images / 255 - mean) / std.
+    """Return (images / 255 - mean) / std.
 
     Args:
         images: Pixels, 0 to 255.
-        mean: Mean of each channel, of pixels in [0, 1].
+        mean: Mean of each channel, for pixels from 0 to 1.
         std: Standard deviation of each channel.
         dtype: Dtype of the result; the arithmetic is float32.
-
-    Returns:
-        The normalised images.
     """
     mean, std = (jnp.asarray(v, jnp.float32).reshape(1, 1, 1, 3) for v in (mean, std))
     return ((images.astype(jnp.float32) / 255.0 - mean) / std).astype(dtype)

@@ -1,9 +1,9 @@
-"""Convolution and pooling as pure functions: torch's arithmetic, and fast on every platform.
+"""Convolution and pooling as pure functions, with torch's arithmetic, fast on every platform.
 
-Padding is explicit, symmetric and integer: `SAME` would shift a strided window by a pixel. XLA's
-CPU backend is slow at the gradients of some plain operations, so those have a second formulation
-for it. `lax.platform_dependent` chooses when a program is lowered, not when Python runs: compiling
-for a TPU on a host without one gets the TPU's formulation.
+Padding is explicit, symmetric and integer: `SAME` would shift a strided window by a pixel. The
+gradients of some operations are slow on XLA's CPU backend, so these have a second formulation for
+it. `lax.platform_dependent` selects it when a program is lowered: a program compiled for a TPU on a
+host without one gets the TPU's formulation.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +19,14 @@ KERNEL_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def by_platform(cpu: Callable, default: Callable) -> Callable:
-    """Joins two formulations of one function into a differentiable one.
+    """Return a function that selects one of two formulations by platform; reverse-mode only.
 
-    Differentiating through `platform_dependent` itself would keep the residuals of both branches.
-    Here only the arguments are kept, and the chosen branch is differentiated in the backward pass.
+    Differentiating through `platform_dependent` would store the residuals of both branches. Here
+    only the arguments are stored, and the backward pass differentiates the selected branch.
 
     Args:
-        cpu: The formulation that is fast on the CPU.
-        default: The formulation for every other platform. Same values, same gradients.
-
-    Returns:
-        The joint function of the same positional arrays; reverse-mode only.
+        cpu: The formulation that is fast on CPUs.
+        default: The formulation for every other platform, with the same values and gradients.
     """
 
     @jax.custom_vjp
@@ -57,7 +54,7 @@ def by_platform(cpu: Callable, default: Callable) -> Callable:
 def plain_conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
 ) -> Float[Array, "B h w O"]:
-    """Convolves with torch's symmetric integer padding, as one XLA convolution."""
+    """Convolve with torch's symmetric integer padding, as one XLA convolution."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=KERNEL_LAYOUT
     )
@@ -66,7 +63,7 @@ def plain_conv(
 def pointwise_conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], stride: int
 ) -> Float[Array, "B h w O"]:
-    """Convolves with a 1x1 kernel as one matrix product over all cells."""
+    """Convolve with a 1x1 kernel as one matrix product over all cells."""
     x = x[:, ::stride, ::stride]
     cells = x.reshape(-1, x.shape[-1])  # [B·h·w I]
     return (cells @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
@@ -75,7 +72,7 @@ def pointwise_conv(
 def patch_conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "p p I O"]
 ) -> Float[Array, "B h w O"]:
-    """Convolves patches that neither overlap nor leave a gap as one matrix product over them."""
+    """Convolve patches without overlap or gap as one matrix product."""
     batch, height, width, _ = x.shape
     p, _, _, features = kernel.shape
     h, w = height // p, width // p
@@ -86,7 +83,7 @@ def patch_conv(
 def conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
 ) -> Float[Array, "B h w O"]:
-    """Convolves as `plain_conv`, by the formulation that is fastest on the platform."""
+    """Convolve as `plain_conv`, in the formulation that is fastest on the platform."""
     plain = partial(plain_conv, stride=stride, padding=padding)
     if kernel.shape[:2] == (1, 1) and padding == 0:
         return by_platform(cpu=partial(pointwise_conv, stride=stride), default=plain)(x, kernel)
@@ -101,7 +98,7 @@ def conv(
 def plain_max_pool(
     x: Float[Array, "B H W D"], window: int, stride: int, pads: Sequence[tuple[int, int]]
 ) -> Float[Array, "B h w D"]:
-    """Takes window maxima as one XLA `reduce_window`; `pads` are (before, after) of H and W."""
+    """Take window maxima as one XLA `reduce_window`; `pads` are (before, after) of H and W."""
     lowest = np.array(-np.inf, x.dtype)
     return lax.reduce_window(
         x, lowest, lax.max, (1, window, window, 1), (1, stride, stride, 1), ((0, 0), *pads, (0, 0))
@@ -111,10 +108,10 @@ def plain_max_pool(
 def chained_max_pool(
     x: Float[Array, "B H W D"], window: int, stride: int, pads: Sequence[tuple[int, int]]
 ) -> Float[Array, "B h w D"]:
-    """Takes window maxima tap by tap: elementwise code, forward and backward.
+    """Take window maxima tap by tap: elementwise code, forward and backward.
 
-    A later tap wins only if it is greater, so that a tie's gradient goes to the first maximum, and
-    NaN always wins, so that it is never hidden: both as `plain_max_pool` and as torch.
+    A later tap wins only if it is greater, so the gradient of a tie goes to the first maximum. NaN
+    always wins, so it is never hidden. Both agree with `plain_max_pool` and torch.
     """
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
     h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
@@ -131,23 +128,20 @@ def chained_max_pool(
 def max_pool(
     x: Float[Array, "B H W D"], window: int, stride: int, padding: int = 0, ceil_mode: bool = False
 ) -> Float[Array, "B h w D"]:
-    """Pools as torch's `max_pool2d`: the padding never wins.
+    """Return the maximum of each window, as torch's `max_pool2d`: the padding never wins.
 
     Args:
         x: Feature maps.
         window: Side of the window.
         stride: Step in both directions.
         padding: Cells of minus infinity on each of the four sides.
-        ceil_mode: Whether a last window may reach beyond the padding, if it starts inside it.
-
-    Returns:
-        The maximum of each window.
+        ceil_mode: Whether a last window may extend beyond the padding, if it starts inside.
     """
 
     def pads(size: int) -> tuple[int, int]:
         span = size + 2 * padding - window
         steps = -(-span // stride) if ceil_mode else span // stride
-        if steps * stride >= size + padding:  # the window would hold nothing of the image
+        if steps * stride >= size + padding:  # the window would contain only padding
             steps -= 1
         return padding, max(0, steps * stride + window - size - padding)
 
@@ -158,7 +152,7 @@ def max_pool(
 
 
 def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]:
-    """Pools as torch's `avg_pool2d(window)`: disjoint windows, and what is left over is dropped."""
+    """Average disjoint windows, as torch's `avg_pool2d(window)`, which drops incomplete ones."""
     batch, height, width, features = x.shape
     h, w = height // window, width // window
     x = x[:, : h * window, : w * window]
@@ -166,5 +160,5 @@ def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Widens half-precision values; float32 and float64 stay as they are."""
+    """Widen half-precision values to float32; leave float32 and float64 unchanged."""
     return x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32)

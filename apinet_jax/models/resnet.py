@@ -1,4 +1,4 @@
-"""ResNet trunks, equal to torchvision's; every module has its name in torchvision's state dict."""
+"""ResNet trunks, equal to torchvision's; modules are named as in its state dict."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import BatchNorm, Conv, Remat, rematerialised
+from apinet_jax.models.layers import BatchNorm, Conv, Trunk, rematerialised
 from apinet_jax.models.operations import max_pool
 
 
 class Block(nn.Module):
-    """A residual block: what the two kinds share.
+    """The common part of the two kinds of residual block.
 
     Attributes:
         width: Channels of its 3x3 convolution.
         stride: Step of its 3x3 convolution and of its shortcut.
         dtype: Compute dtype.
-        batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
+        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
     """
 
     width: int
@@ -29,16 +29,16 @@ class Block(nn.Module):
     expansion = 1  # channels out, in units of `width`
 
     def conv(self, features: int, kernel_size: int, name: str, stride: int = 1) -> Conv:
-        """Returns a convolution that keeps the size up to `stride`."""
+        """Return a convolution that preserves the size up to `stride`."""
         padding = kernel_size // 2
         return Conv(features, kernel_size, stride, padding, dtype=self.dtype, name=name)
 
     def norm(self, name: str) -> BatchNorm:
-        """Returns a BatchNorm."""
+        """Return a BatchNorm."""
         return BatchNorm(self.batch_norm_groups, dtype=self.dtype, name=name)
 
     def shortcut(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B h w O"]:
-        """Returns `x`, projected where the block changes its shape."""
+        """Return `x`, projected where the block changes its shape."""
         features = self.width * self.expansion
         if self.stride == 1 and x.shape[-1] == features:
             return x
@@ -51,7 +51,7 @@ class BasicBlock(Block):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B h w O"]:
-        """Adds the residual to `x`."""
+        """Add the residual to `x`."""
         y = self.conv(self.width, 3, "conv1", self.stride)(x)
         y = nn.relu(self.norm("bn1")(y, train))
         y = self.conv(self.width, 3, "conv2")(y)
@@ -66,7 +66,7 @@ class Bottleneck(Block):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B h w O"]:
-        """Adds the residual to `x`."""
+        """Add the residual to `x`."""
         y = self.conv(self.width, 1, "conv1")(x)
         y = nn.relu(self.norm("bn1")(y, train))
         y = self.conv(self.width, 3, "conv2", self.stride)(y)
@@ -76,31 +76,22 @@ class Bottleneck(Block):
         return nn.relu(y + self.shortcut(x, train))
 
 
-class ResNet(nn.Module):
-    """The trunk of a ResNet: 32 times fewer cells a side.
+class ResNet(Trunk):
+    """The trunk of a ResNet; a cell is 32 pixels wide.
 
     Attributes:
-        block: Kind of its blocks.
+        block: Class of the blocks.
         depths: Blocks in each stage.
-        width: Channels of the stem and, doubled at every later stage, of the blocks.
-        dtype: Compute dtype.
-        batch_norm_groups: Parts of the batch with BatchNorm statistics of their own.
-        remat: What a block keeps for its backward pass.
+        width: Channels of the stem and the first stage; every later stage doubles them.
     """
 
     block: type[Block]
     depths: Sequence[int]
     width: int = 64
-    dtype: DTypeLike = jnp.float32
-    batch_norm_groups: int = 1
-    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
-        """Returns the feature map of normalised `images`.
-
-        When training, BatchNorm uses the batch's statistics and updates `batch_stats`.
-        """
+        """Return the feature map of normalised `images`; update `batch_stats` when training."""
         x = Conv(self.width, 7, stride=2, padding=3, dtype=self.dtype, name="conv1")(images)
         x = BatchNorm(self.batch_norm_groups, dtype=self.dtype, name="bn1")(x, train)
         x = max_pool(nn.relu(x), window=3, stride=2, padding=1)

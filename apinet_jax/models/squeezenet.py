@@ -1,20 +1,20 @@
-"""SqueezeNet 1.1, torchvision's variant, up to its last fire module; names as in its state dict."""
+"""SqueezeNet 1.1, equal to torchvision's; modules are named as in its state dict."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import Conv, Remat, he_uniform, rematerialised
+from apinet_jax.models.layers import Conv, Trunk, he_uniform, rematerialised
 from apinet_jax.models.operations import max_pool
 
 
 class Fire(nn.Module):
-    """Squeezes to few channels, then expands by 1x1 and 3x3 kernels side by side.
+    """A module that squeezes to few channels, then expands with parallel 1x1 and 3x3 kernels.
 
     Attributes:
-        squeeze: Channels between.
-        expand: Channels of each of the two expansions; `2 * expand` come out.
+        squeeze: Channels after squeezing.
+        expand: Channels of each of the two expansions, half of the output.
         dtype: Compute dtype.
     """
 
@@ -24,7 +24,7 @@ class Fire(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B h w O"]:
-        """Maps the features of `x`."""
+        """Return the features of `x`."""
 
         def conv(features: int, kernel_size: int, name: str) -> Conv:
             return Conv(
@@ -43,22 +43,12 @@ class Fire(nn.Module):
         return nn.relu(jnp.concatenate([pointwise, spatial], axis=-1))
 
 
-class SqueezeNet(nn.Module):
-    """The trunk of SqueezeNet 1.1: 512 channels, 16 times fewer cells a side.
-
-    Attributes:
-        dtype: Compute dtype.
-        batch_norm_groups: Part of every trunk's interface; this one has no BatchNorm.
-        remat: What a block keeps for its backward pass.
-    """
-
-    dtype: DTypeLike = jnp.float32
-    batch_norm_groups: int = 1
-    remat: Remat = "none"
+class SqueezeNet(Trunk):
+    """The trunk of SqueezeNet 1.1: 512 channels, a cell is 16 pixels wide, no BatchNorm."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
-        """Returns the feature map of normalised `images`, the same whether training or not."""
+        """Return the feature map of normalised `images`, the same in training and evaluation."""
         del train
 
         def fire(index: int, squeeze: int, expand: int) -> Fire:

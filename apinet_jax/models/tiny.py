@@ -5,7 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import BatchNorm, Conv, Remat, rematerialised
+from apinet_jax.models.layers import BatchNorm, Conv, Trunk, rematerialised
 
 
 class Layer(nn.Module):
@@ -14,7 +14,7 @@ class Layer(nn.Module):
     Attributes:
         width: Channels out.
         dtype: Compute dtype.
-        batch_norm_groups: Parts of the batch with separate BatchNorm statistics.
+        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
     """
 
     width: int
@@ -28,20 +28,14 @@ class Layer(nn.Module):
         return nn.relu(BatchNorm(self.batch_norm_groups, dtype=self.dtype, name="bn1")(x, train))
 
 
-class Tiny(nn.Module):
+class Tiny(Trunk):
     """One layer with the interface and parameter names of a ResNet; a cell is 4 pixels wide.
 
     Attributes:
         width: Channels of the feature map.
-        dtype: Compute dtype.
-        batch_norm_groups: Parts of the batch with separate BatchNorm statistics.
-        remat: Rematerialisation of the layer.
     """
 
     width: int = 16
-    dtype: DTypeLike = jnp.float32
-    batch_norm_groups: int = 1
-    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:

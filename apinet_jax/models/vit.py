@@ -1,4 +1,4 @@
-"""Vision transformers, equal to timm's; every module and parameter has its name in timm's."""
+"""Vision transformers, equal to timm's; modules and parameters are named as in its state dict."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import Conv, Remat, rematerialised, torch_default
+from apinet_jax.models.layers import Conv, Trunk, rematerialised, torch_default
 from apinet_jax.models.operations import at_least_float32
 from apinet_jax.system.errors import InputError
 
@@ -23,11 +23,10 @@ def attention(
     key: Float[Array, "B T heads E"],
     value: Float[Array, "B T heads E"],
 ) -> Float[Array, "B T heads E"]:
-    """Softmax attention of every token to all, with the softmax in float32 or wider.
+    """Return softmax attention of every token to all, with the softmax in float32 or wider.
 
-    The weights, [B heads T T], are made again in the backward pass: kept for every block, they
-    would be half of the memory of a step on large images. (Compilers for CPUs keep them all the
-    same.)
+    The backward pass recomputes the weights, [B heads T T]: stored for every block, they would be
+    half of the memory of a step on large images. (Compilers for CPUs store them anyway.)
     """
     wide = at_least_float32(query).dtype
     query = query * query.shape[-1] ** -0.5
@@ -36,26 +35,19 @@ def attention(
 
 
 def resample(grid: Float[Array, "h w D"], size: tuple[int, int]) -> Float[Array, "rows columns D"]:
-    """Stretches a grid of position embeddings over another number of cells.
+    """Resample a grid of position embeddings to `size`, rows and columns.
 
-    Bicubic (a = -0.5), with a wider kernel where the grid shrinks, as timm does it: torch's
-    `interpolate(mode="bicubic", antialias=True)`.
-
-    Args:
-        grid: The embeddings that the weights hold.
-        size: Rows and columns to make.
-
-    Returns:
-        The embeddings of the new cells; those of `grid` where the size is its own.
+    Bicubic (a = -0.5), with a wider kernel where the grid shrinks, as in timm: torch's
+    `interpolate(mode="bicubic", antialias=True)`. The same size returns the same values.
     """
     return jax.image.resize(grid, (*size, grid.shape[-1]), "cubic", antialias=True)
 
 
 def check_sides(patch: int, height: int, width: int) -> None:
-    """Refuses images that patches do not fill.
+    """Refuse images that patches do not fill.
 
     Raises:
-        InputError: A side of the images is no multiple of the patch.
+        InputError: A side of the images is not a multiple of the patch.
     """
     if height % patch or width % patch:
         below = max(1, min(height, width) // patch) * patch
@@ -66,17 +58,17 @@ def check_sides(patch: int, height: int, width: int) -> None:
 
 
 def layer_norm(x: Float[Array, "*B D"], name: str) -> Float[Array, "*B D"]:
-    """Normalises the channels of each token, in float32 or wider, with parameters under `name`."""
+    """Normalise the channels of each token, in float32 or wider, with parameters under `name`."""
     norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)  # the fast formula cancels
     return norm(at_least_float32(x)).astype(x.dtype)
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each after a LayerNorm and added to what came in.
+    """Attention, then an MLP, each after a LayerNorm and added to its input.
 
     Attributes:
         heads: Attention heads.
-        layer_scale: Whether what is added is scaled by channel, almost to nothing at first.
+        layer_scale: Whether both residuals are scaled per channel, initially by 1e-5.
         dtype: Compute dtype.
     """
 
@@ -86,7 +78,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Maps the tokens `x`."""
+        """Return the transformed tokens."""
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
 
@@ -105,24 +97,22 @@ class Block(nn.Module):
         return x + scaled(y, "ls2.gamma")
 
 
-class ViT(nn.Module):
+class ViT(Trunk):
     """The trunk of a vision transformer: its patch tokens after the last norm, as a feature map.
 
-    Class and register tokens take part in the attention and are then left out. Images may have any
-    sides that are multiples of the patch: the position embeddings are resampled to their grid.
+    Class and register tokens take part in the attention and are then dropped. The sides of the
+    images may be any multiples of the patch: the position embeddings are resampled to their grid.
+    There is no BatchNorm.
 
     Attributes:
-        patch: Side of a patch; so many times fewer cells a side.
-        grid: Cells a side that the weights have position embeddings for.
-        registers: Register tokens, beside the class token.
-        layer_scale: Whether the blocks scale by channel what they add.
+        patch: Side of a patch, in pixels.
+        grid: Side of the grid of position embeddings in the weights, in cells.
+        registers: Register tokens, besides the class token.
+        layer_scale: Whether the residuals of the blocks are scaled per channel.
         embed_prefix: Whether class and register tokens have position embeddings, the first ones.
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads.
-        dtype: Compute dtype.
-        batch_norm_groups: Part of every trunk's interface; this one has no BatchNorm.
-        remat: What a block keeps for its backward pass.
     """
 
     patch: int
@@ -133,16 +123,13 @@ class ViT(nn.Module):
     width: int = 768
     depth: int = 12
     heads: int = 12
-    dtype: DTypeLike = jnp.float32
-    batch_norm_groups: int = 1
-    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
-        """Returns the feature map of normalised `images`, the same whether training or not.
+        """Return the feature map of normalised `images`, the same in training and evaluation.
 
         Raises:
-            InputError: A side of the images is no multiple of the patch.
+            InputError: A side of the images is not a multiple of the patch.
         """
         del train
         batch, height, width, _ = images.shape

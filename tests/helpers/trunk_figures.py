@@ -14,7 +14,7 @@ LABELS = np.array([3, 7])
 
 
 def named_variables(trunk, images):
-    """Returns the trunk's variables with the weights that the golden figures assume."""
+    """Return the trunk's variables with the weights of the golden figures."""
     shapes = jax.eval_shape(partial(trunk.init, train=False), jax.random.key(0), images)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     tensors = {k: named_tensor(k, v.shape) for k, v in to_torch_tensors(blank).items()}
@@ -22,9 +22,9 @@ def named_variables(trunk, images):
 
 
 def map_and_gradient(name, shapes, dtype=jnp.float32, train=False):
-    """Yields two figures for images, named noise, of each of the shapes [B H W].
+    """Yield feature map and gradient for images, named noise, of each of the shapes [B H W].
 
-    They are the feature map, and the gradient in the images of its product with more named noise.
+    The gradient is that of the product of the feature map with more named noise.
     """
     trunk, variables = make_trunk(name, dtype), None
 
@@ -52,7 +52,7 @@ def count(params):
 
 
 def golden_passes(name, golden, dtype=jnp.float32, modes=(False, True)):
-    """Features, logits and state in each mode, in training the input gradient; then the size."""
+    """Yield features, logits, state (in training also the gradient) per mode; then the size."""
     images = jnp.asarray(golden["x"], dtype)
     trunk = make_trunk(name, dtype)
     variables = named_variables(trunk, images)
@@ -77,10 +77,10 @@ def golden_passes(name, golden, dtype=jnp.float32, modes=(False, True)):
 
 
 def assert_golden_state(state, last_norm, golden):
-    """Compares the running statistics after one pass.
+    """Compare the running statistics after one pass.
 
     Args:
-        state: The collections that the pass changed.
+        state: The updated collections.
         last_norm: Names of the modules that lead to the last BatchNorm.
         golden: The reference.
     """
@@ -93,12 +93,11 @@ def assert_golden_state(state, last_norm, golden):
 
 
 def assert_deep_golden(name, last_norm, golden):
-    """Compares in float32 what rounding leaves alone, in float64 what it does not.
+    """Compare evaluation in float32, and training in float64.
 
     In training mode a pre-activation that rounds to the other side of zero flips a ReLU, and a
-    hundred layers of BatchNorm over few cells amplify it. The reference, computed in float32, is
-    itself that far from the exact figures; ours are taken in float64, so that the distance that is
-    left is the reference's own.
+    hundred layers of BatchNorm over few cells amplify it. The reference was computed in float32
+    and has such an error; ours is computed in float64, so that only that error remains.
     """
     with jax.numpy_dtype_promotion("strict"):
         (features, logits, _), params = golden_passes(name, golden, modes=(False,))

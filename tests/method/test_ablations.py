@@ -65,7 +65,7 @@ def test_gates_by_hand(mutual, gates):
     assert max(map(max_error, logits, expected)) < 1e-5
 
 
-def test_one_kind_of_feature_alone():
+def test_only_one_kind_of_feature():
     _, both = interact()
     _, own = interact(interaction="self")
     _, other = interact(interaction="other")
@@ -127,7 +127,7 @@ def test_most_dissimilar_partners_by_hand():
     assert pairs.inter_valid.all()
 
 
-def test_random_partners_are_true_ones_and_all_of_them_occur():
+def test_random_partners_cover_all_candidates():
     keys = jax.random.split(jax.random.key(0), 300)
     pairs = jax.jit(jax.vmap(lambda key: mined("random", key)))(keys)
     assert {tuple(row) for row in np.asarray(pairs.intra_valid)} == {(True,) * 5 + (False,)}
@@ -140,7 +140,7 @@ def test_random_partners_are_true_ones_and_all_of_them_occur():
         assert counts.min() > 0.5 * 300 / len(others)
 
 
-def test_a_random_choice_depends_on_the_key_alone():
+def test_random_choice_depends_only_on_the_key():
     first, again = mined("random", jax.random.key(1)), mined("random", jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     others = [mined("random", jax.random.key(number)).inter.tolist() for number in range(2, 6)]
@@ -167,7 +167,7 @@ def test_label_smoothing_by_hand():
     "field",
     ["model.mutual", "model.gates", "model.interaction", "pairs.choice", "pairs.kinds"],
 )
-def test_unknown_value_is_answered_with_the_valid_ones(field):
+def test_unknown_value_lists_the_valid_ones(field):
     config = default_config()
     config.update_from_flattened_dict({field: "cosine"})
     with pytest.raises(

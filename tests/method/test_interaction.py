@@ -85,7 +85,7 @@ def test_golden_head(head):
     assert max(jax.tree.leaves(errors)) <= TOLERANCE, errors
 
 
-def test_golden_single_images_are_classified_without_gates(head):
+def test_golden_single_images(head):
     model, params = network(head, "param"), from_torch(head, "param", LINEAR)
     features = jnp.asarray(head["features"])
     logits = model.apply({"params": params}, features, train=False, method="classify")
@@ -155,7 +155,7 @@ def test_gates_and_attention_by_hand():
 
 
 @pytest.mark.parametrize(("activation", "linear"), [("none", True), ("relu", False)])
-def test_mutual_activation_decides_whether_the_mlp_is_linear(activation, linear):
+def test_mutual_activation(activation, linear):
     model = APINet(Linear(4), 4, 3, hidden=8, dropout=0.0, mutual_activation=activation)
     variables = model.init(jax.random.key(0), jnp.ones((1, 1, 1, 4)))
 
@@ -168,7 +168,7 @@ def test_mutual_activation_decides_whether_the_mlp_is_linear(activation, linear)
     assert doubles is linear
 
 
-def test_dropout_masks_of_the_four_features_differ():
+def test_dropout_masks_differ():
     model = APINet(Linear(64), 64, 3, dropout=0.5)
     variables = model.init(jax.random.key(0), jnp.ones((1, 1, 1, 64)))
     same = jnp.ones((1, 64))
@@ -177,7 +177,7 @@ def test_dropout_masks_of_the_four_features_differ():
     assert len({tuple(x.ravel().tolist()) for x in logits}) == 4
 
 
-def test_missing_pairs_are_masked_not_paired_with_image_zero():
+def test_missing_pairs_are_masked():
     features, labels = jnp.arange(6.0).reshape(3, 2), jnp.array([0, 1, 1])
     yes = jnp.array([False, True, True])
     pairs = PairIndex(jnp.array([0, 2, 1]), jnp.array([1, 0, 0]), yes, jnp.ones(3, bool))

@@ -52,14 +52,14 @@ def test_ranking_is_zero_only_beyond_the_margin():
 
 
 @pytest.mark.parametrize("valid", [(True, True, True), (True, False, True), (False, True, False)])
-def test_code_takes_means_over_the_rows_of_valid_pairs(valid):
+def test_code_reduction_by_hand(valid):
     terms = loss(valid, "code")
     np.testing.assert_allclose(terms.cross_entropy, CE_OF_A_PAIR / 4, rtol=1e-6)
     np.testing.assert_allclose(terms.ranking, RANK_OF_A_PAIR / 2, rtol=1e-5)
     np.testing.assert_allclose(terms.total, terms.cross_entropy + terms.ranking, rtol=1e-6)
 
 
-def test_paper_sums_the_terms_of_a_pair():
+def test_paper_reduction_by_hand():
     terms = loss((True, False, True), "paper", rank_weight=0.5)
     np.testing.assert_allclose(terms.cross_entropy, CE_OF_A_PAIR, rtol=1e-6)
     np.testing.assert_allclose(terms.ranking, RANK_OF_A_PAIR, rtol=1e-5)
@@ -67,11 +67,11 @@ def test_paper_sums_the_terms_of_a_pair():
 
 
 @pytest.mark.parametrize("reduction", ["code", "paper"])
-def test_no_valid_pair_means_no_loss(reduction):
+def test_no_valid_pairs(reduction):
     assert loss((False, False, False), reduction) == (0.0, 0.0, 0.0)
 
 
-def test_masked_rows_do_not_count_in_unequal_company():
+def test_mean_is_over_all_valid_pairs():
     """n of all pairs divides, not n of some: a mean of per-half means would differ here."""
     four = PairLogits(*(logits(P80, P60, P60, P60) for _ in range(4)))
     ones = jnp.ones(4, jnp.int32)
@@ -93,7 +93,7 @@ def test_gradients_agree_with_finite_differences():
         check_grads(total, (jnp.linspace(-1.0, 1.0, 8),), order=1, modes=["rev"])
 
 
-def test_a_pair_that_does_not_exist_cannot_poison_the_gradient():
+def test_missing_pair_leaves_the_gradient_finite():
     """Its features are made finite before any non-linearity: 0 * inf would be NaN."""
     features = jnp.array([[1e30, 1.0], [2.0, 1.0], [3.0, 1.0]])
     no, yes = jnp.zeros(3, bool), jnp.array([False, True, True])

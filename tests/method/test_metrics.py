@@ -45,7 +45,7 @@ def test_fewer_than_five_classes():
     assert summarise(LOGITS[:, :3], np.array([2, 2, 2, 2])).top5 == 1.0
 
 
-def test_nan_is_no_hit():
+def test_nan_is_wrong():
     summary = summarise(np.full((2, 7), np.nan, np.float32), np.array([3, 6]))
     assert (summary.top1, summary.top5) == (0.0, 0.0)
     assert np.isnan(summary.nll)

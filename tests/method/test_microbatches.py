@@ -1,4 +1,4 @@
-"""The trunk in parts, and blocks made again: less memory, the same gradient."""
+"""Microbatches and rematerialisation: less memory, the same gradient."""
 
 from functools import cache
 
@@ -30,7 +30,7 @@ BATCH = Batch(
 
 
 def prepared(devices=1, groups=1, stage="full", trunk="test_tiny", remat="none", **settings):
-    """Compiled step, first state and batch."""
+    """Return the compiled step, the first state and the batch."""
     mesh = make_mesh(jax.devices()[:devices])
     module = make_trunk(trunk, jnp.float32, groups, remat)
     model = APINet(module, trunk_spec(trunk).width, CLASSES, hidden=16, dropout=0.5)
@@ -63,7 +63,7 @@ def after_one_step(**settings):
 
 
 def assert_same_step(ours, reference):
-    """Loss, gradient (as which momentum begins), statistics, pairs."""
+    """Compare loss, gradient (the first momentum), statistics and pairs."""
     (state, metrics), (expected, expected_metrics) = ours, reference
     assert metrics.pairs == expected_metrics.pairs == 32
     assert max_error(metrics.loss, expected_metrics.loss) < 1e-5
@@ -81,33 +81,33 @@ def assert_same_step(ours, reference):
 
 @cache
 def in_groups(groups, stage="full"):
-    """A step at once, with BatchNorm statistics of consecutive groups."""
+    """Return one step without microbatches, with BatchNorm groups."""
     return after_one_step(groups=groups, stage=stage)
 
 
 @pytest.mark.parametrize("stage", ["full", pytest.param("frozen", marks=pytest.mark.slow)])
-def test_microbatches_are_groups_with_statistics_of_their_own(stage):
+def test_microbatches_equal_batch_norm_groups(stage):
     assert_same_step(after_one_step(microbatches=4, stage=stage), in_groups(4, stage))
 
 
-def test_microbatches_on_devices_with_statistics_of_their_own():
-    """Two devices hold eight rows each, of which each microbatch takes four."""
+def test_microbatches_on_two_devices():
+    """Two devices have eight rows each; a microbatch has four of each."""
     assert_same_step(after_one_step(microbatches=2, devices=2, groups=2), in_groups(4))
 
 
-def test_every_device_has_its_share_of_every_chunk():
+def test_chunks_are_shared_equally():
     rows = jnp.arange(12)
     chunks = split_batch(rows, 3, shards=2)
     assert chunks.tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
     assert join_batch(chunks, shards=2).tolist() == rows.tolist()
 
 
-def test_microbatches_take_less_memory_and_exchange_nothing_larger():
+def test_microbatches_need_less_memory():
     whole, *_ = prepared(devices=2)
     parts, *_ = prepared(devices=2, microbatches=4)
     need = [compiled.memory_analysis().temp_size_in_bytes for compiled in (whole, parts)]
     print(f"temporaries: {need} bytes")
-    assert need[1] < 0.6 * need[0]  # beside activations there are gradients, which stay
+    assert need[1] < 0.6 * need[0]  # the gradients need the same memory
     found = collectives_of(parts.as_text())
     assert {one.kind for one in found} == {"all-reduce", "all-gather"}
     gathered = [size for one in found if one.kind == "all-gather" for size in one.sizes]
@@ -116,11 +116,11 @@ def test_microbatches_take_less_memory_and_exchange_nothing_larger():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("trunk", "remat"), [("resnet10_w16", "full"), ("squeezenet1_1", "dots")])
-def test_remat_changes_no_gradient(trunk, remat):
-    """What it saves is the accelerator's compiler's to say: that for CPUs keeps everything."""
+def test_remat_keeps_the_gradient(trunk, remat):
+    """Memory is not compared: the compiler for CPUs stores every activation anyway."""
     assert_same_step(after_one_step(trunk=trunk, remat=remat), after_one_step(trunk=trunk))
 
 
-def test_a_batch_that_microbatches_do_not_divide():
+def test_indivisible_microbatches():
     with pytest.raises(InputError, match=r"each of 3 microbatches.* a multiple of 6, .* 12 or 18"):
         check_divisible(16, make_mesh(jax.devices()[:2]), "batch.classes x batch.images", 3)

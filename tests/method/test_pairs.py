@@ -34,7 +34,7 @@ def test_ties_go_to_the_lowest_index():
     assert pairs.inter[0] == 3
 
 
-def test_an_image_alone_in_its_class_has_no_intra_pair():
+def test_only_image_of_a_class_has_no_intra_pair():
     pairs = mine_pairs(LINE, jnp.array([0, 1, 1, 1, 1]), jnp.arange(5))
     assert pairs.intra_valid.tolist() == [False, True, True, True, True]
     assert pairs.inter_valid.all()
@@ -46,7 +46,7 @@ def test_one_class_has_no_inter_pairs():
     assert pairs.intra_valid.all()
 
 
-def test_copies_of_one_image_never_pair():
+def test_copies_never_pair():
     features = jnp.array([[0.0], [0.0], [5.0], [9.0]])
     pairs = mine_pairs(features, jnp.array([0, 0, 0, 1]), jnp.array([4, 4, 8, 9]))
     assert pairs.intra.tolist()[:3] == [2, 2, 0]
@@ -54,7 +54,7 @@ def test_copies_of_one_image_never_pair():
     assert only_copies.intra_valid.tolist() == [False, False, True, True]
 
 
-def test_no_gradient_flows_through_the_choice():
+def test_choice_has_no_gradient():
     gradient = jax.grad(lambda x: jnp.sum(squared_distances(x)))(LINE)
     assert not gradient.any()
 

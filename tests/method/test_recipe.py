@@ -54,13 +54,13 @@ def test_sgd_by_hand(nesterov, factor):
         np.testing.assert_allclose(ours[group]["w"], expected[group], rtol=1e-5)
 
 
-def test_adamw_is_optaxs():
+def test_adamw_equals_optax():
     ours = trajectory(make_optimizer(lambda _: 0.1, **AUTHORS, rule="adamw"))
     reference = trajectory(optax.adamw(0.1, b1=0.9, weight_decay=0.01))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, reference)
 
 
-def test_adamw_with_a_frozen_trunk_starts_it_anew():
+def test_adamw_starts_when_the_trunk_thaws():
     frozen = {**AUTHORS, "frozen_steps": 1}
     ours = trajectory(make_optimizer(lambda _: 0.1, **frozen, rule="adamw"))
     one = optax.adamw(0.1, b1=0.9, weight_decay=0.01)
@@ -119,7 +119,7 @@ def test_random_resized_crops():
     assert 110 < mirrored < 190
 
 
-def test_a_random_resized_crop_is_a_function_of_seed_step_and_slot():
+def test_random_resized_crop_depends_on_its_key():
     image = gradient_image(50)
     first = random_resized_crop_flip(image, 16, 3, 5, 7, 0.2)
     np.testing.assert_array_equal(first, random_resized_crop_flip(image, 16, 3, 5, 7, 0.2))
@@ -127,7 +127,7 @@ def test_a_random_resized_crop_is_a_function_of_seed_step_and_slot():
         assert not np.array_equal(first, random_resized_crop_flip(image, 16, *other, 0.2))
 
 
-def test_whole_image_where_nothing_else_is_allowed():
+def test_random_resized_crop_of_the_full_area():
     image = gradient_image(32)
     cut = random_resized_crop_flip(image, 32, 0, 0, 0, min_area=1.0)
     assert np.array_equal(cut, image) or np.array_equal(cut, image[:, ::-1])
@@ -146,7 +146,7 @@ def test_calibration_error_by_hand():
     assert math.isnan(calibration_error(np.full((2, 2), np.nan), np.zeros(2, int)))
 
 
-def test_temperature_undoes_what_made_a_network_too_sure():
+def test_temperature_corrects_overconfidence():
     random = np.random.default_rng(0)
     honest = random.normal(size=(4000, 5))
     probability = np.exp(honest) / np.exp(honest).sum(1, keepdims=True)
@@ -156,5 +156,5 @@ def test_temperature_undoes_what_made_a_network_too_sure():
     assert calibration_error(3 * honest, labels, 3.0) < 0.03 < 0.2 < before
 
 
-def test_temperature_where_there_is_none():
+def test_temperature_bounds():
     assert fit_temperature(np.full((2, 2), np.inf), np.zeros(2, int)) == 1

@@ -1,4 +1,4 @@
-"""The compiled step: devices, stages, masks, switches. One small trunk, compiled few times."""
+"""The compiled step: devices, stages, masks, switches."""
 
 from functools import cache, partial
 
@@ -30,7 +30,7 @@ PREPROCESS = Preprocess((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 @cache
 def setup(devices=1, stage="full", interaction=True, groups=1, **switches):
-    """Mesh, model, optimizer and compiled step."""
+    """Return mesh, model, optimizer and compiled step."""
     mesh = make_mesh(jax.devices()[:devices])
     trunk = make_trunk("test_tiny", batch_norm_groups=groups)
     kind = "both" if interaction else "none"
@@ -56,7 +56,7 @@ def setup(devices=1, stage="full", interaction=True, groups=1, **switches):
 
 @cache
 def drawn(interaction=True, frozen=False):
-    """A first state on the host; neither the mesh nor the switches of the loss change it."""
+    """Return a first state on the host; it does not depend on the mesh or the loss."""
     _, model, optimizer, _ = setup(interaction=interaction, stage="frozen" if frozen else "full")
     draw = jax.jit(lambda key: init_state(model, optimizer, key, crop=SIZE))
     return jax.device_get(draw(jax.random.key(0)))
@@ -67,7 +67,7 @@ def fresh(mesh, interaction=True, frozen=False):
 
 
 def images(labels, image_id=None):
-    """Noise, with a tint of its class, so that there is something to learn."""
+    """Return noise with a tint for each class."""
     labels = np.asarray(labels, np.int32)
     noise = np.random.default_rng(0).integers(0, 128, (len(labels), SIZE, SIZE, 3))
     pixels = (noise + 24 * labels[:, None, None, None]).astype(np.uint8)
@@ -80,7 +80,7 @@ BALANCED = images(np.repeat(np.arange(CLASSES), 4))
 
 
 def run(batch=BALANCED, steps=1, **kwargs):
-    """The state before, the state after and the metrics of each step."""
+    """Return the state before, the state after, and the metrics of each step."""
     mesh, _, _, step = setup(**kwargs)
     state = fresh(mesh, kwargs.get("interaction", True), kwargs.get("stage") == "frozen")
     before = jax.tree.map(np.array, state)  # the buffers themselves are donated
@@ -102,7 +102,7 @@ def test_eight_devices_compute_what_one_does():
 
 
 @pytest.mark.parametrize("stage", ["full", "frozen"])
-def test_devices_exchange_gradients_statistics_and_features_alone(stage):
+def test_devices_exchange_only_gradients_statistics_and_features(stage):
     mesh, _, _, step = setup(devices=8, stage=stage)
     state = fresh(mesh, frozen=stage == "frozen")
     found = collectives_of(step.lower(state, to_global(BALANCED, mesh), KEY).compile().as_text())
@@ -119,8 +119,8 @@ def test_devices_exchange_gradients_statistics_and_features_alone(stage):
     assert gradients < sum(reduced) < gradients + 5 * statistics + 2 * max(gathered)
 
 
-def test_twenty_steps_are_the_same_on_one_device_and_on_eight():
-    """In float64: in float32, rounding grows too fast for pairs to stay the same for long."""
+def test_twenty_steps_on_eight_devices():
+    """Compare float64: in float32, rounding soon changes the pairs."""
 
     def trajectory(devices):
         mesh = make_mesh(jax.devices()[:devices])
@@ -155,8 +155,8 @@ def test_twenty_steps_are_the_same_on_one_device_and_on_eight():
     assert max(jax.tree.leaves(errors)) < 1e-9
 
 
-def test_valid_pairs_are_counted_over_the_global_batch():
-    """The first device holds four images alone in their classes: no intra pairs there at all."""
+def test_valid_pairs_of_the_global_batch():
+    """The first device has four classes of one image each, so no intra pairs."""
     lonely = images([0, 1, 2, 3, 3, 3, 3, 3])
     _, _, (one,) = run(lonely)
     _, _, (two,) = run(lonely, devices=2)
@@ -164,7 +164,7 @@ def test_valid_pairs_are_counted_over_the_global_batch():
     assert max_error(two.loss, one.loss) < 1e-5
 
 
-def test_a_batch_without_a_single_pair_changes_nothing_but_statistics():
+def test_batch_without_pairs_only_updates_statistics():
     copies = images([1] * 8, image_id=[5] * 8)
     before, after, (metrics,) = run(copies)
     assert metrics.pairs == 0
@@ -180,7 +180,7 @@ def test_every_parameter_gets_a_gradient():
     assert jax.tree.all(moved), moved
 
 
-def test_frozen_stage_moves_head_and_statistics_but_not_the_backbone():
+def test_frozen_stage_keeps_the_backbone():
     before, after, metrics = run(stage="frozen", steps=2)
     jax.tree.map(np.testing.assert_array_equal, before.params["trunk"], after.params["trunk"])
     for name in ("map1", "map2", "fc"):
@@ -190,7 +190,7 @@ def test_frozen_stage_moves_head_and_statistics_but_not_the_backbone():
     assert metrics[0].loss != metrics[1].loss
 
 
-def test_both_stages_report_the_same_loss_and_move_the_head_alike():
+def test_stages_agree_on_loss_and_head():
     _, frozen, (a,) = run(stage="frozen")
     _, full, (b,) = run()
     assert max_error(a.loss, b.loss) < 1e-6
@@ -198,7 +198,7 @@ def test_both_stages_report_the_same_loss_and_move_the_head_alike():
     assert a.grad_norm < b.grad_norm
 
 
-def test_a_stage_is_traced_once():
+def test_stage_is_traced_once():
     run()
     *_, step = setup()
     traces = step._cache_size()
@@ -206,7 +206,7 @@ def test_a_stage_is_traced_once():
     assert step._cache_size() == traces
 
 
-def test_another_key_draws_another_dropout_without_a_second_trace():
+def test_keys_share_one_trace():
     mesh, _, _, step = setup()
     batch = to_global(BALANCED, mesh)
     _, one = step(fresh(mesh), batch, KEY)
@@ -217,13 +217,13 @@ def test_another_key_draws_another_dropout_without_a_second_trace():
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_determinism_is_asked_of_the_compiler_for_gpus_only(deterministic):
+def test_deterministic_option_is_only_for_gpus(deterministic):
     option = "xla_gpu_exclude_nondeterministic_ops"
     assert compiler_options("gpu", deterministic) == {option: deterministic}
     assert compiler_options("cpu", deterministic) == compiler_options("tpu", deterministic) == {}
 
 
-def test_dropout_depends_on_the_step_alone():
+def test_dropout_depends_on_the_step():
     _, first, _ = run()
     _, again, _ = run()
     jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -240,7 +240,7 @@ def test_loss_falls():
     assert np.mean([m.loss for m in metrics[-3:]]) < 0.8 * metrics[0].loss
 
 
-def test_softmax_baseline_has_no_interaction_and_no_pairs():
+def test_softmax_baseline():
     before, after, (metrics,) = run(interaction=False)
     assert set(before.params) == {"trunk", "fc"}
     assert metrics.pairs == 0
@@ -249,7 +249,7 @@ def test_softmax_baseline_has_no_interaction_and_no_pairs():
     assert np.any(before.params["fc"]["kernel"] != after.params["fc"]["kernel"])
 
 
-def test_paper_reduction_weighs_four_and_two_times_the_codes():
+def test_paper_reduction_of_a_step():
     _, _, (code,) = run()
     _, _, (paper,) = run(reduction="paper", distance="euclidean", rank_weight=0.5)
     assert max_error(paper.cross_entropy, 4 * code.cross_entropy) < 1e-5
@@ -257,7 +257,7 @@ def test_paper_reduction_weighs_four_and_two_times_the_codes():
     assert max_error(paper.loss, 4 * code.cross_entropy + code.ranking) < 1e-5
 
 
-def test_every_hinge_is_open_from_a_margin_of_one_on():
+def test_ranking_grows_with_the_margin():
     """A row costs margin + p_other - p_self, so the mean grows with the margin, one to one."""
     _, _, (small,) = run()
     _, _, (one,) = run(rank_margin=1.0)
@@ -266,8 +266,8 @@ def test_every_hinge_is_open_from_a_margin_of_one_on():
     assert abs(two.ranking - one.ranking - 1.0) < 1e-5
 
 
-def test_batch_norm_per_device_uses_the_statistics_of_each_part():
-    """Two parts normalised apart are what two batches, normalised alone, come to."""
+def test_batch_norm_groups_equal_separate_batches():
+    """Two groups are normalised as two separate batches."""
     mesh, model, _, _ = setup(groups=2)
     state = fresh(mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -288,8 +288,8 @@ def test_batch_norm_per_device_uses_the_statistics_of_each_part():
     assert max(jax.tree.leaves(errors)) < 1e-5
 
 
-def test_the_step_normalises_the_part_of_each_device_alone():
-    """Two devices, each with statistics of its own: what two models see that get one half each."""
+def test_batch_norm_per_device():
+    """Two devices with separate statistics equal two models with half of the batch each."""
     before, after, (metrics,) = run(devices=2, groups=2)
     _, model, *_ = setup()
     images = (jnp.asarray(BALANCED.image, jnp.float32) / 255 - 0.5) / 0.25
@@ -308,7 +308,7 @@ def test_the_step_normalises_the_part_of_each_device_alone():
     assert max_error(metrics.loss, whole.loss) > 1e-4
 
 
-def test_evaluation_needs_no_gates_and_logits_are_replicated():
+def test_eval_step_returns_replicated_logits():
     mesh, model, _, _ = setup(devices=8)
     state = fresh(mesh)
     eval_step = make_eval_step(mesh, model=model, preprocess=PREPROCESS)
@@ -320,7 +320,7 @@ def test_evaluation_needs_no_gates_and_logits_are_replicated():
     assert max_error(found, logits) < 1e-4
 
 
-def test_mirror_images_are_averaged_at_test_time():
+def test_flip_averages_mirror_images():
     mesh, model, _, _ = setup(devices=8)
     state = fresh(mesh)
     step, both = (
@@ -339,7 +339,7 @@ def test_mirror_images_are_averaged_at_test_time():
 
 
 def test_average_of_parameters_by_hand():
-    """With a decay of 0.3: a step keeps 1/10, then 2/11, then 3/12, then 0.3 of the average."""
+    """With a decay of 0.3, the factors are 1/10, 2/11, 3/12 and 0.3."""
     mesh, model, optimizer, _ = setup()
     options = {"model": model, "optimizer": optimizer, "preprocess": PREPROCESS}
     step = make_train_step(mesh, **options, objective=Objective(), stage="full", ema=0.3)

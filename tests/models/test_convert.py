@@ -95,7 +95,7 @@ def save_run(workdir, **fields):
 
 
 @pytest.mark.parametrize("trunk", ["resnet18", "resnet50"])
-def test_golden_checkpoint_of_the_authors(trunk, goldens_dir, tmp_path, capsys):
+def test_golden_authors_checkpoint(trunk, goldens_dir, tmp_path, capsys):
     """Logits from pixels, and all tensors back under the names that torch gave them."""
     golden = np.load(goldens_dir / f"authors_{trunk}.npz")
     tensors = {}
@@ -118,7 +118,7 @@ def test_golden_checkpoint_of_the_authors(trunk, goldens_dir, tmp_path, capsys):
     assert_same_bits(load_file(tmp_path / "back.safetensors"), tensors)
 
 
-def test_checkpoint_of_the_authors_is_evaluated(authors_file, tmp_path, capsys):
+def test_authors_checkpoint_is_evaluated(authors_file, tmp_path, capsys):
     names = tmp_path / "classes.txt"
     names.write_text("1 class0\n2 class1\n3 class2\n4 class3\n\n")  # as CUB writes them
     convert(authors_file, tmp_path / "run", "--class-names", names)
@@ -140,7 +140,7 @@ def test_trunk_for_model_pretrained(tmp_path):
     assert len(found) - len(floats) == sum(name.endswith("running_mean") for name in found)
 
 
-def test_trunk_of_a_run_carries_what_its_images_were_normalised_by(tmp_path):
+def test_trunk_of_a_run_carries_its_pixel_statistics(tmp_path):
     run = save_run(tmp_path / "run", model__mean=(0.5, 0.4, 0.3), model__std=(0.1, 0.2, 0.3))
     convert(run / "checkpoints/3", tmp_path / "trunk.safetensors", "--to=torchvision")
     found = find_pretrained(str(tmp_path / "trunk.safetensors"))
@@ -153,7 +153,7 @@ def test_trunk_of_a_run_carries_what_its_images_were_normalised_by(tmp_path):
 @pytest.mark.parametrize(
     ("name", "beside"), [("model.safetensors", "config.json"), ("t.safetensors", "t.json")]
 )
-def test_statistics_lie_where_they_are_looked_for_and_replace_nothing(name, beside, tmp_path):
+def test_pixel_statistics_overwrite_nothing(name, beside, tmp_path):
     run = save_run(tmp_path / "run", model__mean=(0.5, 0.4, 0.3))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / beside).write_text("precious")
@@ -165,7 +165,7 @@ def test_statistics_lie_where_they_are_looked_for_and_replace_nothing(name, besi
     assert find_pretrained(str(tmp_path / "new" / name)).mean == (0.5, 0.4, 0.3)
 
 
-def test_statistics_of_the_authors_program_are_told_where_a_run_has_others(tmp_path, capsys):
+def test_other_pixel_statistics_are_warned_about(tmp_path, capsys):
     run = save_run(tmp_path / "imagenet")
     convert(run, tmp_path / "imagenet.safetensors", "--to=authors")
     assert "WARNING" not in capsys.readouterr().err
@@ -185,7 +185,7 @@ def test_statistics_of_the_authors_program_are_told_where_a_run_has_others(tmp_p
         ("pytorch_model.bin", "config.json"),
     ],
 )
-def test_configuration_beside_a_file_goes_along(source, beside, torch, tmp_path):
+def test_configuration_is_converted_with_the_file(source, beside, torch, tmp_path):
     path = tmp_path / source
     if path.suffix == ".safetensors":
         save_file(trunk_tensors(), path)
@@ -198,11 +198,11 @@ def test_configuration_beside_a_file_goes_along(source, beside, torch, tmp_path)
     found = find_pretrained(str(tmp_path / "new/birds.safetensors"))
     assert found[2:] == (MEAN, STD, 288, "resnet10t")
     (tmp_path / beside).write_text("[]")
-    with pytest.raises(InputError, match=f"{beside} is not a configuration of timm's"):
+    with pytest.raises(InputError, match=f"{beside} is not a timm configuration"):
         convert(path, tmp_path / "refused.safetensors")
 
 
-def test_configuration_serves_a_file_and_what_is_made_of_it(torch, tmp_path):
+def test_configuration_serves_source_and_result(torch, tmp_path):
     torch.save({k: Tensor(t) for k, t in trunk_tensors().items()}, tmp_path / "t.pth")
     (tmp_path / "t.json").write_text(DESCRIPTION)
     convert(tmp_path / "t.pth", tmp_path / "t.safetensors")
@@ -210,7 +210,7 @@ def test_configuration_serves_a_file_and_what_is_made_of_it(torch, tmp_path):
     assert (tmp_path / "t.json").read_text() == DESCRIPTION
 
 
-def test_statistics_beside_a_whole_network_are_those_of_its_run(authors_file, tmp_path):
+def test_pixel_statistics_of_a_network_are_those_of_its_run(authors_file, tmp_path):
     authors_file.with_suffix(".json").write_text(DESCRIPTION)
     convert(authors_file, tmp_path / "run")
     model = load_weights(tmp_path / "run").metadata["config"]["model"]
@@ -226,7 +226,7 @@ def test_bfloat16_becomes_float32(tmp_path):
         np.testing.assert_array_equal(found[name], tensor.astype(np.float32), strict=True)
 
 
-def test_what_the_system_refuses_to_write(tmp_path):
+def test_refused_writes(tmp_path):
     """`/proc` takes no files, whoever asks."""
     save_file(trunk_tensors(), tmp_path / "trunk.safetensors")
     with pytest.raises(RunError, match=r"Could not write /proc/out\.safetensors: No such file"):
@@ -239,10 +239,10 @@ def test_what_the_system_refuses_to_write(tmp_path):
     ("fields", "message"),
     [
         ({"method": "softmax"}, "There is no map1 in this network.*--to=torchvision"),
-        ({"model__trunk": "squeezenet1_1"}, "has ResNets for trunks, .* has a features"),
+        ({"model__trunk": "squeezenet1_1"}, "only has ResNets, .* has a layer features"),
     ],
 )
-def test_networks_that_the_authors_program_does_not_know(fields, message, tmp_path):
+def test_networks_unknown_to_the_authors_program(fields, message, tmp_path):
     run = save_run(tmp_path / "run", **fields)
     with pytest.raises(InputError, match=message):
         convert(run, tmp_path / "out.safetensors", "--to=authors")
@@ -255,13 +255,13 @@ def test_networks_that_the_authors_program_does_not_know(fields, message, tmp_pa
         ({"map2.bias": None}, r"head of the source .*1 missing: map2\.bias"),
         ({"map1.bias": None}, r"not of the authors' program: it has no map1\.bias"),
         ({"fc.weight": np.zeros((CLASSES, 64), np.float32)}, r"fc\.weight \(4, 64\) instead of"),
-        ({"conv.module.9.weight": np.zeros(3, np.float32)}, r"resnet10_w16, the nearest: .*9\.wei"),
+        ({"conv.module.9.weight": np.zeros(3, np.float32)}, r"nearest is resnet10_w16: .*9\.wei"),
         ({f"conv.{'9' * 5000}.a": np.zeros(3, np.float32)}, r"1 unexpected: conv\.9{5000}\.a"),
         ({"conv.module.1.bias": None}, r"authors\.safetensors: .*1 missing: bn1\.bias"),
         ({"extra.weight": np.zeros(3, np.float32)}, r"1 unexpected: extra\.weight"),
     ],
 )
-def test_network_that_is_not_quite_the_authors(change, message, tmp_path):
+def test_network_that_differs_from_the_authors(change, message, tmp_path):
     tensors = {name: t for name, t in {**authors_tensors(), **change}.items() if t is not None}
     save_file(tensors, tmp_path / "authors.safetensors")
     with pytest.raises(InputError, match=message):
@@ -280,7 +280,7 @@ def test_weights_of_another_model(tmp_path):
         convert(tmp_path / "other.safetensors", tmp_path / "t.safetensors")
 
 
-def test_arguments_that_cannot_be_meant(authors_file, tmp_path):
+def test_contradictory_arguments(authors_file, tmp_path):
     with pytest.raises(InputError, match=r"There is no .*none\.pth"):
         convert(tmp_path / "none.pth", tmp_path / "out")
     with pytest.raises(InputError, match="is there already"):
@@ -310,7 +310,7 @@ def test_arguments_that_cannot_be_meant(authors_file, tmp_path):
         (None, "Cannot read the class names"),
     ],
 )
-def test_class_names_that_do_not_suit(text, message, authors_file, tmp_path):
+def test_unsuitable_class_names(text, message, authors_file, tmp_path):
     if text:
         (tmp_path / "names.txt").write_text(text)
     with pytest.raises(InputError, match=message):
@@ -363,7 +363,7 @@ def torch(monkeypatch):
     return module
 
 
-def test_torch_files_there_and_back(torch, tmp_path):
+def test_torch_round_trip(torch, tmp_path):
     expected = authors_tensors()
     state = {name: Tensor(tensor) for name, tensor in expected.items()}
     state["fc.bias"] = Tensor(expected["fc.bias"].astype(np.float64))
@@ -383,11 +383,11 @@ def test_torch_files_there_and_back(torch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1], "holds no state dict but list"),
-        ({}, "holds no state dict but an empty one"),
-        ({0: Tensor(np.zeros(1))}, "holds no state dict: 0 is not the name of a tensor"),
+        ([1], "has no state dict but list"),
+        ({}, "has no state dict but an empty one"),
+        ({0: Tensor(np.zeros(1))}, "has no state dict: 0 is not the name of a tensor"),
         ({"a.weight": Sparse(np.zeros(1))}, r"the tensor a\.weight has no plain values \(can't"),
-        ({"epoch": 3, "net": {}}, "holds no state dict: epoch is a int"),
+        ({"epoch": 3, "net": {}}, "has no state dict: epoch is a int"),
     ],
 )
 def test_torch_files_without_a_state_dict(content, message, torch, tmp_path):
@@ -404,14 +404,14 @@ def test_torch_files_without_a_state_dict(content, message, torch, tmp_path):
                 "Weights only load failed. Set it to False.\n"
                 "\tWeightsUnpickler error: Unsupported global: GLOBAL posix.system was not allowed."
             ),
-            "it holds posix.system",
+            "it contains posix.system",
         ),
         (RuntimeError("unexpected EOF. The file might be corrupted."), "unexpected EOF"),
-        (EOFError(), "it is no pickle"),
-        (KeyError(101), "it is no pickle"),
+        (EOFError(), "it is not a pickle"),
+        (KeyError(101), "it is not a pickle"),
     ],
 )
-def test_torch_file_with_more_than_tensors_is_not_loaded(failure, reason, torch, tmp_path):
+def test_torch_file_with_other_objects_is_refused(failure, reason, torch, tmp_path):
     def load(*_, weights_only, **__):
         assert weights_only
         raise failure
@@ -423,9 +423,9 @@ def test_torch_file_with_more_than_tensors_is_not_loaded(failure, reason, torch,
         convert(tmp_path / "w.pth", tmp_path / "w.safetensors")
 
 
-def test_without_torch_its_extra_is_named(authors_file, tmp_path, monkeypatch):
+def test_missing_torch(authors_file, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w.pth").touch()
     for words in ((tmp_path / "w.pth", tmp_path / "out"), (authors_file, tmp_path / "t.pth")):
-        with pytest.raises(InputError, match=r"takes PyTorch.*pip install 'apinet_jax\[torch\]'"):
+        with pytest.raises(InputError, match=r"needs PyTorch.*pip install 'apinet_jax\[torch\]'"):
             convert(*words, "--to=torchvision")

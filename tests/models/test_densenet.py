@@ -31,7 +31,7 @@ def test_golden_densenet121(goldens_dir):
     assert max_error(gradient, golden["2x70x101/training/gradient"]) < 1e-3
 
 
-def test_names_of_torchvisions_older_files():
+def test_old_torchvision_names():
     variables = named_variables(DenseNet((1, 2), 4, 8), jnp.zeros((1, 32, 32, 3)))
     tensors = to_torch_tensors(variables)
     layer = re.compile(r"(denselayer\d\.(?:norm|conv))(\d)")
@@ -42,7 +42,7 @@ def test_names_of_torchvisions_older_files():
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
 
 
-def test_avg_pool_drops_what_does_not_fill_a_window():
+def test_avg_pool_drops_incomplete_windows():
     x = jnp.arange(15.0).reshape(1, 3, 5, 1)
     np.testing.assert_array_equal(
         avg_pool(x, 2).ravel(), [(0 + 1 + 5 + 6) / 4, (2 + 3 + 7 + 8) / 4]

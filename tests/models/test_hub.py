@@ -66,7 +66,7 @@ def hub(files, tmp_path, monkeypatch):
         yield hub
 
 
-def test_fetched_once_with_what_its_images_were_normalised_by(hub, files, tmp_path):
+def test_model_is_fetched_once_with_its_pixel_statistics(hub, files, tmp_path):
     found = find_pretrained(NAME)
     assert found.path.read_bytes() == files["model.safetensors"]
     assert found.path.is_relative_to(tmp_path / "cache")
@@ -81,7 +81,7 @@ def test_fetched_once_with_what_its_images_were_normalised_by(hub, files, tmp_pa
     assert find_pretrained(NAME) == found
 
 
-def test_model_is_kept_to_the_commit_of_the_run(hub, files):
+def test_run_keeps_the_commit_of_its_model(hub, files):
     first = pin_source(NAME, None)
     assert first == f"{NAME}@{hub.commit}"
     second = hub.put("timm/tiny.birds", {**files, "config.json": b"{}"})
@@ -108,7 +108,7 @@ def test_model_is_kept_to_the_commit_of_the_run(hub, files):
         ("timm:withdrawn", r"withdrawn could not be fetched \(.*403.*resolve/main/model\.safetens"),
     ],
 )
-def test_what_the_hub_does_not_hand_out(hub, name, message):
+def test_models_that_the_hub_does_not_serve(hub, name, message):
     hub.put("timm/pickled", {"pytorch_model.bin": b"pickle", "config.json": b"{}"})
     hub.repositories["timm/gated"] = "GatedRepo"
     hub.repositories["timm/withdrawn"] = "disabled"
@@ -118,9 +118,7 @@ def test_what_the_hub_does_not_hand_out(hub, name, message):
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_without_the_hub_the_address_is_told_and_where_to_put_the_files(
-    hub, files, offline, tmp_path, monkeypatch
-):
+def test_unreachable_hub_explains_manual_download(hub, files, offline, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     hub.stop()
     with pytest.raises(InputError) as caught:
@@ -144,7 +142,7 @@ def test_without_the_hub_the_address_is_told_and_where_to_put_the_files(
     assert find_pretrained(folder) == (path, str(path), MEAN, STD, 288, "resnet10_w16")
 
 
-def test_configuration_beside_a_file(files, tmp_path):
+def test_configuration_next_to_a_file(files, tmp_path):
     path = tmp_path / "birds.safetensors"
     path.write_bytes(files["model.safetensors"])
     assert find_pretrained(str(path)) == (path, str(path), None, None, None, None)
@@ -171,14 +169,14 @@ def test_configuration_beside_a_file(files, tmp_path):
         "[" * 100_000,
     ],
 )
-def test_configuration_that_cannot_be_read_is_told(text, tmp_path):
+def test_damaged_configuration(text, tmp_path):
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config\.json .*take it away and set --config\.model\.m"):
+    with pytest.raises(InputError, match=r"config\.json .*remove it and set --config\.model\.m"):
         find_pretrained(str(tmp_path))
 
 
-def test_files_that_are_no_weights(tmp_path):
+def test_files_without_weights(tmp_path):
     with pytest.raises(InputError, match=r"has no model\.safetensors"):
         find_pretrained(str(tmp_path))
     (tmp_path / "best.pth.tar").touch()
@@ -186,15 +184,13 @@ def test_files_that_are_no_weights(tmp_path):
         find_pretrained(str(tmp_path / "best.pth.tar"))
 
 
-def test_weights_of_no_trunk_are_told_with_the_nearest():
+def test_unknown_weights_name_the_nearest_trunk():
     tensors = weights_of("resnet18")
     del tensors["layer4.1.bn2.bias"]
-    message = (
-        r"none of the trunks resnet10_w16, .*For resnet18, the nearest: .*1 missing: layer4\.1"
-    )
+    message = r"none of the trunks resnet10_w16, .*The nearest is resnet18: .*1 missing: layer4\.1"
     with pytest.raises(InputError, match=message):
         recognise(tensors)
-    with pytest.raises(InputError, match="not one of their 1 tensors is"):
+    with pytest.raises(InputError, match="none of their 1 tensors does"):
         recognise({"encoder.weight": np.zeros((3, 3))})
 
 
@@ -207,7 +203,7 @@ def chosen(gib=4, **model):
     return choose(config, np.repeat(np.arange(40), 30), 1200, "gpu", 1, gib * 2**30)
 
 
-def test_statistics_of_the_weights_are_taken(hub):
+def test_pixel_statistics_come_from_the_weights(hub):
     config, lines = chosen(pretrained=NAME)
     assert config.model.trunk == "resnet10_w16"
     assert (config.model.mean, config.model.std) == (MEAN, STD)
@@ -218,7 +214,7 @@ def test_statistics_of_the_weights_are_taken(hub):
     assert (config.model.mean, config.model.std) == ((0.1, 0.1, 0.1), STD)
 
 
-def test_statistics_without_a_configuration_are_the_trunks(tmp_path, files):
+def test_default_pixel_statistics_are_those_of_the_trunk(tmp_path, files):
     (tmp_path / "model.safetensors").write_bytes(files["model.safetensors"])
     config, lines = chosen(pretrained=str(tmp_path))
     assert config.model.mean is None
@@ -252,7 +248,7 @@ SHORT = {
 }
 
 
-def test_run_is_recorded_with_its_weights_and_needs_them_no_more(hub, photos, files, tmp_path):
+def test_run_records_its_weights_and_resumes_without_them(hub, photos, files, tmp_path):
     workdir = tmp_path / "run"
     train(config_for(photos, **SHORT), workdir)
     record = json.loads((workdir / "run.json").read_text())
@@ -278,7 +274,7 @@ def test_run_is_recorded_with_its_weights_and_needs_them_no_more(hub, photos, fi
             train(config_for(photos, **{**SHORT, "model__pretrained": other}), workdir)
 
 
-def test_command_line_fetches_from_the_hub_of_the_environment(hub, photos, tmp_path, monkeypatch):
+def test_command_line_respects_the_hub_environment(hub, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     settings = settings_for(photos, **{**SHORT, "model__trunk": "resnet10_w16"})

@@ -47,7 +47,7 @@ def reference_max_pool(x, window, stride, padding, ceil_mode):
     ],
 )
 @pytest.mark.parametrize("formulation", ["platform", "plain"])
-def test_max_pool_sends_ties_to_the_first(
+def test_max_pool_gradient_of_ties_goes_to_the_first(
     shape, window, stride, padding, ceil_mode, formulation, monkeypatch
 ):
     if formulation == "plain":
@@ -71,7 +71,7 @@ def test_max_pool_never_hides_nan(pool):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_pointwise_convolution_equals_the_plain_one(stride):
+def test_pointwise_convolution_equals_plain_convolution(stride):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 7, 5, 6))
     kernel = jax.random.normal(keys[1], (1, 1, 6, 4))
@@ -91,7 +91,7 @@ def test_pointwise_convolution_equals_the_plain_one(stride):
 
 
 @pytest.mark.parametrize(("platform", "plain"), [("cpu", False), ("cuda", True), ("tpu", True)])
-def test_each_platform_is_compiled_its_own_formulation(platform, plain):
+def test_each_platform_compiles_its_formulation(platform, plain):
     def loss(x, kernel):
         return max_pool(conv(x, kernel, stride=1, padding=0), window=3, stride=2).sum()
 

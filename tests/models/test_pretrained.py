@@ -1,4 +1,4 @@
-"""Foreign weights fill a trunk completely or not at all, and files that are none are refused."""
+"""Foreign weights fill a trunk completely or are refused."""
 
 import json
 import struct
@@ -30,7 +30,7 @@ def tensors(variables):
     return {name: named_tensor(name, shape) for name, shape in torch_shapes(variables).items()}
 
 
-def test_names_and_shapes_that_torch_has():
+def test_torch_names_and_shapes():
     def leaf(*shape):
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
@@ -84,7 +84,7 @@ def test_layout_and_names(tensors, variables):
     )
 
 
-def test_one_error_names_everything_that_does_not_fit(tensors, variables):
+def test_one_error_lists_all_differences(tensors, variables):
     del tensors["layer1.0.bn2.running_var"]
     tensors["layer5.0.conv1.weight"] = np.zeros((1,), np.float32)
     tensors["conv1.weight"] = tensors["conv1.weight"][:8]
@@ -96,20 +96,20 @@ def test_one_error_names_everything_that_does_not_fit(tensors, variables):
     assert "conv1.weight (8, 3, 7, 7) instead of (16, 3, 7, 7)" in message
 
 
-def test_weights_of_another_classifier_are_unexpected(tensors, variables):
+def test_classifier_of_another_model_is_unexpected(tensors, variables):
     tensors["classifier.1.weight"] = np.zeros((5, 128), np.float32)
     with pytest.raises(InputError, match=r"unexpected: classifier\.1\.weight"):
         load_torch_tensors(tensors, variables, CLASSIFIER)
 
 
-def test_long_lists_are_cut_short(variables):
+def test_long_lists_are_truncated(variables):
     with pytest.raises(InputError, match=r"missing: .*… \(\d+ in all\)") as caught:
         load_torch_tensors({}, variables, CLASSIFIER)
     assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("trunk", [None, "resnet10_w16", "resnet18"])
-def test_weights_are_looked_at_before_the_data(trunk, tmp_path):
+def test_weights_are_checked_before_the_data(trunk, tmp_path):
     config = config_for(tmp_path / "photos that are not there", model__trunk=trunk)
     config.model.pretrained = str(tmp_path / "w.safetensors")
     with pytest.raises(InputError, match=r"Cannot read the weights .*w\.safetensors: No such file"):
@@ -124,7 +124,7 @@ def test_missing_file(tmp_path):
         read_safetensors(tmp_path / "none.safetensors")
 
 
-def test_folder_instead_of_a_file(tmp_path):
+def test_folder_instead_of_file(tmp_path):
     with pytest.raises(InputError, match="Cannot read"):
         read_safetensors(tmp_path)
 
@@ -137,11 +137,11 @@ def test_corrupt_file(damage, tensors, tmp_path):
     path.write_bytes(
         {"truncated": content[:-100], "foreign": b"PK\x03\x04 a zip file" * 9, "empty": b""}[damage]
     )
-    with pytest.raises(InputError, match=r"not a whole safetensors file.*apinet_jax convert"):
+    with pytest.raises(InputError, match=r"not a complete safetensors file.*apinet_jax convert"):
         read_safetensors(path)
 
 
-def test_numbers_that_numpy_has_no_type_for(tmp_path):
+def test_number_type_unknown_to_numpy(tmp_path):
     about = {"conv1.weight": {"dtype": "F8_E4M3", "shape": [2, 3], "data_offsets": [0, 6]}}
     header = json.dumps(about).encode()
     path = tmp_path / "weights.safetensors"

@@ -1,4 +1,4 @@
-"""The trunks compute what torchvision's do, in float32 and bfloat16."""
+"""Parity of the trunks with torchvision, in float32 and bfloat16."""
 
 from functools import cache, partial
 
@@ -79,7 +79,7 @@ def test_golden_squeezenet(goldens_dir):
 
 
 @pytest.mark.parametrize("name", TRUNKS)
-def test_parity_of_names_widths_and_sizes(name, goldens_dir):
+def test_names_widths_and_sizes(name, goldens_dir):
     spec = TRUNKS[name]
     height, width = (70, 65) if spec.patch == 1 else (4 * spec.patch, 3 * spec.patch)
     images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
@@ -116,7 +116,7 @@ def test_no_two_trunks_have_the_same_tensors():
     assert len(tensors) == len(TRUNKS)
 
 
-def test_unknown_trunk_lists_the_known_ones():
+def test_unknown_trunk():
     with pytest.raises(InputError, match=r"'resnet51'.*resnet50.*squeezenet1_1"):
         make_trunk("resnet51")
 
@@ -132,9 +132,9 @@ def test_test_trunk_is_not_offered():
     [
         (make_trunk("resnet10_w16", jnp.bfloat16, batch_norm_groups=2), 33),
         (make_trunk("test_tiny", jnp.bfloat16, batch_norm_groups=2, remat="full"), 33),
-        (ResNet(Bottleneck, (1, 1), 8, jnp.bfloat16), 32),
+        (ResNet(Bottleneck, (1, 1), 8, dtype=jnp.bfloat16), 32),
         (make_trunk("squeezenet1_1", jnp.bfloat16), 32),
-        (DenseNet((2, 2), 8, 16, jnp.bfloat16), 33),
+        (DenseNet((2, 2), 8, 16, dtype=jnp.bfloat16), 33),
         (
             ViT(
                 8, 2, registers=2, layer_scale=True, width=32, depth=2, heads=2, dtype=jnp.bfloat16
@@ -144,7 +144,7 @@ def test_test_trunk_is_not_offered():
     ],
     ids=["basic", "tiny", "bottleneck", "squeezenet", "densenet", "vit"],
 )
-def test_bfloat16_compute_keeps_float32_parameters_that_all_learn(trunk, size):
+def test_bfloat16_trains_float32_parameters(trunk, size):
     images = jax.random.normal(jax.random.key(0), (4, size, size, 3))
     variables = named_variables(trunk, images)
     params = variables.pop("params")
@@ -168,7 +168,7 @@ def test_bfloat16_compute_keeps_float32_parameters_that_all_learn(trunk, size):
         assert jnp.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
-def test_initial_kernels_have_the_spread_that_torch_gives_them():
+def test_initial_variance_is_that_of_torch():
     x = jnp.zeros((1, 3, 3, 32))
     for init, variance in ((he_normal_fan_out, 2 / (9 * 64)), (he_uniform, 2 / (9 * 32))):
         params = Conv(64, 3, use_bias=True, kernel_init=init).init(jax.random.key(0), x)["params"]
@@ -177,7 +177,7 @@ def test_initial_kernels_have_the_spread_that_torch_gives_them():
 
 
 def batch_norm(values, groups=1, dtype=jnp.float32):
-    """Returns the output and the new statistics of one training pass over `values` [B]."""
+    """Return the output and the new statistics of one training pass over `values` [B]."""
     x = jnp.asarray(values, jnp.float32).reshape(-1, 1, 1, 1)
     norm = BatchNorm(groups, dtype=dtype)
     variables = norm.init(jax.random.key(0), x, train=False)
@@ -210,8 +210,8 @@ def test_batch_norm_statistics_are_float32_under_bfloat16():
     assert running["mean"].dtype == running["var"].dtype == jnp.float32
 
 
-def test_batch_norm_of_bfloat16_loses_nothing_to_its_single_pass():
-    """Means of up to 256 standard deviations, beyond which bfloat16 holds no spread at all."""
+def test_single_pass_batch_norm_is_accurate():
+    """Means of up to 256 standard deviations, beyond which bfloat16 has no spread."""
     noise = np.random.default_rng(0).normal(size=(4096, 1, 1, 1))
     means = jnp.array([0.0, 1, 16, 256, 3]).reshape(1, 1, 1, -1)
     spreads = jnp.array([1.0, 1, 1, 1, 0]).reshape(1, 1, 1, -1)
@@ -221,10 +221,10 @@ def test_batch_norm_of_bfloat16_loses_nothing_to_its_single_pass():
     y, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     exact = np.asarray(x, np.float64).var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(state["batch_stats"]["var"], exact, rtol=2e-2, atol=1e-6)
-    assert not y[..., 4].any()  # a channel that is constant, and whose variance cancels to nothing
+    assert not y[..., 4].any()  # a constant channel, whose variance cancels
 
 
-def test_batch_norm_gradient_is_that_of_its_definition():
+def test_batch_norm_gradient():
     x = jax.random.normal(jax.random.key(0), (6, 3, 3, 2)) + 3
     weight = jax.random.normal(jax.random.key(1), x.shape)
     norm = BatchNorm()
@@ -241,7 +241,7 @@ def test_batch_norm_gradient_is_that_of_its_definition():
     assert max_error(jax.grad(ours)(x), jax.grad(definition)(x)) < 1e-5
 
 
-def test_batch_norm_evaluates_by_the_running_statistics():
+def test_batch_norm_evaluation_uses_running_statistics():
     x = jnp.array([1.0, 5.0]).reshape(2, 1, 1, 1)
     norm = BatchNorm(groups=2)
     running = {"mean": jnp.array([3.0]), "var": jnp.array([4.0])}
@@ -251,7 +251,7 @@ def test_batch_norm_evaluates_by_the_running_statistics():
 
 
 @pytest.mark.parametrize(("batch", "groups", "message"), [(3, 2, "multiple"), (2, 2, "one value")])
-def test_batch_norm_refuses_batches_without_statistics(batch, groups, message):
+def test_batch_norm_refuses_unsuitable_batches(batch, groups, message):
     with pytest.raises(InputError, match=message):
         batch_norm(np.arange(batch), groups=groups)
 

@@ -53,12 +53,12 @@ def test_golden_positions(name, goldens_dir):
         assert max_error(resample(grid, expected.shape[:2]), expected) < 1e-5
 
 
-def test_positions_of_the_weights_own_grid_are_untouched():
+def test_native_positions_are_unchanged():
     grid = jnp.asarray(named_noise("grid", (5, 5, 3)), jnp.float32)
     np.testing.assert_array_equal(resample(grid, (5, 5)), grid)
 
 
-def test_convolution_of_patches_equals_the_plain_one():
+def test_patch_convolution_equals_plain_convolution():
     x = jnp.asarray(named_noise("x", (2, 6, 9, 2)), jnp.float32)
     kernel = jnp.asarray(named_noise("kernel", (3, 3, 2, 4)), jnp.float32)
     cotangent = jnp.asarray(named_noise("cotangent", (2, 2, 3, 4)), jnp.float32)
@@ -81,7 +81,7 @@ def test_attention_by_hand():
     np.testing.assert_allclose(attention(query, key, value).ravel(), [4.0, 6.0], rtol=1e-6)
 
 
-def test_attention_of_bfloat16_takes_the_softmax_in_float32():
+def test_attention_softmax_is_float32():
     """With logits rounded to bfloat16 the error would be 0.03."""
     query, key, value = (
         jnp.asarray(scale * named_noise(name, (1, 512, 1, 16)), jnp.bfloat16)
@@ -94,13 +94,13 @@ def test_attention_of_bfloat16_takes_the_softmax_in_float32():
 
 
 @pytest.mark.parametrize(("size", "crop"), [((20, 24), 16), ((24, 31), 24), ((4, 4), 8)])
-def test_images_that_do_not_divide_are_refused_with_a_size_that_does(size, crop):
+def test_indivisible_images_are_refused(size, crop):
     images = jnp.zeros((1, *size, 3))
     with pytest.raises(InputError, match=rf"patches of 8; .*--config\.data\.crop={crop}\b"):
         jax.eval_shape(lambda x: tiny().init(jax.random.key(0), x, train=False), images)
 
 
-def test_training_changes_nothing():
+def test_training_and_evaluation_are_equal():
     images = jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
     trunk = tiny(layer_scale=True)
     variables = named_variables(trunk, images)
@@ -141,7 +141,7 @@ def test_eight_devices_compute_what_one_does():
     assert jax.tree.all(moved), moved
 
 
-def test_tokens_keep_torchs_layout():
+def test_tokens_keep_torch_layout():
     images = jnp.zeros((1, 24, 24, 3))
     variables = named_variables(tiny(registers=2, layer_scale=True), images)
     tensors = to_torch_tensors(variables)
@@ -157,7 +157,7 @@ def test_tokens_keep_torchs_layout():
     jax.tree.map(np.testing.assert_array_equal, restored, variables)
 
 
-def test_positions_of_another_grid_do_not_load():
+def test_positions_of_another_grid_are_refused():
     images = jnp.zeros((1, 24, 24, 3))
     variables = named_variables(tiny(), images)
     tensors = {**to_torch_tensors(variables), "pos_embed": np.zeros((1, 17, 16), np.float32)}

@@ -222,7 +222,7 @@ def test_weights_are_copied_and_named_by_their_address(cloud, objects):
     assert (file.source, file.mean) == ("gs://bucket/w/birds.safetensors", None)
     assert file.path.read_bytes() == save(tensors)
     assert pin_source("gs://bucket/w", None) == "gs://bucket/w"
-    with pytest.raises(InputError, match=r"There are no weights gs://bucket/w/cats\.safetensors"):
+    with pytest.raises(InputError, match=r"gs://bucket/w/cats\.safetensors does not exist"):
         find_pretrained("gs://bucket/w/cats.safetensors")
     config = default_config()
     config.model.pretrained = "gs://bucket/w/birds.safetensors"

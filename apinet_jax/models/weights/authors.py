@@ -1,8 +1,8 @@
-"""The state dict of the authors' program, by its names.
+"""Names of tensors in the authors' program.
 
 There the trunk is `conv`, a `Sequential` of the first eight children of torchvision's ResNet in a
 `DataParallel`: `conv.module.4.0.conv1.weight` is `layer1.0.conv1.weight`. Children 2 and 3, ReLU
-and pooling, have no tensors. Beside it lie `map1`, `map2` and `fc`, as here.
+and pooling, have no tensors. The head has `map1`, `map2` and `fc`, as here.
 """
 
 import re
@@ -20,26 +20,26 @@ _TRUNK_NAME = re.compile(r"conv\.(?:module\.)?([0-9]{1,3})\.(.+)")
 
 
 def is_authors(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict is named as the authors' is, with `DataParallel` or without."""
+    """Return whether a state dict has the authors' names, with or without `DataParallel`."""
     return any(_TRUNK_NAME.fullmatch(name) for name in tensors)
 
 
 def from_authors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names the tensors as `APINet` does: `trunk.`, then torchvision's name; the head unchanged."""
+    """Rename tensors as in `APINet`: `trunk.`, then torchvision's name; the head is unchanged."""
     return {_from_authors(name): tensor for name, tensor in tensors.items()}
 
 
 def to_authors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Undoes `from_authors`, with `DataParallel`.
+    """Undo `from_authors`, with `DataParallel`.
 
     Raises:
-        InputError: If the trunk is no ResNet, or a layer of the head is missing.
+        InputError: The trunk is not a ResNet, or a layer of the head is missing.
     """
     for layer in HEAD:
         if not any(name.startswith(layer) for name in tensors):
             raise InputError(
                 f"There is no {layer[:-1]} in this network, and the authors' program needs "
-                "map1, map2 and fc. Its trunk alone can be written with --to=torchvision."
+                "map1, map2 and fc. Write only its trunk with --to=torchvision."
             )
     return {_to_authors(name): tensor for name, tensor in tensors.items()}
 
@@ -58,7 +58,7 @@ def _to_authors(name: str) -> str:
     child, _, rest = name.removeprefix(TRUNK_PREFIX).partition(".")
     if child not in _INDEX:
         raise InputError(
-            f"The authors' program has ResNets for trunks, and this one has a {child}. Its trunk "
-            "alone can be written with --to=torchvision."
+            f"The authors' program only has ResNets, and this trunk has a layer {child}. Write "
+            "only the trunk with --to=torchvision."
         )
     return f"conv.module.{_INDEX[child]}.{rest}"

@@ -1,6 +1,6 @@
-"""State dicts in files: safetensors, or PyTorch's own, for which alone torch is imported.
+"""State dicts in files: safetensors, or PyTorch's own format, which needs torch.
 
-torch is an extra: what trains and evaluates reads safetensors, and needs none.
+torch is an optional dependency: training and evaluation only read safetensors.
 """
 
 import re
@@ -19,25 +19,18 @@ from apinet_jax.system.errors import InputError, explain_failed_writes
 
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".tar", ".bin")
-_FOREIGN = re.compile(r"Unsupported global: GLOBAL (\S+)")  # what torch says of an object
-_WRAPPERS = ("state_dict", "model")  # what training programs keep the state dict under
+_FOREIGN = re.compile(r"Unsupported global: GLOBAL (\S+)")  # torch's message about an object
+_WRAPPERS = ("state_dict", "model")  # keys of the state dict in the files of training programs
 
 
 def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
-    """Reads every tensor of a safetensors file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The tensors by name.
+    """Return every tensor of a safetensors file by name.
 
     Raises:
-        InputError: The file cannot be read, is not a whole safetensors file, or holds numbers that
-            NumPy has no type for.
+        InputError: The file cannot be read, is damaged, or has numbers without a NumPy type.
     """
     try:
-        with open(path, "rb"):  # the library takes a refusal for a file that is not there
+        with open(path, "rb"):  # the library reports a permission error as a missing file
             pass
         return load_file(path)
     except OSError as error:
@@ -47,28 +40,24 @@ def read_safetensors(path: str | PathLike) -> dict[str, np.ndarray]:
         ) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}); download it again, or make one of"
-            " a torch file with: python -m apinet_jax convert"
+            f"{path} is not a complete safetensors file ({error}); download it again, or convert a"
+            " torch file with: python -m apinet_jax convert"
         ) from error
-    except AttributeError as error:  # the library asks NumPy for the type by name
+    except AttributeError as error:  # the library looks up the NumPy type by name
         raise InputError(
-            f"{path} holds numbers that NumPy has no type for ({error}); store them as float32"
+            f"{path} has numbers without a NumPy type ({error}); store them as float32"
         ) from error
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
-    """Reads a state dict.
+    """Return a state dict: the tensors by name, floating-point ones as float32.
 
     Args:
-        path: A safetensors file, or one of torch's that holds a state dict, alone or under
-            `state_dict` or `model`. The prefix `module.` that `DataParallel` puts before every name
-            is left out.
-
-    Returns:
-        The tensors by name; numbers with a point as float32, which is what is computed in here.
+        path: A safetensors file, or a torch file with a state dict at the top level or under
+            `state_dict` or `model`. The prefix `module.` of `DataParallel` is removed.
 
     Raises:
-        InputError: If the file cannot be read, torch is missing, or there is more in it than
+        InputError: The file cannot be read, torch is missing, or the file has objects other than
             tensors.
     """
     tensors = read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
@@ -76,33 +65,33 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return {
         name: tensor.astype(np.float32, copy=False)
-        if jnp.issubdtype(tensor.dtype, jnp.floating)  # NumPy does not take bfloat16 for one
+        if jnp.issubdtype(tensor.dtype, jnp.floating)  # NumPy does not know bfloat16
         else tensor
         for name, tensor in tensors.items()
     }
 
 
 def check_suffix(path: Path) -> None:
-    """Refuses a name that does not say which kind of file is wanted.
+    """Refuse a file name with an unknown ending.
 
     Raises:
-        InputError: With the names that do.
+        InputError: With the known endings.
     """
     if path.suffix not in (SAFETENSORS, *TORCH):
         raise InputError(f"{path} should end in {', '.join((SAFETENSORS, *TORCH))}.")
 
 
 def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | None = None) -> None:
-    """Writes a state dict as torch's modules have it, with the counters of their BatchNorms.
+    """Write a state dict as torch's modules have it, with the counters of their BatchNorms.
 
     Args:
         path: Ends in `.safetensors`, or as torch's files do.
         tensors: The tensors, in torch's layout.
-        wrapper: The key that the state dict lies under in a file of torch's; `None`: alone.
+        wrapper: Key of the state dict in a torch file; `None` for the top level.
 
     Raises:
-        InputError: If the name does not say which kind of file is wanted, or torch is missing.
-        RunError: If the disk does not take it.
+        InputError: The ending of the name is unknown, or torch is missing.
+        RunError: The disk refuses the write.
     """
     check_suffix(path)
     counters = {
@@ -114,7 +103,7 @@ def write_state(path: Path, tensors: Mapping[str, np.ndarray], wrapper: str | No
     part = path.with_name(f"{path.name}.part")
     if path.suffix == SAFETENSORS:
         with explain_failed_writes(path):
-            part.write_bytes(save(state))  # a refusal of the library's own writing has no type
+            part.write_bytes(save(state))  # the library's own write errors have no type
             part.replace(path)
         return
     torch = _torch(f"Writing {path}")
@@ -130,15 +119,17 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}; check the path.") from error
-    except Exception as error:  # torch, pickle and zip each have their own
+    except Exception as error:  # torch, pickle and zip raise many types
         found = _FOREIGN.search(str(error))
-        reason = f"it holds {found[1]}" if found else str(error).partition(". ")[0].strip()
-        if isinstance(error, KeyError | IndexError | EOFError):  # where a pickle would have gone on
-            reason = "it is no pickle"
+        reason = f"it contains {found[1]}" if found else str(error).partition(". ")[0].strip()
+        if isinstance(
+            error, KeyError | IndexError | EOFError
+        ):  # of a file that looks like a pickle
+            reason = "it is not a pickle"
         raise InputError(
             f"{path} is not a file of tensors ({reason or type(error).__name__}). It is damaged, "
-            "or holds other objects, which are not loaded because that may run code. Where you "
-            "trust it, save its tensors alone: "
+            "or contains other objects, which are not loaded because that may run code. If you "
+            "trust it, save only its tensors: "
             "torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'state.pth')"
         ) from error
     for wrapper in _WRAPPERS:
@@ -146,12 +137,12 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         what = "an empty one" if isinstance(content, Mapping) else type(content).__name__
-        raise InputError(f"{path} holds no state dict but {what}.")
+        raise InputError(f"{path} has no state dict but {what}.")
     if unnamed := [name for name in content if not isinstance(name, str)]:
-        raise InputError(f"{path} holds no state dict: {unnamed[0]!r} is not the name of a tensor.")
+        raise InputError(f"{path} has no state dict: {unnamed[0]!r} is not the name of a tensor.")
     if others := [name for name, value in content.items() if not torch.is_tensor(value)]:
         raise InputError(
-            f"{path} holds no state dict: {others[0]} is a {type(content[others[0]]).__name__}."
+            f"{path} has no state dict: {others[0]} is a {type(content[others[0]]).__name__}."
         )
     return {name: _to_numpy(path, name, tensor) for name, tensor in content.items()}
 
@@ -164,7 +155,7 @@ def _to_numpy(path: Path, name: str, tensor: Any) -> np.ndarray:
         TypeError,
         RuntimeError,
         NotImplementedError,
-    ) as error:  # sparse, quantised, on no device
+    ) as error:  # sparse, quantised, or on no device
         raise InputError(
             f"{path}: the tensor {name} has no plain values ({str(error).splitlines()[0]})."
         ) from error
@@ -175,7 +166,7 @@ def _torch(what: str) -> ModuleType:
         import torch
     except ImportError as error:
         raise InputError(
-            f"{what} takes PyTorch, which is not installed: pip install 'apinet_jax[torch]'. "
-            f"A {SAFETENSORS} file takes none."
+            f"{what} needs PyTorch, which is not installed: pip install 'apinet_jax[torch]'. "
+            f"A {SAFETENSORS} file does not need it."
         ) from error
     return torch

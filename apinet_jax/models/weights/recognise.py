@@ -1,4 +1,4 @@
-"""Which trunk a file of weights belongs to."""
+"""Recognition of the trunk that a file of weights belongs to."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -15,16 +15,13 @@ _shapes = cache(variable_shapes)
 
 
 def recognise(tensors: Mapping[str, np.ndarray]) -> str:
-    """Finds the trunk that a state dict fills exactly.
+    """Return the name of the trunk that a state dict fills exactly.
 
     Args:
-        tensors: The state dict, in torch's layout and under torchvision's or timm's names.
-
-    Returns:
-        Its name in `TRUNKS`.
+        tensors: The state dict, in torch's layout, with torchvision's or timm's names.
 
     Raises:
-        InputError: If there is none; the message lists what the nearest lacks.
+        InputError: No trunk fits; the message lists the differences from the nearest one.
     """
     problems = {}
     for name in TRUNKS:
@@ -36,24 +33,21 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str:
             return name
     alike = {name: _alike(tensors, name) for name in LISTED_TRUNKS}
     nearest = max(alike, key=alike.get)
-    known = f"these weights are of none of the trunks {', '.join(LISTED_TRUNKS)}"
+    known = f"these weights fit none of the trunks {', '.join(LISTED_TRUNKS)}"
     if not alike[nearest]:
-        raise InputError(f"{known}: not one of their {len(tensors)} tensors is")
-    raise InputError(f"{known}. For {nearest}, the nearest: {problems[nearest]}")
+        raise InputError(f"{known}: none of their {len(tensors)} tensors does")
+    raise InputError(f"{known}. The nearest is {nearest}: {problems[nearest]}")
 
 
 def check_weights(path: Path, trunk: str | None) -> str:
-    """Reads weights that training is to start from, before anything else is done for it.
+    """Check that pretrained weights can be read and fit, and return the name of their trunk.
 
     Args:
         path: The safetensors file.
-        trunk: The trunk that they are for; `None`: whichever they are of.
-
-    Returns:
-        The trunk.
+        trunk: The trunk that they must fit; `None` to recognise it.
 
     Raises:
-        InputError: If they cannot be read, or are not the trunk's.
+        InputError: They cannot be read, or do not fit.
     """
     if trunk is not None:
         read_weights(path, trunk)
@@ -66,17 +60,14 @@ def check_weights(path: Path, trunk: str | None) -> str:
 
 
 def read_weights(path: Path, trunk: str) -> dict[str, np.ndarray]:
-    """Reads the weights of a trunk.
+    """Return every tensor of a file by name, including those of a classifier.
 
     Args:
         path: The safetensors file.
-        trunk: The trunk that they are for.
-
-    Returns:
-        Every tensor of the file by name, those of a classifier too.
+        trunk: The trunk that the weights must fit.
 
     Raises:
-        InputError: If they cannot be read, or are not the trunk's.
+        InputError: They cannot be read, or do not fit.
     """
     tensors = read_safetensors(path)
     try:
@@ -87,16 +78,15 @@ def read_weights(path: Path, trunk: str) -> dict[str, np.ndarray]:
 
 
 def check_fit(tensors: Mapping[str, np.ndarray], trunk: str) -> None:
-    """Checks that a state dict fills a trunk.
+    """Check that a state dict fills a trunk.
 
     Raises:
-        InputError: If there is no such trunk; if a tensor is missing, is of no layer of it, or has
-            another shape.
+        InputError: The trunk does not exist; a tensor is missing, unexpected, or has another shape.
     """
     select_trunk_tensors(tensors, _shapes(trunk), trunk_spec(trunk).classifier_prefixes)
 
 
 def _alike(tensors: Mapping[str, np.ndarray], trunk: str) -> int:
-    """How many tensors have name and shape of one of the trunk's."""
+    """Return how many tensors have the name and shape of a tensor of the trunk."""
     own = torch_shapes(_shapes(trunk))
     return sum(own.get(name) == tensor.shape for name, tensor in tensors.items())

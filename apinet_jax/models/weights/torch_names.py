@@ -1,8 +1,8 @@
-"""Weights of torchvision and timm: read from a file, and put into a trunk's variables, strictly.
+"""Conversion between the state dicts of torchvision or timm and the variables of a trunk.
 
-The trunks' modules are named as torch names them, so a tensor's name follows from the path of its
-leaf: `params / layer1.0 / conv1 / kernel` is `layer1.0.conv1.weight`. A leaf that is no part of a
-layer, `cls_token` for one, has torch's name and torch's layout.
+Modules have the same names as in torch, so the path of a leaf gives the name of its tensor:
+`params / layer1.0 / conv1 / kernel` is `layer1.0.conv1.weight`. A leaf outside of a layer, such as
+`cls_token`, has torch's name and layout.
 """
 
 import re
@@ -31,14 +31,10 @@ LISTED_NAMES = 8
 
 
 def torch_shapes(variables: Mapping) -> dict[str, tuple[int, ...]]:
-    """Under which name and in which shape torch has the tensor of each leaf.
+    """Return the shape in torch of the tensor of each leaf, by torch's name.
 
     Args:
-        variables: A trunk's collections; only their shapes are read, so the result of
-            `jax.eval_shape` will do.
-
-    Returns:
-        The shapes by name, in the order of the leaves.
+        variables: Collections of a trunk, or their shapes from `jax.eval_shape`.
     """
     return {
         _torch_name(path): tuple(leaf.shape[axis] for axis in _torch_axes(path, leaf.ndim))
@@ -51,16 +47,13 @@ def select_trunk_tensors(
     variables: Mapping,
     classifier_prefixes: tuple[str, ...],
 ) -> dict[str, np.ndarray]:
-    """Picks the tensors of a trunk from a state dict, and checks that they fill it.
+    """Return the tensors of a trunk from a state dict, one for each leaf, by torch's name.
 
     Args:
         tensors: The state dict, as for `load_torch_tensors`.
-        variables: The trunk's collections, as for `torch_shapes`.
-        classifier_prefixes: How the names begin that belong to the classifier and are left out,
-            as are torch's `num_batches_tracked`.
-
-    Returns:
-        One tensor for each leaf, under the names of `torch_shapes`.
+        variables: Collections of the trunk, as for `torch_shapes`.
+        classifier_prefixes: First letters of the names that belong to the classifier. These
+            tensors are left out, as are torch's `num_batches_tracked`.
 
     Raises:
         InputError: A leaf has no tensor, a tensor has no leaf, or a shape differs.
@@ -84,7 +77,7 @@ def select_trunk_tensors(
         raise InputError(
             "the weights do not fit the trunk: "
             + "; ".join(f"{len(v)} {kind}: {_listed(v)}" for kind, v in problems.items() if v)
-            + ". Check that they belong to the trunk that the configuration names"
+            + ". Check that they belong to the trunk in the configuration"
         )
     return given
 
@@ -94,16 +87,12 @@ def load_torch_tensors(
     variables: Mapping,
     classifier_prefixes: tuple[str, ...],
 ) -> dict:
-    """Fills a trunk's variables from a state dict of torch, every leaf from its own tensor.
+    """Return variables of a trunk that are filled from a torch state dict.
 
     Args:
         tensors: The state dict, in torch's layout (`[out in kh kw]`, `[out in]`).
-        variables: The trunk's collections as initialised; only their shapes and dtypes are read, so
-            the result of `jax.eval_shape` will do.
+        variables: Collections of the trunk, or their shapes from `jax.eval_shape`.
         classifier_prefixes: As for `select_trunk_tensors`.
-
-    Returns:
-        New variables of the same structure.
 
     Raises:
         InputError: As `select_trunk_tensors`.
@@ -119,7 +108,7 @@ def load_torch_tensors(
 
 
 def to_torch_tensors(variables: Mapping) -> dict[str, np.ndarray]:
-    """Returns a trunk's variables as torch names and lays them out; undoes `load_torch_tensors`."""
+    """Return the variables of a trunk with torch's names and layout; undo `load_torch_tensors`."""
     return {
         _torch_name(path): np.transpose(leaf, _torch_axes(path, leaf.ndim))
         for path, leaf in flatten_dict(jax.device_get(variables)).items()
@@ -132,7 +121,7 @@ def _torch_name(path: tuple[str, ...]) -> str:
 
 
 def _torch_axes(path: tuple[str, ...], ndim: int) -> tuple[int, ...]:
-    """The axes of a leaf in the order of its tensor's."""
+    """Return the axes of a leaf in the order of its tensor."""
     return KERNEL_AXES[ndim] if path[-1] == "kernel" else tuple(range(ndim))
 
 
