@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.method.losses import PairLogits
-from apinet_jax.models.layers import Trunk, torch_default
+from apinet_jax.models.layers import torch_default
 from apinet_jax.models.operations import at_least_float32
 from apinet_jax.system.errors import InputError
 
@@ -74,7 +74,7 @@ class APINet(nn.Module):
             partner's gate (`other`), or `both`; `none` for the baseline.
     """
 
-    trunk: Trunk
+    trunk: nn.Module
     feature_width: int
     num_classes: int
     hidden: int = 512

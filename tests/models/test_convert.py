@@ -82,7 +82,7 @@ def authors_file(tmp_path):
 
 def save_run(workdir, **fields):
     """A checkpoint as a run leaves it."""
-    config = config_for("", model__dtype="float32", **fields)
+    config = config_for("", **{"model__dtype": "float32", "model__remat": "none", **fields})
     model, _ = make_network(config, CLASSES)
     shapes = network_shapes(model)
     variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)

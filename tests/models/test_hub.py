@@ -102,9 +102,9 @@ def test_run_keeps_the_commit_of_its_model(hub, files):
             r"hub has no model timm/tiny\.fish, .*names are listed at http://.*/timm",
         ),
         ("timm:tiny.birds@v9", r"timm/tiny\.birds has no revision v9: see http"),
-        ("timm:two words", r"two words is not the name of a model: .*=timm:resnet101"),
+        ("timm:two words", r"two words is not the name of a model; .*=timm:resnet101"),
         ("timm:pickled", r"no model\.safetensors with a config\.json .*a pickle may run code"),
-        ("timm:gated", r"only to those who accepted its terms: see http://.*/timm/gated"),
+        ("timm:gated", r"only to users who accepted its terms: see http://.*/timm/gated"),
         ("timm:withdrawn", r"withdrawn could not be fetched \(.*403.*resolve/main/model\.safetens"),
     ],
 )
@@ -225,7 +225,7 @@ def test_default_pixel_statistics_are_those_of_the_trunk(tmp_path, files):
 
 @pytest.mark.parametrize(
     ("size", "gib", "crop", "resize"),
-    [(288, 24, 448, 512), (288, 8, 288, 329), (288, 4, 224, 256), (600, 8, 224, 256)],
+    [(288, 24, 448, 512), (288, 5, 288, 329), (288, 3, 224, 256), (600, 5, 224, 256)],
 )
 def test_size_of_the_weights_is_tried_after_the_papers(size, gib, crop, resize, tmp_path):
     (tmp_path / "model.safetensors").touch()
