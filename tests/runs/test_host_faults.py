@@ -52,16 +52,16 @@ def test_workdir_on_one_host_only(photos, tmp_path):
         return [*options(settings_for(photos), workdir), *process]
 
     with ExitStack() as stack:
-        (first, told), (code, output) = outcome(start_both(stack, arguments))
-    assert code == 2, output + told
+        (first, other), (code, output) = outcome(start_both(stack, arguments))
+    assert code == 2, output + other
     assert f"Host 1 does not see {tmp_path}/disk1/run/run.json, which host 0 has" in output
-    assert "Traceback" not in output + told
+    assert "Traceback" not in output + other
     assert first != 0
 
 
 def test_full_disk_of_the_primary_process(photos, tmp_path):
     workdir = tmp_path / "run"
-    command = options(settings_for(photos, data__workers=0), workdir)
+    command = options(settings_for(photos, data__workers=0, model__hidden=8192), workdir)
     address = f"--coordinator_address=localhost:{free_port()}"
     began = time.monotonic()
     with ExitStack() as stack:
@@ -114,9 +114,9 @@ def test_lost_host(lost, photos, tmp_path):
         output, _ = launcher.communicate(timeout=120)
     assert time.monotonic() - began < 60
     assert launcher.returncode == 1, output
-    told = [line for line in output.splitlines() if line.startswith("error: Host")]
+    errors = [line for line in output.splitlines() if line.startswith("error: Host")]
     step = steps_of(workdir)[-1]
-    assert told == [
+    assert errors == [
         f"error: Host {lost} of 2 was lost (killed by signal 9). The last good checkpoint is "
         f"{workdir}/checkpoints/{step}. The same command continues from the last good checkpoint."
     ]

@@ -64,17 +64,17 @@ def stopped(photos, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(photos, tmp_path_factory):
+def single(photos, tmp_path_factory):
     """The same run by one process with one device."""
-    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    workdir = tmp_path_factory.mktemp("runs") / "single"
     code, output = run_command(options(settings_for(photos), workdir), devices=1)
     assert code == 0, output
     return workdir
 
 
 @pytest.mark.slow
-def test_first_step_equals_that_of_one_host(stopped, alone):
-    ours, reference = rows_of(stopped[0])[0], rows_of(alone)[0]
+def test_first_step_equals_that_of_one_host(stopped, single):
+    ours, reference = rows_of(stopped[0])[0], rows_of(single)[0]
     assert ours["step"] == reference["step"] == 1
     assert ours["pairs"] == reference["pairs"]
     for name in ("loss", "cross_entropy", "ranking", "grad_norm"):
@@ -82,8 +82,8 @@ def test_first_step_equals_that_of_one_host(stopped, alone):
 
 
 @pytest.mark.slow
-def test_every_test_image_counts_once(stopped, alone):
-    for workdir in (stopped[0], alone):
+def test_every_test_image_counts_once(stopped, single):
+    for workdir in (stopped[0], single):
         report = json.loads((workdir / "results.json").read_text())
         assert report["test"]["last"]["images"] == 13
 
@@ -180,9 +180,9 @@ def test_error_is_printed_once(changes, message, photos, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made_by", ["job", "one process"])
-def test_resume_on_another_number_of_hosts(made_by, stopped, alone, photos, tmp_path):
+def test_resume_on_another_number_of_hosts(made_by, stopped, single, photos, tmp_path):
     """The loss of the next step is the same."""
-    made = stopped[0] if made_by == "job" else alone
+    made = stopped[0] if made_by == "job" else single
     workdir = shutil.copytree(made, tmp_path / "again")
     shutil.rmtree(workdir / "checkpoints/16")
     assert steps_of(workdir)[-1] == 15

@@ -232,10 +232,10 @@ def test_evaluation_lists_ignored_settings(finished, photos, tmp_path, capsys):
     shutil.copy(changed / "train/class0/0.png", changed / "train/class0/copy.png")
     other = {**SHORT, "optim__lr": 0.5, "model__hidden": 8}
     evaluate(finished, "last", config_for(changed, **other))
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     names = "model.hidden = 16 (not 8), optim.lr = 0.01 (not 0.5)"
-    assert f"Taken from the run, not from the command: {names}\n" in told
-    assert "These are not the images of the run: " in told
+    assert f"Taken from the run, not from the command: {names}\n" in reported
+    assert "These are not the images of the run: " in reported
 
 
 def test_step_that_does_not_fit_lists_what_would(photos, tmp_path, monkeypatch):
