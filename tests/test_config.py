@@ -156,7 +156,7 @@ def test_all_wrong_values_are_listed_at_once():
         check_config(config)
 
 
-# What a field of the model, the pairs, the loss or the optimizer is changed to, beside what else.
+# New value of each field of the model, the pairs, the loss or the optimizer, and other changes.
 CHANGES = {
     "model.trunk": ("resnet10_w16", {}),
     "model.mean": ((0.1, 0.2, 0.3), {}),
@@ -189,8 +189,8 @@ CHANGES = {
     "optim.frozen_epochs": (0.0, {}),
 }
 ELSEWHERE = {
-    "model.pretrained",  # tests/test_outputs.py
-    "optim.ema",  # tests/test_resume.py
+    "model.pretrained",  # tests/runs/test_outputs.py
+    "optim.ema",  # tests/runs/test_resume.py
 }
 
 
@@ -217,8 +217,8 @@ def unchanged(fields):
 
 @pytest.mark.parametrize("field", CHANGES)
 def test_every_switch_reaches_the_program(field):
-    value, beside = CHANGES[field]
-    assert behaviour(**beside, **{field: value}) != unchanged(tuple(beside.items()))
+    value, others = CHANGES[field]
+    assert behaviour(**others, **{field: value}) != unchanged(tuple(others.items()))
 
 
 def test_no_switch_is_forgotten():
@@ -329,6 +329,6 @@ def test_damaged_record(saved):
 
 
 def test_config_is_plain_data():
-    """It is saved beside every checkpoint as JSON."""
+    """It is saved with every checkpoint as JSON."""
     config = default_config()
     assert ml_collections.ConfigDict(config.to_dict()).to_dict() == config.to_dict()

@@ -151,8 +151,8 @@ def test_pairs_of_one_kind():
     pairs = mined("similar")
     both = pair_features(ON_A_LINE, LABELS, pairs)
     for row, kind in enumerate(("intra", "inter")):
-        alone = pair_features(ON_A_LINE, LABELS, pairs, kind)
-        for one, two in zip(alone, both, strict=True):
+        single = pair_features(ON_A_LINE, LABELS, pairs, kind)
+        for one, two in zip(single, both, strict=True):
             np.testing.assert_array_equal(one, two[row : row + 1])
 
 

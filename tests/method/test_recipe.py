@@ -95,7 +95,7 @@ def test_warm_up_by_hand():
 
 
 def gradient_image(size):
-    """Every pixel tells where it is."""
+    """Return an image whose pixels encode their position."""
     rows, columns = np.mgrid[:size, :size].astype(np.uint8)
     return np.stack([rows, columns, np.zeros_like(rows)], axis=-1)
 

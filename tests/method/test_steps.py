@@ -221,6 +221,8 @@ def test_deterministic_option_is_only_for_gpus(deterministic):
     option = "xla_gpu_exclude_nondeterministic_ops"
     assert compiler_options("gpu", deterministic) == {option: deterministic}
     assert compiler_options("cpu", deterministic) == compiler_options("tpu", deterministic) == {}
+    # XLA knows the option by this name; others are refused on any platform.
+    jax.jit(lambda x: x + 1, compiler_options=compiler_options("gpu", deterministic))(1)
 
 
 def test_dropout_depends_on_the_step():

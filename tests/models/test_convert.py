@@ -151,16 +151,16 @@ def test_trunk_of_a_run_carries_its_pixel_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "beside"), [("model.safetensors", "config.json"), ("t.safetensors", "t.json")]
+    ("name", "config_file"), [("model.safetensors", "config.json"), ("t.safetensors", "t.json")]
 )
-def test_pixel_statistics_overwrite_nothing(name, beside, tmp_path):
+def test_pixel_statistics_overwrite_nothing(name, config_file, tmp_path):
     run = save_run(tmp_path / "run", model__mean=(0.5, 0.4, 0.3))
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / beside).write_text("precious")
-    with pytest.raises(InputError, match=f"{beside}, which would say .* is there already"):
+    (tmp_path / "out" / config_file).write_text("precious")
+    with pytest.raises(InputError, match=f"{config_file}, which would say .* is there already"):
         convert(run, tmp_path / "out" / name, "--to=torchvision")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [beside]
-    assert (tmp_path / "out" / beside).read_text() == "precious"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [config_file]
+    assert (tmp_path / "out" / config_file).read_text() == "precious"
     convert(run, tmp_path / "new" / name, "--to=torchvision")
     assert find_pretrained(str(tmp_path / "new" / name)).mean == (0.5, 0.4, 0.3)
 
@@ -171,13 +171,13 @@ def test_other_pixel_statistics_are_warned_about(tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().err
     run = save_run(tmp_path / "run", model__mean=MEAN)
     convert(run, tmp_path / "run.safetensors", "--to=authors")
-    told = capsys.readouterr().err.splitlines()
-    assert [line for line in told if "WARNING" in line] == told[-1:]
-    assert "by mean (0.5, 0.4, 0.3) and std (0.229, 0.224, 0.225)" in told[-1]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "WARNING" in line] == lines[-1:]
+    assert "by mean (0.5, 0.4, 0.3) and std (0.229, 0.224, 0.225)" in lines[-1]
 
 
 @pytest.mark.parametrize(
-    ("source", "beside"),
+    ("source", "config_file"),
     [
         ("t.safetensors", "t.json"),
         ("model.safetensors", "config.json"),
@@ -185,7 +185,7 @@ def test_other_pixel_statistics_are_warned_about(tmp_path, capsys):
         ("pytorch_model.bin", "config.json"),
     ],
 )
-def test_configuration_is_converted_with_the_file(source, beside, torch, tmp_path):
+def test_configuration_is_converted_with_the_file(source, config_file, torch, tmp_path):
     path = tmp_path / source
     if path.suffix == ".safetensors":
         save_file(trunk_tensors(), path)
@@ -193,12 +193,12 @@ def test_configuration_is_converted_with_the_file(source, beside, torch, tmp_pat
         torch.save({name: Tensor(tensor) for name, tensor in trunk_tensors().items()}, path)
     convert(path, tmp_path / "bare.safetensors")
     assert not (tmp_path / "bare.json").exists()
-    (tmp_path / beside).write_text(DESCRIPTION)
+    (tmp_path / config_file).write_text(DESCRIPTION)
     convert(path, tmp_path / "new/birds.safetensors")
     found = find_pretrained(str(tmp_path / "new/birds.safetensors"))
     assert found[2:] == (MEAN, STD, 288, "resnet10t")
-    (tmp_path / beside).write_text("[]")
-    with pytest.raises(InputError, match=f"{beside} is not a timm configuration"):
+    (tmp_path / config_file).write_text("[]")
+    with pytest.raises(InputError, match=f"{config_file} is not a timm configuration"):
         convert(path, tmp_path / "refused.safetensors")
 
 
@@ -227,7 +227,7 @@ def test_bfloat16_becomes_float32(tmp_path):
 
 
 def test_refused_writes(tmp_path):
-    """`/proc` takes no files, whoever asks."""
+    """`/proc` refuses files, even those of root."""
     save_file(trunk_tensors(), tmp_path / "trunk.safetensors")
     with pytest.raises(RunError, match=r"Could not write /proc/out\.safetensors: No such file"):
         convert(tmp_path / "trunk.safetensors", "/proc/out.safetensors")

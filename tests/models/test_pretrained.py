@@ -153,7 +153,7 @@ def test_number_type_unknown_to_numpy(tmp_path):
 def test_shared_squeezenet_weights_load_strictly(shared_dir):
     path = shared_dir / "weights" / "squeezenet1_1_imagenet_notop.safetensors"
     if not path.exists():
-        pytest.skip("the ImageNet weights of SqueezeNet are not beside the repository")
+        pytest.skip("the ImageNet weights of SqueezeNet are not available")
     tensors = read_safetensors(path)
     loaded = load_torch_tensors(
         tensors, variable_shapes("squeezenet1_1"), TRUNKS["squeezenet1_1"].classifier_prefixes
