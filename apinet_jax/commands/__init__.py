@@ -1,13 +1,13 @@
-"""The commands beside training and evaluation, one file each.
+"""Commands besides training and evaluation, one file each.
 
-A command is a module with `add_arguments(parser)` and `run(arguments)`; the first paragraph of its
-docstring is what `--help` says it does, the rest its examples.
+A command is a module with `add_arguments(parser)` and `run(arguments)`. Its docstring is what
+`--help` prints: what the command does, and examples.
 """
 
 COMMANDS = {
-    "compile_check": "compile for TPUs that are not there: does it fit, what does it cost",
-    "convert": "weights and checkpoints from PyTorch to here, and back",
-    "job": "train as several processes on this machine, as several hosts would",
+    "compile_check": "compile for TPUs without having any: does it fit, what does it cost",
+    "convert": "convert weights and checkpoints from PyTorch to this project and back",
+    "job": "train with several processes on this machine, as several hosts would",
     "prepare": "fetch and check a data set, and show what is in it",
     "sweep": "train a grid of settings over several seeds, and compare",
 }

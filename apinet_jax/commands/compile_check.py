@@ -1,8 +1,8 @@
-r"""Compiles the program of a configuration for TPUs that are not there, and says what it costs.
+r"""Compile the program of a configuration for TPUs without having any, and print its costs.
 
-Does it fit, how long does a step take at best, how long and how many chip-hours does the run: by
-the account of the TPU's own compiler, which this machine runs. A compilation takes minutes.
-Needs the compiler: pip install "apinet_jax[tpu]", or libtpu alone.
+The TPU's own compiler, which runs on this machine, estimates whether the program fits, the least
+time of a step, and the time and chip-hours of the run. A compilation takes minutes. The compiler is
+installed with pip install "apinet_jax[tpu]", or pip install libtpu.
 
 Examples:
   python -m apinet_jax compile_check --config configs/cub.py --topology v5e:2x4
@@ -26,61 +26,59 @@ from apinet_jax.setup.config_file import parse_change, read_config
 from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError, RunError
 
-# What the compiler asks of the machine that it believes to be on.
+# The environment in which the compiler runs without a TPU.
 _ON_NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several of these commands, no chip between them
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several commands at once
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "JAX_PLATFORMS": "cpu",
 }
-_MOST_OPTIONS = 2  # of the settings that would fit, as each takes minutes to try
+_MOST_OPTIONS = 2  # that are printed: each takes minutes to try
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument("--config", required=True, help="configuration: FILE[:code|paper]")
     parser.add_argument(
         "--topology",
         action="append",
         required=True,
         metavar="CHIP:AxB",
-        help="chips and how they are wired, as v5e:2x4; may be given several times",
+        help="chips and their layout, as in v5e:2x4; may be repeated",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="another value of a field, for instance model.trunk=resnet50",
+        help="another value of a field, as in model.trunk=resnet50",
     )
     parser.add_argument(
         "--images",
         type=int,
         nargs=2,
         metavar=("TRAIN", "CLASSES"),
-        help="numbers of the data set, where it is not there",
+        help="size of the data set, if it is not on this machine",
     )
 
 
 class _Row(NamedTuple):
-    """What is told of one topology: a cell for each line of the table."""
+    """Figures of one topology: a cell for each line of the table."""
 
     cells: dict[str, str]
     fits: bool
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compiles for each topology and prints a table.
+    """Compile for each topology and print a table.
 
     Raises:
         InputError: If the configuration, a setting or a topology is wrong, or the compiler missing.
-        RunError: If the program does not fit one of them.
+        RunError: If the program does not fit one of the topologies.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise InputError(
-            "The TPU's compiler is not installed: pip install libtpu (it needs no TPU)."
-        )
+        raise InputError("The TPU compiler is not installed: pip install libtpu (it needs no TPU).")
     os.environ.update(_ON_NO_TPU)
     config = read_config(arguments.config)
     changes = dict(parse_change(change, config) for change in arguments.set)
@@ -89,10 +87,10 @@ def run(arguments: argparse.Namespace) -> None:
     num_images, num_classes = arguments.images or _counts(config)
     if arguments.images and not 2 <= num_classes <= num_images:
         raise InputError(
-            f"--images {num_images} {num_classes}: there must be at least 2 classes, and an image "
-            "of each."
+            f"--images {num_images} {num_classes}: at least 2 classes with an image each are "
+            "needed."
         )
-    meshes = {name: _mesh(name) for name in arguments.topology}  # all names are checked first
+    meshes = {name: _mesh(name) for name in arguments.topology}  # checks all names first
     rows = {
         name: _check(config, name, mesh, num_images, num_classes) for name, mesh in meshes.items()
     }
@@ -102,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _counts(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """Training images and classes of the data set: official ones, or of that which is there."""
+    """Numbers of training images and classes: the official ones, or those of the data."""
     if config.data.name in OFFICIAL:
         return official_counts(config.data.name)
     from apinet_jax.setup.build import make_dataset
@@ -112,20 +110,20 @@ def _counts(config: ml_collections.ConfigDict) -> tuple[int, int]:
 
 
 def _mesh(topology: str) -> Any:
-    """The mesh of the devices that a topology describes."""
+    """The mesh of a topology's devices."""
     from jax.experimental import topologies
 
     from apinet_jax.system.mesh import make_mesh
 
-    # Hosts of four chips are what the compiler expects otherwise.
-    alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
+    # By default the compiler expects hosts of four chips.
+    single = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
     try:
-        described = topologies.get_topology_desc(topology, "tpu", **alone)
+        described = topologies.get_topology_desc(topology, "tpu", **single)
     except Exception as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"There is no topology '{topology}' ({first_line}). Give a chip and how many lie side "
-            "by side, as in v5e:2x4 or v6e:4x4."
+            f"There is no topology '{topology}' ({first_line}). Give a chip and a layout, as in "
+            "v5e:2x4 or v6e:4x4."
         ) from error
     return make_mesh(list(described.devices))
 
@@ -133,7 +131,7 @@ def _mesh(topology: str) -> Any:
 def _check(
     config: ml_collections.ConfigDict, topology: str, mesh: Any, num_images: int, num_classes: int
 ) -> _Row:
-    """Compiles both steps for a topology."""
+    """Compile both steps for a topology."""
     import jax
 
     from apinet_jax.setup import memory
@@ -147,10 +145,10 @@ def _check(
     kind = mesh.devices.flat[0].device_kind
     chip = CHIPS.get(kind)
     if chip is None:
-        raise InputError(f"Nothing is known of {kind}; there are: v5e, v6e.")
+        raise InputError(f"The rates of {kind} are unknown; choose v5e or v6e.")
     labels = np.arange(num_images) % num_classes
     config, choices = choose(config, labels, num_images, "tpu", mesh.size, chip.memory)
-    say(*(line for line in choices if not line.startswith("WARNING")))  # of accuracy, not of cost
+    say(*(line for line in choices if not line.startswith("WARNING")))  # about accuracy, not costs
     batch_size = config.batch.classes * config.batch.images
     check_divisible(batch_size, mesh, "batch.classes x batch.images", config.train.microbatches)
 
@@ -169,7 +167,7 @@ def _check(
         return _Row(_misfit(config, mesh, chip.memory, need, compiled), fits=False)
     costs = costs_of(step, config.train.microbatches)
     if config.train.microbatches > 1:
-        say("Operations and bytes are a part's times their number: the update counts too often.")
+        say("Operations and bytes are those of a microbatch times their number.")
     say(f"Compiling the evaluation step for {topology} ...")
     program = make_program(config, num_classes, num_images, mesh)
     evaluation = costs_of(compile_eval_step(config, program, mesh))
@@ -213,22 +211,22 @@ def _misfit(
     need: int | None,
     compiled: Callable[[dict[str, Any]], Any],
 ) -> dict[str, str]:
-    """What is told of a program that does not fit: by how much, and what would."""
+    """Figures of a program that does not fit, and settings that would."""
     from apinet_jax.setup import memory
     from apinet_jax.setup.memory import format_bytes
 
-    needed = "more than the compiler could arrange"
+    needed = "more than the compiler could fit"
     if need is not None:
         needed = f"{format_bytes(need)}, {format_bytes(need - has)} too much"
     fitting: list[str] = []
     for changes in memory.memory_saving_options(config, mesh.size, mesh.devices.flat[0].platform):
         if len(fitting) == _MOST_OPTIONS:
             break
-        told = " ".join(f"--set {field}={value}" for field, value in changes.items())
-        say(f"It does not fit; trying {told} ...")
+        flags = " ".join(f"--set {field}={value}" for field, value in changes.items())
+        say(f"It does not fit; trying {flags} ...")
         program = compiled(changes)
         if program is not None and (then := memory.program_bytes(program)) <= has:
-            fitting.append(f"{told} ({format_bytes(then)})")
+            fitting.append(f"{flags} ({format_bytes(then)})")
     return {
         "chips": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "batch": f"{config.batch.classes} x {config.batch.images} at {config.data.crop}",
@@ -239,7 +237,7 @@ def _misfit(
 
 
 def _table(rows: dict[str, _Row]) -> list[str]:
-    """A column for each topology."""
+    """The table, with a column for each topology."""
     names = list(dict.fromkeys(name for row in rows.values() for name in row.cells))
     head = ["the compiler's estimates", *rows]
     body = [[name, *(row.cells.get(name, "") for row in rows.values())] for name in names]

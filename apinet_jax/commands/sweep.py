@@ -1,15 +1,15 @@
-r"""Trains a grid of settings over several seeds and compares them in one table.
+r"""Train a grid of settings over several seeds and compare them in one table.
 
 Examples:
   python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations \\
       --set data.dir=PHOTOS --set model.pretrained=squeezenet1_1.safetensors
   python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations --table
 
-Every run is a `python -m apinet_jax.main` of its own, so the same command goes on where it was
-interrupted: finished runs are kept in FOLDER/runs.jsonl and skipped, an unfinished one continues.
-A run that diverged is kept as such, and its cell is not compared.
-The table (Markdown and CSV) and the plot are written anew after every run; what was not run says
-so. A sweep file is Python, like a configuration: run only files that you trust.
+Every run is a separate `python -m apinet_jax.main`. The same command continues after an
+interruption: finished runs are recorded in FOLDER/runs.jsonl and skipped. Diverged runs are
+recorded too; their cells are not compared, and nothing is compared with a reference that diverged.
+The table (Markdown and CSV) and the plot are updated after every run. A sweep file is a Python
+program: only run files that you trust.
 """
 
 import argparse
@@ -35,45 +35,45 @@ from apinet_jax.system.errors import DivergedError, InputError, Interrupted, Run
 from apinet_jax.system.paths import local_path
 from apinet_jax.system.signals import stop_requests
 
-_POLL = 0.2  # seconds between two looks at a run and at the signals
+_POLL = 0.2  # seconds between checks of the run and of signals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument("sweep", help="the sweep file")
-    parser.add_argument("--folder", type=local_path, required=True, help="where runs and table go")
+    parser.add_argument("--folder", type=local_path, required=True, help="for runs, table and plot")
     parser.add_argument(
-        "--results", type=local_path, help="where runs.jsonl, table and plot go instead"
+        "--results", type=local_path, help="another folder for runs.jsonl, table, plot"
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="a setting of all runs, for instance data.dir=PHOTOS",
+        help="a setting for all runs, as in data.dir=PHOTOS",
     )
-    parser.add_argument("--only", action="append", metavar="CELL", help="run these cells alone")
-    parser.add_argument("--retry", action="store_true", help="run those again that diverged")
-    parser.add_argument("--table", action="store_true", help="run nothing, write the table")
+    parser.add_argument("--only", action="append", metavar="CELL", help="only run these cells")
+    parser.add_argument("--retry", action="store_true", help="repeat runs that diverged")
+    parser.add_argument("--table", action="store_true", help="only write the table")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs what is missing, then prints the table.
+    """Run what is missing, then print the table.
 
     Raises:
         InputError: If the sweep file or a setting is wrong.
-        RunError: If a run failed; the others were made.
-        Interrupted: After SIGTERM or Ctrl-C; the run under way has been asked to save its state.
+        RunError: If a run failed; the others were completed.
+        Interrupted: After SIGTERM or Ctrl-C, when the current run has ended.
     """
     sweep = read_sweep(arguments.sweep, arguments.set)
     if unknown := sorted(set(arguments.only or ()) - set(sweep.cells)):
         raise InputError(
-            f"There is no cell '{unknown[0]}' in {arguments.sweep}; there are: "
+            f"There is no cell '{unknown[0]}' in {arguments.sweep}. Its cells are: "
             f"{', '.join(sweep.cells)}."
         )
     results = arguments.results or arguments.folder
     if arguments.table and not results.is_dir():
-        raise InputError(f"There is no folder {results} to make a table of.")
+        raise InputError(f"There is no folder {results}, so no table can be made.")
     results.mkdir(parents=True, exist_ok=True)
     done = read_runs(results, sweep)
     if arguments.retry:
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _workdir(folder: Path, sweep: Sweep, cell: str, seed: int) -> Path:
-    """A folder for each cell under each settings; names that differ in signs alone stay apart."""
+    """A folder for each cell and its settings; the hash separates similar names."""
     name = "".join(c if c.isalnum() else "_" for c in cell)
     settings = json.dumps([cell, sweep.identity(cell)], sort_keys=True)
     return folder / f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}" / f"seed{seed}"
@@ -120,15 +120,7 @@ def _workdir(folder: Path, sweep: Sweep, cell: str, seed: int) -> Path:
 def _train(
     sweep: Sweep, cell: str, seed: int, workdir: Path, check_signals: Callable[[], None]
 ) -> str | None:
-    """Trains, or goes on with, one run, in a process of its own.
-
-    Returns:
-        The message of a run that ended because a number was not finite any more.
-
-    Raises:
-        RunError: If it failed otherwise, with the reason.
-        Interrupted: After SIGTERM or Ctrl-C.
-    """
+    """Start or continue a run in its own process; return the message of one that diverged."""
     workdir.mkdir(parents=True, exist_ok=True)
     settings = {**sweep.settings, **sweep.cells[cell], "seed": seed}
     command = [
@@ -139,8 +131,8 @@ def _train(
     stopped = None
     with open(workdir / "log.txt", "a") as log:
         start = log.tell()
-        # In a group of its own: a signal to the whole group would reach it twice, and the second
-        # one does not wait for the state to be saved.
+        # In its own group: a signal to this process's group would reach it twice, and the second
+        # one ends it before the state is saved.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -161,7 +153,7 @@ def _train(
         return None
     if stopped:
         saved = "has saved its state" if code > 0 else "had nothing to save yet"
-        say(f"The run under way {saved}. The same command goes on.")
+        say(f"The interrupted run {saved}. The same command continues.")
         raise stopped
     reason = _reason(workdir / "log.txt", start, code)
     if code == DivergedError.exit_code:
@@ -170,11 +162,11 @@ def _train(
 
 
 def _reason(log: Path, start: int, code: int) -> str:
-    """The message that a failed run ended with; `start` is where its part of the log begins."""
+    """The message that a failed run ended with, in the log after byte `start`."""
     text = log.read_bytes()[start:].decode(errors="replace")
     _, error, message = f"\n{text}".rpartition("\nerror: ")
     if error:
         return message.strip()
     if code < 0:
-        return f"killed by signal {-code}" + (", for want of memory perhaps" if code == -9 else "")
+        return f"killed by signal {-code}" + (", perhaps for lack of memory" if code == -9 else "")
     return f"exit code {code}"

@@ -28,10 +28,10 @@ from apinet_jax.setup.sizing import (
 from apinet_jax.setup.unused_settings import unused_settings
 
 _WARNING = (
-    "WARNING: no pretrained weights, so the trunk starts from noise, and a few thousand photos are "
-    "not enough to make up for it: on 50 bird species a small trunk from scratch reached 35 %, "
-    "SqueezeNet with its weights 74 % (docs/results.md). Weights come from the Hugging Face hub "
-    "with --config.model.pretrained=timm:resnet50.tv_in1k, or from a .safetensors file with "
+    "WARNING: no pretrained weights: the trunk starts from random values, and a few thousand "
+    "photos do not make up for that. On 50 bird species a small trunk from scratch reached 35 %, "
+    "SqueezeNet with ImageNet weights 74 % (docs/results.md). Use weights from the Hugging Face "
+    "hub with --config.model.pretrained=timm:resnet50.tv_in1k, or a .safetensors file with "
     "torchvision or timm names."
 )
 _CACHE_LIMIT = 4 * 2**30
@@ -48,21 +48,23 @@ def choose(
     device_bytes: int,
     recorded: dict[str, Any] | None = None,
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
-    """Fills every field that is `None` and may be chosen.
+    """Fill every field that is `None` and may be chosen.
 
     Args:
         config: The configuration; not changed.
         labels: Class of each training image.
         num_images: Images of all splits, for the size of the cache.
-        platform: What the run is computed on: `cpu`, `gpu` or `tpu`.
+        platform: `cpu`, `gpu` or `tpu`.
         num_devices: Devices of the run.
-        device_bytes: Memory of one of them, in bytes.
-        recorded: Flat configuration of the run that is being resumed, whose choices stand
-            whatever the device is now.
+        device_bytes: Memory of one device, in bytes.
+        recorded: Flat configuration of the run that is resumed. Its choices are kept, whatever the
+            devices are now.
 
     Returns:
-        The completed configuration, and a line for each choice, each warning and each setting that
-        has no effect.
+        The completed configuration, and a line for each choice, warning and setting without effect.
+
+    Raises:
+        InputError: If no batch suits the devices, or the weights cannot be used.
     """
     config = ml_collections.ConfigDict(config.to_dict(preserve_field_references=False))
     if config.model.pretrained:
@@ -112,7 +114,9 @@ def choose(
     fill(
         "optim.frozen_epochs",
         float(round(share)) if pretrained else 0.0,
-        "the paper's share of the epochs" if pretrained else "a trunk without weights must learn",
+        "the paper's share of the epochs"
+        if pretrained
+        else "a trunk without pretrained weights has to learn",
     )
     return config, lines + _warnings(config) + unused_settings(config)
 
@@ -126,13 +130,10 @@ def _fill_sizes(
     num_devices: int,
     budget: int,
 ) -> None:
-    """Choose crop, resize, K, S, rematerialisation and microbatches, which share the memory."""
+    """Choose the settings that share a device's memory: image sizes, K, S, remat, microbatches."""
     data, batch, trunk = config.data, config.batch, config.model.trunk
-    on_cpu, median, given_parts = (
-        platform == "cpu",
-        int(np.median(counts)),
-        config.train.microbatches,
-    )
+    on_cpu, median = platform == "cpu", int(np.median(counts))
+    given_parts = config.train.microbatches
     unit = num_devices * (given_parts or 1)
     shapes = batch_shapes(len(counts), median, unit, batch.classes, batch.images)
     savings = memory_savings(platform, config.model.remat, given_parts)
@@ -182,7 +183,7 @@ def _why_crop(crop: int, resize_given: bool) -> str:
 def _trunk(
     weights: Pretrained | None, on_cpu: bool, num_devices: int, budget: int
 ) -> tuple[str, str]:
-    """The trunk that the weights are of; without weights, what the device can train."""
+    """The trunk of the weights; without weights, one that the device can train."""
     if weights is not None:
         trunk = check_weights(weights.path, None)
         why = "its tensors are in model.pretrained"
@@ -203,14 +204,14 @@ def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:
     """The learning rate."""
     if rule == "adamw":
         if pretrained:
-            return 1e-4, "AdamW moves every weight by about the rate, and these are good already"
+            return 1e-4, "AdamW moves each weight by about the rate, and pretrained ones are near"
         return 1e-3, "the usual rate of AdamW"
     spec = trunk_spec(trunk)
     return spec.rate if pretrained else spec.scratch_rate
 
 
 def _warnings(config: ml_collections.ConfigDict) -> list[str]:
-    """One line for each setting that is allowed and seldom meant."""
+    """One line for each setting that is allowed but rarely intended."""
     pretrained, optim, lines = config.model.pretrained, config.optim, []
     noise = not pretrained and config.data.name != "birds"  # drawn to be learnt from scratch
     if noise:
@@ -218,12 +219,12 @@ def _warnings(config: ml_collections.ConfigDict) -> list[str]:
     if optim.frozen_epochs >= optim.epochs:
         lines.append(
             f"WARNING: optim.frozen_epochs = {optim.frozen_epochs:g} of optim.epochs = "
-            f"{optim.epochs:g}: the trunk stands still for the whole run, and only the head "
-            "learns; --config.optim.frozen_epochs=0 lets the trunk learn from the start."
+            f"{optim.epochs:g}: the trunk is frozen for the entire run, and only the head learns; "
+            "--config.optim.frozen_epochs=0 lets the trunk learn from the start."
         )
     elif noise and optim.frozen_epochs:
         lines.append(
-            f"WARNING: that noise stands still for {optim.frozen_epochs:g} epochs; "
+            f"WARNING: the random trunk is frozen for {optim.frozen_epochs:g} epochs; "
             "--config.optim.frozen_epochs=0 lets it learn from the start."
         )
     rate, why = _rate(config.model.trunk, pretrained, optim.rule)

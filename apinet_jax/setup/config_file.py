@@ -1,4 +1,4 @@
-"""Configuration files for commands whose flags are not absl's: the file, and FIELD=VALUE."""
+"""Configuration files and FIELD=VALUE, for commands that do not use absl flags."""
 
 import ast
 import runpy
@@ -12,17 +12,17 @@ from apinet_jax.system.errors import InputError
 
 
 def read_config(name: str) -> ml_collections.ConfigDict:
-    """Runs a configuration file.
+    """Run a configuration file.
 
     Args:
-        name: The file, with an optional preset: FILE[:code|paper].
+        name: FILE[:code|paper], the file with an optional preset.
 
     Raises:
-        InputError: If it is not there, or fails.
+        InputError: If the file is missing or fails.
     """
     file, _, preset = name.partition(":")
     if not Path(file).is_file():
-        raise InputError(f"{file} is not there. Run it in the project's folder.")
+        raise InputError(f"There is no {file}. Run the command in the project's folder.")
     try:
         return runpy.run_path(file)["get_config"](*([preset] if preset else []))
     except InputError:
@@ -32,18 +32,18 @@ def read_config(name: str) -> ml_collections.ConfigDict:
 
 
 def parse_change(change: str, config: ml_collections.ConfigDict) -> tuple[str, Any]:
-    """Field and value of `FIELD=VALUE`, the value in the field's type where it can be.
+    """Parse `FIELD=VALUE`, with the value in the field's type if possible.
 
     Raises:
         InputError: If there is no such field.
     """
     field, equals, text = change.partition("=")
     if not equals or field not in flatten(config):
-        raise InputError(f"--set {change}: there is no field '{field}' to be set.")
+        raise InputError(f"--set {change}: there is no field '{field}'.")
     *group, name = field.split(".")
     if (config[group[0]] if group else config).get_type(name) is str:
         return field, text
     try:
         return field, ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        return field, text  # the check of the configuration says what is wrong with it
+        return field, text  # checked with the configuration

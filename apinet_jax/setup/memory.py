@@ -1,4 +1,4 @@
-"""Does the program fit the device? Asked of the compiler, before the first step."""
+"""Whether a program fits the device, by the compiler's figures before the first step."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from apinet_jax.models import SCRATCH_TRUNKS, trunk_spec
 from apinet_jax.system.errors import RunError
 
 _MIB = 2**20
-_MOST_OPTIONS = 3  # of the settings that are named
+_MOST_OPTIONS = 3  # in a message
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def program_bytes(compiled: jax.stages.Compiled) -> int:
-    """Memory that one device needs to run a compiled program, in bytes.
+    """Return the memory that one device needs to run a compiled program, in bytes.
 
-    Arguments, results and temporaries, less what donated arguments share with results.
+    Arguments, results, temporaries and code, less the memory that results reuse from arguments.
     """
     need = compiled.memory_analysis()
     return (
@@ -35,10 +35,7 @@ def program_bytes(compiled: jax.stages.Compiled) -> int:
 def compile_unless_too_large(
     compiles: Callable[[], jax.stages.Compiled],
 ) -> jax.stages.Compiled | None:
-    """What `compiles` returns, or `None` where it gave up for want of device memory.
-
-    Compilers for accelerators do that themselves when they cannot lay a program out.
-    """
+    """Return what `compiles` does, or `None` if the compiler found too little device memory."""
     try:
         return compiles()
     except jax.errors.JaxRuntimeError as error:
@@ -48,22 +45,21 @@ def compile_unless_too_large(
 
 
 def device_bytes(device: jax.Device) -> int:
-    """Memory that a program may use on a device, in bytes.
+    """Return the memory that a program may use on a device, in bytes.
 
-    For a CPU it is the memory of the machine, or of the container, shared by the devices that stand
-    for it.
+    For a CPU it is the memory of the machine or container, divided among its JAX devices.
     """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"]
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # there is no limit, or not on this system
+    with contextlib.suppress(OSError, ValueError):  # no limit, or not Linux
         machine = min(machine, int(_CONTAINER_LIMIT.read_text()))
     return machine // jax.local_device_count()
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Bytes as people read them.
+    """Return bytes in a readable unit.
 
     >>> format_bytes(3 * 2**30)
     '3.0 GiB'
@@ -76,16 +72,15 @@ def format_bytes(num_bytes: int) -> str:
 def memory_saving_options(
     config: ml_collections.ConfigDict, num_devices: int, platform: str
 ) -> list[dict[str, Any]]:
-    """Changes that need less memory, from the least to the most painful, then all of them at once.
+    """Return changes that save memory, from the least to the most harmful, then all at once.
 
     Args:
-        config: The configuration.
+        config: The completed configuration.
         num_devices: Devices that share a batch.
-        platform: Theirs, as in `cpu`; CPUs gain nothing from bfloat16, nor from making again what
-            a backward pass needs.
+        platform: `cpu`, where bfloat16 and rematerialisation save nothing, `gpu` or `tpu`.
 
     Returns:
-        Values by field; a smaller crop comes with the resize that suits it.
+        Values by field; a smaller crop comes with its resize.
     """
     classes, images, crop = config.batch.classes, config.batch.images, config.data.crop
     options: list[dict[str, Any]] = []
@@ -108,10 +103,10 @@ def memory_saving_options(
             options.append({"data.resize": resize, "data.crop": smaller_crop})
     if not config.model.pretrained:
         options += [{"model.trunk": name} for name in SCRATCH_TRUNKS if name != config.model.trunk]
-    together: dict[str, Any] = {}
+    combined: dict[str, Any] = {}
     for option in options:
-        together = {**together, **option}
-    return [*options, together]
+        combined |= option
+    return [*options, combined]
 
 
 def check_fits(
@@ -120,17 +115,16 @@ def check_fits(
     options: Sequence[dict[str, Any]],
     compiles: Callable[[dict[str, Any]], jax.stages.Compiled | None] | None,
 ) -> None:
-    """Refuses a program that needs more memory than the device has.
+    """Refuse a program that needs more memory than the device has.
 
     Args:
-        need: Bytes that the program needs, or `None` if the compiler found no way to fit it.
+        need: Bytes that the program needs; `None` if the compiler could not make it fit.
         has: Bytes that the device has.
         options: Changes that may need less, tried until three fit.
-        compiles: Compiles the program under one of them, where that is possible; `None` where none
-            can be tried, which the advice then says.
+        compiles: Compiles the program with one of them; `None` if none can be tried.
 
     Raises:
-        RunError: With both figures and the settings that fit.
+        RunError: With both figures and settings that fit.
     """
     if need is not None and need <= has:
         return
@@ -147,8 +141,8 @@ def check_fits(
     if listed:
         would = "Each of these needs less" if compiles is None else "Any of these would fit"
         advice = "\n".join([f"{would}:", *listed])
-    needs = format_bytes(need) if need is not None else "more than the compiler could arrange"
+    needs = format_bytes(need) if need is not None else "more than the compiler could fit"
     raise RunError(
-        f"The training step needs {needs} on each device, which has {format_bytes(has)}. Nothing "
-        f"was started. {advice}"
+        f"The training step needs {needs} on each device, which has {format_bytes(has)}. Training "
+        f"did not start. {advice}"
     )

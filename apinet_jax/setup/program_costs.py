@@ -1,4 +1,4 @@
-"""What a compiled program costs by the compiler's own account, and the least time it can take."""
+"""Costs of a compiled program by the compiler's estimate, and the least time it can take."""
 
 import math
 import re
@@ -19,17 +19,17 @@ _KINDS = (
 )
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(_KINDS)})(-start)?\((.*)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_IN_LOOP = "/while/body/"  # of the names that JAX gives to what it traces inside of a loop
+_IN_LOOP = "/while/body/"  # in JAX's names of operations inside a loop
 _ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\]")
 
 
 class Collective(NamedTuple):
-    """An exchange between devices.
+    """A collective operation between devices.
 
     Attributes:
         kind: As in `all-reduce`.
-        sizes: Entries of each array that comes out of it.
-        num_bytes: Bytes of all of them, on each device.
+        sizes: Number of entries of each result.
+        num_bytes: Bytes of all results, on each device.
     """
 
     kind: str
@@ -38,16 +38,16 @@ class Collective(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What one device needs for one run of a program.
+    """Costs of one run of a program, on each device.
 
     Attributes:
         flops: Floating-point operations.
-        moved: Bytes read and written, caches not counted.
+        moved: Bytes read and written, without caches.
         arguments: Bytes of the arguments.
-        temporaries: Bytes of what is made meanwhile.
-        program: Bytes of the program itself.
-        total: Bytes of all that is in memory at once.
-        collectives: The exchanges.
+        temporaries: Bytes of intermediate values.
+        program: Bytes of the machine code.
+        total: Bytes in memory at once.
+        collectives: Collective operations.
     """
 
     flops: float
@@ -60,19 +60,19 @@ class Costs(NamedTuple):
 
     @property
     def exchanged(self) -> int:
-        """Bytes that a device sends in all exchanges; a reduction goes there and back."""
+        """Bytes that a device sends in all collectives; an all-reduce counts twice."""
         twice = ("all-reduce",)
         return sum(c.num_bytes * (2 if c.kind in twice else 1) for c in self.collectives)
 
 
 class Chip(NamedTuple):
-    """What a chip can do at best, by its maker.
+    """Peak rates of a chip by its maker, per second.
 
     Attributes:
-        flops: Operations in bfloat16 a second.
-        bandwidth: Bytes between chip and memory a second.
-        interconnect: Bytes to and from other chips a second.
-        memory: Bytes.
+        flops: Operations in bfloat16.
+        bandwidth: Bytes to and from memory.
+        interconnect: Bytes to and from other chips.
+        memory: Bytes of memory.
     """
 
     flops: float
@@ -89,23 +89,23 @@ CHIPS = {
 
 
 def collectives_of(text: str, loops: int = 1) -> tuple[Collective, ...]:
-    """The exchanges of one run of a program, from its text.
+    """Return the collectives of one run of a program, from its text.
 
     Args:
         text: `compiled.as_text()`.
-        loops: How often each of its loops runs, which the text of a TPU's program does not say.
+        loops: Iterations of each loop, which the text of a TPU program does not contain.
     """
     found, seen = [], set()
     for results, kind, start, rest in _COLLECTIVE.findall(re.sub(r"/\*.*?\*/", "", text)):
         channel = _CHANNEL.search(rest)
         if channel and (kind, channel[1]) in seen:
-            continue  # a compiler for TPUs writes one into several fusions
+            continue  # the TPU compiler repeats it in several fusions
         seen.add((kind, channel and channel[1]))
         arrays = [
             (math.prod(map(int, filter(None, dimensions.split(",")))), _WIDTHS.get(dtype, 4))
             for dtype, dimensions in _ARRAY.findall(results)
         ]
-        if start and kind != "all-reduce":  # it names what goes in beside what comes out
+        if start and kind != "all-reduce":  # it lists its inputs too
             arrays = [max(arrays)]
         sizes = tuple(size for size, _ in arrays)
         exchange = Collective(kind, sizes, sum(size * width for size, width in arrays))
@@ -114,13 +114,13 @@ def collectives_of(text: str, loops: int = 1) -> tuple[Collective, ...]:
 
 
 def costs_of(compiled: jax.stages.Compiled, loops: int = 1) -> Costs:
-    """Reads what the compiler says of a program.
+    """Return the compiler's figures for a program.
 
     Args:
         compiled: The program.
-        loops: How often each of its loops runs, microbatches for instance. The compiler counts
-            what they do once, so its operations and bytes are taken this many times; what is done
-            once, the update for instance, is then counted too often.
+        loops: Iterations of each loop, such as microbatches. The compiler counts a loop's body
+            once, so operations and bytes are multiplied. Work outside the loop, such as the update,
+            is then counted too often.
     """
     cost, need = compiled.cost_analysis(), compiled.memory_analysis()
     return Costs(
@@ -135,9 +135,9 @@ def costs_of(compiled: jax.stages.Compiled, loops: int = 1) -> Costs:
 
 
 def roofline(costs: Costs, chip: Chip) -> tuple[float, str]:
-    """The least seconds that a program can take on a chip, and what bounds it.
+    """Return the least seconds that a program can take on a chip, and the resource that bounds it.
 
-    Its three resources work side by side at best, so the slowest of them tells.
+    The three resources work in parallel at best, so the slowest one decides.
     """
     seconds = {
         "compute": costs.flops / chip.flops,

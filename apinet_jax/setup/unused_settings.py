@@ -1,4 +1,4 @@
-"""Which settings change nothing beside the others: whoever sets one expects that it does."""
+"""Settings that have no effect in combination with the others."""
 
 import ml_collections
 
@@ -7,16 +7,13 @@ from apinet_jax.models import variable_shapes
 
 
 def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
-    """Tells which settings have no effect on training.
+    """Return a line, with the reason, for each setting that has no effect on training.
 
-    Values of a preset are not told, as nobody need have set them. So fields whose values the
-    presets exhaust, as `pairs.distance`, are not listed here.
+    Values of a preset are left out, as the user may not have set them. Fields with no other values,
+    such as `pairs.distance`, are therefore not checked.
 
     Args:
         config: The completed configuration.
-
-    Returns:
-        A line, with the reason, for each of them.
     """
     flat = flatten(config)
     presets = [flatten(default_config(preset)) for preset in PRESETS]

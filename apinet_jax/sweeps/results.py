@@ -1,4 +1,4 @@
-"""What is kept of the runs of a sweep: a line of `runs.jsonl` each, and the table made of them."""
+"""Results of a sweep: one line of `runs.jsonl` per run, and the table made from them."""
 
 import hashlib
 import json
@@ -15,12 +15,12 @@ from apinet_jax.system.paths import write_atomically
 from apinet_jax.workdir.metrics_log import read_rows
 
 Runs = dict[tuple[str, int], dict[str, Any]]
-"""A row of `runs.jsonl` for each cell and seed that was run to its end."""
+"""A row of `runs.jsonl` for each cell and seed whose run finished."""
 
 RUNS, TABLE = "runs.jsonl", "table.md"
 METRICS: dict[Metric, str] = {"test": "test top-1", "validation": "held-out top-1"}
 _ROW = {"cell": str, "seed": int, "settings": dict, "data": str}
-# Entry of a row, what it tells, and the fields whose cells may differ in it.
+# Entry of a row, its name in messages, and the fields by which cells may differ in it.
 _ALIKE = (
     ("data", "images", ("data.name", "data.dir", "data.crop_to_box")),
     ("weights", "pretrained weights", ("model.trunk", "model.pretrained")),
@@ -31,17 +31,17 @@ _ALIKE = (
 def finished_row(
     sweep: Sweep, cell: str, seed: int, workdir: Path, diverged: str | None = None
 ) -> dict[str, Any]:
-    """What is kept of a run that came to its end.
+    """Return the row of a finished run.
 
     Args:
         sweep: The sweep.
         cell: The cell.
         seed: The seed.
         workdir: Folder of the run.
-        diverged: The message of a run that ended because a number was not finite any more.
+        diverged: The message of a run that diverged.
 
     Raises:
-        RunError: If the run has no figure of the sweep's metric.
+        RunError: If the run has no value of the sweep's metric.
     """
     record = json.loads((workdir / "run.json").read_text())
     rows = read_rows(workdir / "metrics.jsonl")
@@ -70,7 +70,7 @@ def finished_row(
 
 
 def _score(workdir: Path, rows: list[dict[str, Any]], metric: Metric) -> float:
-    """Accuracy of the last epoch, in percent."""
+    """Accuracy after the last epoch, in percent."""
     if metric == "test":
         report = json.loads((workdir / "results.json").read_text())
         if "test" not in report:
@@ -83,12 +83,7 @@ def _score(workdir: Path, rows: list[dict[str, Any]], metric: Metric) -> float:
 
 
 def append_run(results: Path, row: dict[str, Any]) -> None:
-    """Appends a run to what is known.
-
-    Args:
-        results: Folder of `runs.jsonl`.
-        row: The run.
-    """
+    """Append the row of a run to `runs.jsonl` in a folder."""
     path = results / RUNS
     before = path.read_text() if path.exists() else ""
     if before and not before.endswith("\n"):
@@ -97,27 +92,27 @@ def append_run(results: Path, row: dict[str, Any]) -> None:
 
 
 def read_runs(results: Path, sweep: Sweep) -> Runs:
-    """The runs that came to their end under the settings of today.
+    """Return the finished runs whose settings are the sweep's present ones.
 
     Args:
         results: Folder of `runs.jsonl`.
         sweep: The sweep.
 
     Raises:
-        InputError: If a line of the file is no run, or two runs cannot be compared.
+        InputError: If a line of the file is damaged, or two runs cannot be compared.
     """
     path, runs = results / RUNS, {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:
             row = json.loads(line)
             score = row.get(sweep.metric)
-            whole = all(isinstance(row[name], kind) for name, kind in _ROW.items())
-            if not whole or not ("diverged" in row or _is_percent(score) or score is None):
+            complete = all(isinstance(row[name], kind) for name, kind in _ROW.items())
+            if not complete or not ("diverged" in row or _is_percent(score) or score is None):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}, line {number} is no run. Restore the file, or remove the line: that run "
-                "is then made again."
+                f"{path}, line {number} is not a run. Restore the file, or remove the line to "
+                "repeat that run."
             ) from error
         if why := _not_counted(row, sweep):
             say(f"Not counted: {row['cell']}, seed {row['seed']}, {why}.")
@@ -132,19 +127,19 @@ def _is_percent(score: Any) -> bool:
 
 
 def _not_counted(row: dict[str, Any], sweep: Sweep) -> str | None:
-    """Why a row is none of the sweep's; `None` where it is."""
+    """Why a row does not belong to the sweep; `None` if it does."""
     if row["cell"] not in sweep.cells:
-        return "as there is no such cell any more"
+        return "as that cell no longer exists"
     if sweep.metric not in row:
         return f"which has no {METRICS[sweep.metric]}"
-    # JSON has neither tuples nor the difference of 1 and 1.0.
+    # JSON has no tuples, and does not distinguish 1 from 1.0.
     if row["settings"] != json.loads(json.dumps(sweep.identity(row["cell"]))):
         return "run under other settings"
     return None
 
 
 def check_alike(runs: Runs, sweep: Sweep, results: Path) -> None:
-    """Refuses to compare runs that differ in more than their cells say.
+    """Refuse to compare runs that differ in more than the settings of their cells.
 
     Args:
         runs: The runs.
@@ -152,8 +147,8 @@ def check_alike(runs: Runs, sweep: Sweep, results: Path) -> None:
         results: Folder of `runs.jsonl`, for the message.
 
     Raises:
-        InputError: If two runs saw other images, started from other weights, or computed in another
-            type, though neither cell says so; or if the program chose differently for two seeds.
+        InputError: If two runs have different images, pretrained weights or compute types that no
+            cell sets, or if the program chose different settings for two seeds.
     """
     for name, what, fields in _ALIKE:
         groups: dict[Any, dict[Any, tuple[str, int]]] = {}
@@ -167,7 +162,7 @@ def check_alike(runs: Runs, sweep: Sweep, results: Path) -> None:
         for (own, seed), row in runs.items():
             if own == cell:
                 found.setdefault(row.get("config"), (cell, seed))
-        _refuse_differences(found, "settings, those that were chosen for it included,", results)
+        _refuse_differences(found, "settings, including those that the program chose,", results)
 
 
 def _refuse_differences(found: dict[Any, tuple[str, int]], what: str, results: Path) -> None:
@@ -175,21 +170,21 @@ def _refuse_differences(found: dict[Any, tuple[str, int]], what: str, results: P
         (cell, seed), (other, other_seed), *_ = found.values()
         raise InputError(
             f"The {what} of '{cell}', seed {seed} in {results / RUNS} are not those of '{other}', "
-            f"seed {other_seed}: the two cannot be compared. Give each its own --folder, or remove "
-            "the line of one: that run is then made again."
+            f"seed {other_seed}, so the two cannot be compared. Give each its own --folder, or "
+            "remove the line of one to repeat that run."
         )
 
 
 def write_table(results: Path, sweep: Sweep, runs: Runs) -> None:
-    """Writes the table, as Markdown and CSV, and the plot.
+    """Write the table, as Markdown and CSV, and the plot.
 
     Args:
-        results: Where to.
+        results: The folder.
         sweep: The sweep.
         runs: Its runs.
 
     Raises:
-        RunError: If the disk does not take them.
+        RunError: If writing fails.
     """
     scores: dict[str, dict[int, float]] = {cell: {} for cell in sweep.cells}
     for (cell, seed), row in runs.items():

@@ -1,4 +1,4 @@
-"""What programs cost, from compilers' own accounts; the compiler here stands in for a TPU's."""
+"""Costs of programs; the CPU compiler stands in for a TPU's."""
 
 import importlib.util
 
@@ -12,7 +12,7 @@ from apinet_jax.setup.program_costs import Chip, Collective, Costs, collectives_
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.mesh import make_mesh
 
-# Lines as compilers for TPUs and CPUs write them.
+# Lines of programs for TPUs and CPUs.
 PROGRAM = """
   %all-gather.19 = f32[8,4,128]{2,1,0:T(4,128)} all-gather(%p), channel_id=55, dimensions={0}
   %all-gather.21 = f32[8,4,128]{2,1,0:T(4,128)S(1)} all-gather(%q), channel_id=55, dimensions={0}
@@ -34,7 +34,7 @@ SETTINGS = (
 )
 
 
-def test_exchanges_are_counted_once_with_what_comes_out_of_them():
+def test_collectives_are_counted_once_with_their_results():
     assert collectives_of(PROGRAM) == (
         Collective("all-gather", (4096,), 16384),
         Collective("all-reduce", (32, 6), 128 + 12),
@@ -48,7 +48,7 @@ def test_exchanges_are_counted_once_with_what_comes_out_of_them():
     assert behind.sizes == (9,)
 
 
-def test_the_slowest_resource_bounds_a_step():
+def test_slowest_resource_bounds_a_step():
     chip = Chip(flops=100.0, bandwidth=10.0, interconnect=1.0, memory=1)
     exchanges = (Collective("all-reduce", (1,), 4), Collective("all-gather", (1,), 2))
     costs = Costs(1200.0, 100.0, 0, 0, 0, 0, exchanges)
@@ -60,7 +60,7 @@ def test_the_slowest_resource_bounds_a_step():
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Two CPU devices in the place of a topology."""
+    """Two CPU devices instead of a topology."""
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu" or found(name))
     monkeypatch.setattr(compile_check, "_mesh", lambda _: make_mesh(jax.devices()[:2]))
@@ -78,7 +78,7 @@ def check(*arguments):
     run_command([*command, *settings, "--images", "480", "12"])
 
 
-def test_a_program_that_fits_is_told_in_a_table(stand_in, capsys):
+def test_table_of_a_program_that_fits(stand_in, capsys):
     stand_in(2**30)
     check()
     rows = {line[:25].strip(): line[25:].strip() for line in capsys.readouterr().out.splitlines()}
@@ -93,18 +93,18 @@ def test_a_program_that_fits_is_told_in_a_table(stand_in, capsys):
     assert "chip-hours" in rows["least time of the run"]
 
 
-def test_a_program_that_does_not_fit_is_told_with_what_would(stand_in, monkeypatch, capsys):
+def test_program_that_does_not_fit(stand_in, monkeypatch, capsys):
     stand_in(2**20)
     monkeypatch.setattr(memory, "memory_saving_options", lambda *_: [{"batch.classes": 2}])
     with pytest.raises(RunError, match="does not fit v5e:1x2"):
         check()
-    told = capsys.readouterr().out
-    assert "too much" in told
-    assert "would fit" in told
-    assert "more chips" in told
+    printed = capsys.readouterr().out
+    assert "too much" in printed
+    assert "would fit" in printed
+    assert "more chips" in printed
 
 
-def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
+def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install libtpu"):
         check()
@@ -113,11 +113,11 @@ def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/none.py", "--topology=v5e:2x4"], "configs/none.py is not there"),
+        (["--config=configs/none.py", "--topology=v5e:2x4"], "There is no configs/none.py"),
         (["--config=configs/cub.py", "--topology=v5e:2x4", "--set=model.trnk=x"], "no field 'mod"),
         (["--config=configs/cub.py"], "required: --topology"),
-        ([*CUB_ON_TWO, "--images", "0", "200"], "--images 0 200: there must be at least 2 classes"),
-        ([*CUB_ON_TWO, "--images", "200", "1"], "--images 200 1: there must be"),
+        ([*CUB_ON_TWO, "--images", "0", "200"], "--images 0 200: at least 2 classes"),
+        ([*CUB_ON_TWO, "--images", "200", "1"], "--images 200 1: at least 2"),
     ],
 )
 def test_wrong_input(stand_in, arguments, message):
@@ -125,6 +125,6 @@ def test_wrong_input(stand_in, arguments, message):
         run_command(["compile_check", *arguments])
 
 
-def test_counts_of_the_literature_need_no_data(stand_in):
+def test_official_counts_need_no_data(stand_in):
     config = compile_check.read_config("configs/cub.py")
     assert compile_check._counts(config) == (5994, 200)

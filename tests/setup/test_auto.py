@@ -1,4 +1,4 @@
-"""The choices that are left to the program: from the photos, the weights and the device."""
+"""Choices of the program from photos, weights and devices."""
 
 import runpy
 from pathlib import Path
@@ -167,8 +167,8 @@ def test_few_classes_and_few_images():
     assert (config.batch.classes, config.batch.images) == (3, 2)
 
 
-def test_one_image_a_class_still_gets_two_places():
-    """Copies never pair, but a class of one beside larger ones must not take pairs from those."""
+def test_classes_of_one_image_still_get_two_places():
+    """Copies never pair, but a class of one image must not cost larger classes their pairs."""
     labels = np.array([0, 0, 0, 0, 1, 2])
     config, _ = completed(open_config(), labels)
     assert config.batch.images == 2
@@ -190,7 +190,7 @@ def test_batch_is_chosen_so_that_devices_share_it(classes, median, devices, expe
     assert batch_shapes(classes, median, devices)[0] == expected
 
 
-def test_given_half_of_the_batch_is_kept():
+def test_given_classes_or_images_are_kept():
     assert batch_shapes(200, 30, 8, classes=7)[0] == (7, 8)
     assert batch_shapes(200, 30, 8, images=3)[0] == (24, 3)
     assert batch_shapes(200, 30, 8, classes=3, images=3) == [(3, 3)]  # refused by the caller
@@ -207,7 +207,7 @@ def test_images_that_no_number_of_classes_suits(classes, images, devices):
         completed(open_config(batch__images=images), labels, devices=devices)
 
 
-def test_many_devices_are_told_about():
+def test_choice_for_many_devices_is_explained():
     config, lines = completed(open_config(), platform="gpu", devices=16, gib=60)
     assert config.batch.classes == 28
     assert any("16 devices share the batch equally" in line for line in lines)
@@ -239,7 +239,7 @@ def test_patches_fill_the_crop(fields, platform, gib, crop):
     check_config(config)
 
 
-def test_a_given_crop_that_patches_do_not_fill():
+def test_crop_that_patches_do_not_fill():
     config = open_config(model__trunk="vit_base_patch14_dinov2", data__crop=230)
     with pytest.raises(InputError, match=r"230x230 .* patches of 14; .*data\.crop=224"):
         completed(config)
@@ -289,40 +289,40 @@ def test_rate_suits_trunk_and_rule(fields, rate):
         ({"model__trunk": "resnet18", "model__batch_norm": "per_device"}, []),
     ],
 )
-def test_settings_without_effect_are_told(fields, idle):
+def test_settings_without_effect(fields, idle):
     _, lines = completed(open_config(**fields))
-    told = [line.split(" = ")[0] for line in lines if "has no effect: " in line]
-    assert told == idle
+    found = [line.split(" = ")[0] for line in lines if "has no effect: " in line]
+    assert found == idle
 
 
 @pytest.mark.parametrize(
-    ("epochs", "frozen", "told"),
+    ("epochs", "frozen", "parts"),
     [
         (5.0, 8.0, ["frozen_epochs = 8 of optim.epochs = 5", "only the head learns"]),
         (8.0, 8.0, ["frozen_epochs = 8 of optim.epochs = 8", "only the head learns"]),
-        (9.0, 8.0, ["that noise stands still for 8 epochs"]),
+        (9.0, 8.0, ["the random trunk is frozen for 8 epochs"]),
     ],
 )
-def test_a_trunk_that_stands_still_is_told(epochs, frozen, told):
+def test_frozen_trunk_is_warned_about(epochs, frozen, parts):
     _, lines = completed(open_config(optim__epochs=epochs, optim__frozen_epochs=frozen))
-    (line,) = [line for line in lines if "stands still" in line]
+    (line,) = [line for line in lines if "trunk is frozen" in line]
     assert line.startswith("WARNING: ")
     assert "--config.optim.frozen_epochs=0" in line
-    assert [part for part in told if part not in line] == []
+    assert [part for part in parts if part not in line] == []
 
 
 @pytest.mark.parametrize(
-    ("rule", "lr", "told"),
+    ("rule", "lr", "warned"),
     [("adamw", 0.011, True), ("adamw", 0.009, False), ("sgd", 1.0, False), ("adamw", None, False)],
 )
-def test_a_rate_of_sgd_with_adamw_is_told(rule, lr, told):
+def test_rate_of_sgd_with_adamw_is_warned_about(rule, lr, warned):
     _, lines = completed(open_config(optim__rule=rule, optim__lr=lr))
     found = [line for line in lines if line.startswith("WARNING: optim.lr = ")]
-    assert len(found) == told
+    assert len(found) == warned
     assert all(line.endswith("set --config.optim.lr=0.001.") for line in found)
 
 
-def test_a_large_set_is_not_cached():
+def test_large_data_set_is_not_cached():
     config, _ = completed(open_config(), images=10**6)
     assert config.data.cache == "off"
 
@@ -334,13 +334,13 @@ def test_explicit_values_are_kept():
     assert not any(line.startswith(("batch.classes", "model.trunk")) for line in lines)
 
 
-def test_choices_of_a_run_stand_when_it_is_resumed_elsewhere():
+def test_choices_are_kept_on_resume():
     first, _ = completed(open_config(), platform="gpu", gib=80)
     again, _ = completed(open_config(), recorded=flatten(first))
     assert flatten(again) == flatten(first)
 
 
-def test_trunk_is_read_off_the_weights(tmp_path):
+def test_trunk_is_read_from_the_weights(tmp_path):
     trunk = make_trunk("resnet18")
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     shapes = jax.eval_shape(lambda x: trunk.init(jax.random.key(0), x, train=False), image)

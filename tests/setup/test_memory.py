@@ -1,4 +1,4 @@
-"""What a program needs against what a device has."""
+"""Memory that programs need and devices have."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def test_bytes_of_a_program_by_hand():
     assert memory.program_bytes(compiled(256)) == pytest.approx(2 * 256 * 256 * 4, rel=0.2)
 
 
-def test_smaller_settings_end_with_all_of_them_at_once():
+def test_options_end_with_all_at_once():
     config = default_config()
     options = memory.memory_saving_options(config, num_devices=8, platform="cpu")
     assert memory.memory_saving_options(config, num_devices=8, platform="tpu")[:2] == [
@@ -48,14 +48,14 @@ def test_smaller_settings_end_with_all_of_them_at_once():
     ("trunk", "crops"),
     [("vit_base_patch14_dinov2", [336, 224]), ("vit_base_patch16_224", [320, 224])],
 )
-def test_smaller_crops_are_whole_patches(trunk, crops):
+def test_smaller_crops_are_multiples_of_the_patch(trunk, crops):
     config = default_config()
     config.model.trunk = trunk
     (*options, _) = memory.memory_saving_options(config, num_devices=1, platform="cpu")
     assert [option["data.crop"] for option in options if "data.crop" in option] == crops
 
 
-def test_a_program_that_no_single_setting_saves():
+def test_only_both_options_fit():
     sides = {"batch.classes": 512, "data.crop": 512}
 
     def compile_for(changes):
@@ -70,7 +70,7 @@ def test_a_program_that_no_single_setting_saves():
     assert text.count("--config.batch.classes") == 1
 
 
-def test_settings_that_cannot_be_tried_are_named_all_the_same():
+def test_options_that_cannot_be_tried_are_named():
     options = [{"model.remat": "full"}, {"data.resize": 256, "data.crop": 224}]
     with pytest.raises(RunError) as caught:
         memory.check_fits(2**24, 2**20, options, None)
@@ -80,14 +80,14 @@ def test_settings_that_cannot_be_tried_are_named_all_the_same():
     )
 
 
-def test_a_compiler_that_gives_up():
+def test_compiler_without_enough_memory():
     def out_of_memory():
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm"
         )
 
     assert memory.compile_unless_too_large(out_of_memory) is None
-    with pytest.raises(RunError, match=r"more than the compiler could arrange.*Use more devices"):
+    with pytest.raises(RunError, match=r"more than the compiler could fit.*Use more devices"):
         memory.check_fits(None, 2**30, [{"batch.classes": 2}], lambda _: None)
 
     def broken():

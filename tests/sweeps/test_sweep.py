@@ -1,4 +1,4 @@
-"""Sweeps: what is run, what is skipped, what the table says, and what is wrong with a file."""
+"""Sweeps: runs, tables, and invalid files."""
 
 import argparse
 import csv
@@ -60,7 +60,7 @@ def sweep(path, folder, photos, *options):
     return run_command(arguments, program=("-m", "apinet_jax"))
 
 
-def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
+def test_finished_runs_are_skipped_and_failed_ones_reported(tmp_path):
     photos, folder = draw_photos(tmp_path / "photos", train=4, test=2), tmp_path / "sweep"
     cells = {
         "default": {},
@@ -96,7 +96,7 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
     assert "Run 1" not in output
 
     code, output = sweep(path, folder, photos, "--only=default", "--only=too fast")
-    assert code == 0, output  # it begins anew, beside the run under other settings
+    assert code == 0, output  # a new run next to the one with other settings
     assert "Run 1 of 1: default, seed 0" in output
     workdirs = [path.parts[-3] for path in folder.glob("*/seed0/results.json")]
     assert [name.rpartition("-")[0] for name in sorted(workdirs)] == [
@@ -111,7 +111,7 @@ def test_finished_runs_are_skipped_and_failed_ones_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_the_whole_group_saves_the_run_under_way(tmp_path):
+def test_signal_to_the_process_group_saves_the_run(tmp_path):
     photos, folder = draw_photos(tmp_path / "photos", train=8, test=2), tmp_path / "sweep"
     path = sweep_file(tmp_path, {"default": {"optim.epochs": 20.0}})
     arguments = ["sweep", str(path), f"--folder={folder}", f"--set=data.dir={photos}"]
@@ -122,7 +122,7 @@ def test_a_signal_to_the_whole_group_saves_the_run_under_way(tmp_path):
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "The run under way has saved its state. The same command goes on." in output
+    assert "The interrupted run has saved its state. The same command continues." in output
     stopped = max(steps_of(workdir, "checkpoints"))
     assert stopped == rows_of(workdir)[-1]["step"] < 80
     assert sessions(workdir) == 1
@@ -174,12 +174,12 @@ def test_table_from_kept_runs(tmp_path, monkeypatch):
     assert "| other | 40.00 | 1 | 1 | -10.00 | one pair | not resolved |" in table
 
 
-def test_what_is_not_counted_says_why(tmp_path, monkeypatch, capsys):
+def test_rows_that_are_not_counted(tmp_path, monkeypatch, capsys):
     row = {**ROW, "cell": "gone", "settings": {}}
     table = table_of(tmp_path, monkeypatch, json.dumps(row), json.dumps(_without(ROW, "test")))
     assert "| default | not run | 0 |" in table
     output = capsys.readouterr().err
-    assert "Not counted: gone, seed 0, as there is no such cell any more." in output
+    assert "Not counted: gone, seed 0, as that cell no longer exists." in output
     assert "Not counted: default, seed 0, which has no test top-1." in output
 
 
@@ -194,9 +194,9 @@ def _without(row, name):
         *(json.dumps({**ROW, "test": score}) for score in ("50", math.nan, 101)),
     ],
 )
-def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, monkeypatch, line):
+def test_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, monkeypatch, line):
     with pytest.raises(
-        InputError, match=r"runs\.jsonl, line 2 is no run. Restore the file, or rem"
+        InputError, match=r"runs\.jsonl, line 2 is not a run. Restore the file, or rem"
     ):
         table_of(tmp_path, monkeypatch, {"cell": "default"}, line, {"cell": "other"})
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["runs.jsonl"]
@@ -211,14 +211,12 @@ def test_a_damaged_line_is_named_and_nothing_is_overwritten(tmp_path, monkeypatc
         ({"dtype": "bfloat16"}, "compute type"),
     ],
 )
-def test_runs_that_differ_in_more_than_their_cells_are_not_compared(
-    tmp_path, monkeypatch, change, what
-):
+def test_runs_with_other_data_are_not_compared(tmp_path, monkeypatch, change, what):
     with pytest.raises(InputError, match=f"The {what} of 'default', seed 0 .* 'other', seed 0"):
         table_of(tmp_path, monkeypatch, {"cell": "default"}, {"cell": "other", **change})
 
 
-def test_seeds_for_which_the_program_chose_differently_are_not_averaged(tmp_path, monkeypatch):
+def test_seeds_with_other_choices_are_not_averaged(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"The settings, .* of 'other', seed 0 .* 'other', seed 1"):
         table_of(
             tmp_path,
@@ -229,19 +227,19 @@ def test_seeds_for_which_the_program_chose_differently_are_not_averaged(tmp_path
         )
 
 
-def test_cells_may_differ_in_what_they_set(tmp_path, monkeypatch):
+def test_cells_may_set_other_data(tmp_path, monkeypatch):
     table = table_of(
         tmp_path, monkeypatch, {"cell": "default"}, {"cell": "wide", "data": "b" * 16, "test": 60.0}
     )
     assert "| wide | 60.00 | 1 | 1 | +10.00 |" in table
 
 
-def test_no_folder_to_make_a_table_of(tmp_path, monkeypatch):
+def test_table_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     path = sweep_file(tmp_path, {"default": {}})
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    with pytest.raises(InputError, match=r"There is no folder .*nowhere to make a table of"):
+    with pytest.raises(InputError, match=r"There is no folder .*nowhere, so no table"):
         run(parser.parse_args([str(path), f"--folder={tmp_path / 'nowhere'}", "--table"]))
     assert not (tmp_path / "nowhere").exists()
 
@@ -254,12 +252,12 @@ def test_changes_have_the_type_of_their_field(tmp_path, monkeypatch):
     assert settings["optim.lr"] == 0.002
     assert settings["data.dir"] == "7"
     assert settings["optim.nesterov"] is True
-    with pytest.raises(InputError, match="the seed is no setting"):
+    with pytest.raises(InputError, match="the seed cannot be a setting"):
         read_sweep(path, changes)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_sweep_of_the_project_can_be_run(path, monkeypatch):
+def test_sweeps_of_the_project_are_valid(path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     found = read_sweep(path, ["data.dir=photos"])
     runs = found.runs()
@@ -287,7 +285,7 @@ def test_final_recipes_are_the_best_of_the_search(monkeypatch):
             {"default": {"loss.rank": 1}},
             {},
             [],
-            "'default' of .* sets loss.rank, which is no field",
+            "'default' of .* sets loss.rank, which is not a field",
         ),
         (
             {"default": {"pairs.kinds": "all"}},
@@ -300,7 +298,7 @@ def test_final_recipes_are_the_best_of_the_search(monkeypatch):
             {"default": {}},
             {"reference": "paper"},
             [],
-            "reference 'paper' of .* is none of its cells",
+            "reference 'paper' of .* is not one of its cells",
         ),
         ({"default": {}}, {}, ["data.dri=x"], "--set data.dri=x: there is no field 'data.dri'"),
         ({"default": {}}, {}, ["pairs.choice=nearest"], "(?s)'nearest': valid are similar, dis"),
@@ -315,8 +313,8 @@ def test_final_recipes_are_the_best_of_the_search(monkeypatch):
         ({"default": {"data.crop": None}}, {}, [], "sets data.crop to None; leave out"),
         ({"default": {}}, {"metric": "val"}, [], "metric 'val' of .*: valid are test, validation"),
         ({"default": {}}, {"seeds": (0, 0)}, [], "cell 'default', seed 0 twice"),
-        ({"default": {}}, {"seeds": 3}, [], "has the seeds 3: whole numbers from 0 on"),
-        ({"default": {}}, {"seeds": (0, -1)}, [], "has the seeds .*-1.*: whole numbers"),
+        ({"default": {}}, {"seeds": 3}, [], "has the seeds 3: give integers from 0"),
+        ({"default": {}}, {"seeds": (0, -1)}, [], "has the seeds .*-1.*: give integers"),
         ({"default": {}}, {"more_seeds": {"default": ("1",)}}, [], "has the seeds .*'1'"),
         (
             {"default": {}, "fast": {"optim.lr": 0.1}},
@@ -324,16 +322,16 @@ def test_final_recipes_are_the_best_of_the_search(monkeypatch):
             ["optim.lr=0.5"],
             "--set optim.lr: cell 'fast' of .* sets it too",
         ),
-        ({"default": {}}, {"more_seeds": {"none": (2,)}}, [], "more_seeds 'none' of .* is none of"),
+        ({"default": {}}, {"more_seeds": {"none": (2,)}}, [], "more_seeds 'none' of .* is not one"),
     ],
 )
-def test_what_is_wrong_with_a_sweep(tmp_path, monkeypatch, cells, fields, changes, message):
+def test_invalid_sweep(tmp_path, monkeypatch, cells, fields, changes, message):
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(InputError, match=message):
         read_sweep(str(sweep_file(tmp_path, cells, **fields)), changes)
 
 
-def test_files_that_are_no_sweeps(tmp_path):
+def test_files_that_are_not_sweeps(tmp_path):
     with pytest.raises(InputError, match=r"no sweep file '.*none.py'"):
         read_sweep(str(tmp_path / "none.py"))
     for text, message in (
@@ -359,7 +357,7 @@ def test_commands_are_listed():
     assert "arguments are required: --folder" in output
 
 
-def test_a_setting_that_came_later_changes_no_hash_at_its_default(tmp_path):
+def test_later_field_at_its_default_keeps_the_hash(tmp_path):
     sweep = Sweep("configs/folder.py", {}, {"default": {}}, "default")
     (tmp_path / "results.json").write_text('{"test": {"last": {"top1": 0.5}}}')
 
