@@ -1,4 +1,4 @@
-r"""Converts weights and checkpoints from PyTorch to here, and back.
+r"""Convert weights and checkpoints from PyTorch to this project and back.
 
 Examples:
   a torchvision trunk, for model.pretrained:
@@ -52,11 +52,11 @@ from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import local_path, write_atomically
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 
-_HUB_PICKLE = "pytorch_model.bin"  # as the hub once had it, beside the same configuration
+_HUB_PICKLE = "pytorch_model.bin"  # of older repositories on the hub
 
 
 class Network(NamedTuple):
-    """What is converted.
+    """A network to convert.
 
     Attributes:
         trunk: Name of the trunk.
@@ -74,7 +74,7 @@ class Network(NamedTuple):
 
     @property
     def trunk_tensors(self) -> dict[str, np.ndarray]:
-        """The trunk's tensors, under torch's names."""
+        """Tensors of the trunk, under torch's names."""
         return {
             name.removeprefix(TRUNK_PREFIX): tensor
             for name, tensor in self.tensors.items()
@@ -83,14 +83,14 @@ class Network(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments."""
+    """Declare the arguments."""
     parser.add_argument("source", type=local_path, help="a file of weights, a run, or a checkpoint")
     parser.add_argument("target", type=local_path, help="the file or folder to write")
     parser.add_argument(
         "--to",
         choices=["ours", "authors", "torchvision"],
-        help="what to write; ours by default where the source is a file; torchvision is the trunk "
-        "alone, a ViT as timm has it",
+        help="what to write; ours by default if the source is a file; torchvision writes only the "
+        "trunk, a ViT as in timm",
     )
     parser.add_argument("--trunk", help="the trunk of the source; recognised by default")
     parser.add_argument("--checkpoint", help="which of a run: last (default), best, or a step")
@@ -98,17 +98,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names",
         type=local_path,
         metavar="FILE",
-        help="a name a line, in the order of the classifier's rows; numbers by default",
+        help="a name per line, in the order of the classifier's rows; numbers by default",
     )
     parser.add_argument(
         "--data",
         choices=[name for name in NAMES if name != "birds"],
-        help="the data set that the classes are of; folder by default",
+        help="the data set of the classes; folder by default",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Converts, and says what was written.
+    """Convert, and print what was written.
 
     Raises:
         InputError: If the source cannot be read or is of another model, or the target is there.
@@ -119,9 +119,9 @@ def run(arguments: argparse.Namespace) -> None:
     if not source.exists():
         raise InputError(f"There is no {source}. Name a file of weights, a run, or a checkpoint.")
     if source.is_dir() and to in (None, "ours"):
-        raise InputError(f"{source} is ours already: say --to=authors or --to=torchvision.")
+        raise InputError(f"{source} is ours already: add --to=authors or --to=torchvision.")
     if target.exists():
-        raise InputError(f"{target} is there already. Remove it, or choose another target.")
+        raise InputError(f"{target} exists already. Remove it, or choose another target.")
     if source.is_dir():
         network = _read_ours(source, arguments.checkpoint or "last")
     else:
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
     if to == "authors":
         write_state(target, to_authors(network.tensors), wrapper="state_dict")
         classes, hidden = (len(network.tensors[f"{layer}.bias"]) for layer in ("fc", "map1"))
-        about = f"{classes} classes, {hidden} hidden units: as its models.py has to have them"
+        about = f"{classes} classes, {hidden} hidden units: its models.py needs these numbers"
         _warn_of_statistics(network)
     elif writes_file:
         if to != "torchvision" and target.suffix != SAFETENSORS:
@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_idle(arguments: argparse.Namespace, writes_file: bool) -> None:
-    """Refuses options that would change nothing."""
+    """Refuse options without effect."""
     is_run = arguments.source.is_dir()
     for option, value, idle, why in (
         ("--trunk", arguments.trunk, is_run, "a run knows its trunk"),
@@ -166,7 +166,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"The folder {folder} cannot be made ({error.strerror}). Choose another target."
+            f"The folder {folder} cannot be created ({error.strerror}). Choose another target."
         ) from error
 
 
@@ -182,7 +182,7 @@ def _read_ours(folder: Path, which: str) -> Network:
 
 
 def _read_file(path: Path, trunk: str | None) -> Network:
-    """Reads a state dict of the authors', torchvision's or timm's, and finds its trunk."""
+    """Read a state dict of the authors, torchvision or timm, and find its trunk."""
     tensors = read_state(path)
     if is_authors(tensors):
         tensors = from_authors(tensors)
@@ -202,7 +202,7 @@ def _read_file(path: Path, trunk: str | None) -> Network:
         for name, tensor in tensors.items()
         if not name.startswith(foreign) and not name.endswith(".num_batches_tracked")
     }
-    # `find_pretrained` refuses a pickle, and only what lies beside it is wanted here.
+    # `find_pretrained` refuses a pickle, and only the configuration next to it is needed.
     beside = path.with_name(WEIGHTS) if path.name == _HUB_PICKLE else path.with_suffix(SAFETENSORS)
     images = find_pretrained(str(beside))
     described = config_file_of(beside)
@@ -215,38 +215,38 @@ def _has_head(tensors: dict[str, np.ndarray]) -> bool:
 
 
 def _write_statistics(network: Network, target: Path) -> None:
-    """Puts what images were normalised by where `model.pretrained` looks for it."""
+    """Write pixel statistics to the file where `model.pretrained` expects them."""
     if network.description is None or target.suffix != SAFETENSORS:
         return
     beside = config_file_of(target)
     if beside.is_file() and beside.read_text(errors="replace") == network.description:
-        return  # the source lies there too
+        return  # the source is in the same folder
     if beside.exists():
         raise InputError(
-            f"{beside}, which would say how images are normalised, is there already. Remove it, or "
+            f"{beside}, for the pixel statistics of the trunk, exists already. Remove it, or "
             "choose another target."
         )
     write_atomically(beside, network.description)
 
 
 def _warn_of_statistics(network: Network) -> None:
-    """Tells that the authors' program would normalise images in another way."""
-    # Only ResNets come this far, and what they are normalised by is ImageNet's by default.
+    """Warn if the authors' program would normalise images differently."""
+    # Only ResNets get here, whose default statistics are ImageNet's.
     mean, std = network.mean or IMAGENET_MEAN, network.std or IMAGENET_STD
     if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
         say(
             f"WARNING: images of this network are normalised by mean {mean} and std {std}, and the "
-            f"authors' program has ImageNet's {IMAGENET_MEAN} and {IMAGENET_STD} written into it: "
+            f"authors' program has ImageNet's {IMAGENET_MEAN} and {IMAGENET_STD} in its code: "
             "change them there."
         )
 
 
 def _write_ours(network: Network, workdir: Path, class_names: Path | None, data: str) -> str:
-    """Writes a checkpoint of step 0, under the authors' configuration."""
+    """Write a checkpoint of step 0, with the authors' configuration."""
     if workdir.suffix == SAFETENSORS:
         raise InputError(
-            f"The source is a whole network, and {workdir} no name for a folder. Name one, or write"
-            " its trunk alone with --to=torchvision."
+            f"The source is a complete network, and {workdir} is not a folder. Name a folder, or "
+            "only write the trunk with --to=torchvision."
         )
     for name in ("map1.bias", "fc.bias"):
         if name not in network.tensors:
@@ -280,7 +280,7 @@ def _write_ours(network: Network, workdir: Path, class_names: Path | None, data:
 
 
 def _names(path: Path | None, count: int) -> Sequence[str]:
-    """The names of the classes, from lines of `NAME` or, as CUB has them, `NUMBER NAME`."""
+    """Names of the classes, from lines `NAME` or, as in CUB, `NUMBER NAME`."""
     if path is None:
         return [str(number) for number in range(count)]
     try:

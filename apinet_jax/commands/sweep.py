@@ -1,7 +1,7 @@
 r"""Train a grid of settings over several seeds and compare them in one table.
 
 Examples:
-  python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations \\
+  python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations \
       --set data.dir=PHOTOS --set model.pretrained=squeezenet1_1.safetensors
   python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations --table
 

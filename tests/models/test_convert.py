@@ -157,7 +157,9 @@ def test_pixel_statistics_overwrite_nothing(name, config_file, tmp_path):
     run = save_run(tmp_path / "run", model__mean=(0.5, 0.4, 0.3))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / config_file).write_text("precious")
-    with pytest.raises(InputError, match=f"{config_file}, which would say .* is there already"):
+    with pytest.raises(
+        InputError, match=f"{config_file}, for the pixel statistics .* exists already"
+    ):
         convert(run, tmp_path / "out" / name, "--to=torchvision")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [config_file]
     assert (tmp_path / "out" / config_file).read_text() == "precious"
@@ -231,7 +233,9 @@ def test_refused_writes(tmp_path):
     save_file(trunk_tensors(), tmp_path / "trunk.safetensors")
     with pytest.raises(RunError, match=r"Could not write /proc/out\.safetensors: No such file"):
         convert(tmp_path / "trunk.safetensors", "/proc/out.safetensors")
-    with pytest.raises(InputError, match=r"folder .*trunk\.safetensors cannot be made \(File ex"):
+    with pytest.raises(
+        InputError, match=r"folder .*trunk\.safetensors cannot be created \(File ex"
+    ):
         convert(tmp_path / "trunk.safetensors", tmp_path / "trunk.safetensors/out.safetensors")
 
 
@@ -283,13 +287,13 @@ def test_weights_of_another_model(tmp_path):
 def test_contradictory_arguments(authors_file, tmp_path):
     with pytest.raises(InputError, match=r"There is no .*none\.pth"):
         convert(tmp_path / "none.pth", tmp_path / "out")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         convert(authors_file, authors_file)
-    with pytest.raises(InputError, match="is ours already: say --to=authors"):
+    with pytest.raises(InputError, match="is ours already: add --to=authors"):
         convert(tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="There is no checkpoint in"):
         convert(tmp_path, tmp_path / "out.pth", "--to=authors")
-    with pytest.raises(InputError, match="no name for a folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         convert(authors_file, tmp_path / "out.safetensors")
     with pytest.raises(InputError, match=r"should end in \.safetensors, \.pth"):
         convert(authors_file, tmp_path / "out", "--to=torchvision")
