@@ -67,7 +67,11 @@ def decide(
 
     decision = Decision(**hosts.broadcast_from_primary(on_primary))
     decision = decision._replace(config=ml_collections.ConfigDict(decision.config))
-    dataset = opened[0] if opened else make_dataset(decision.config, workdir)
+    if not opened:  # each host reads the files that its own command names
+        own = decision.config.copy_and_resolve_references()
+        _set_absolute_folders(own, config)
+        opened.append(make_dataset(own, workdir))
+    (dataset,) = opened
     if dataset.fingerprint != decision.fingerprint:
         raise InputError(
             f"Host {jax.process_index()} has other images than host 0: their fingerprint is "
@@ -81,13 +85,22 @@ def _resolve_names(
 ) -> ml_collections.ConfigDict:
     """Copy the configuration with absolute paths and the commit of weights from the hub."""
     config = config.copy_and_resolve_references()
-    for name in ("dir", "manual_dir"):
-        if config.data[name] and not is_remote(config.data[name]):
-            config.data[name] = os.path.abspath(to_path(config.data[name]))
+    _set_absolute_folders(config, config)
     if config.model.pretrained:
         known = (record and record["pretrained"]) or {}
         config.model.pretrained = pin_source(config.model.pretrained, known.get("source"))
     return config
+
+
+def _set_absolute_folders(
+    config: ml_collections.ConfigDict, source: ml_collections.ConfigDict
+) -> None:
+    """Set the folders of the data to those of `source`, as absolute paths."""
+    for name in ("dir", "manual_dir"):
+        folder = source.data[name]
+        config.data[name] = (
+            os.path.abspath(to_path(folder)) if folder and not is_remote(folder) else folder
+        )
 
 
 def _complete(

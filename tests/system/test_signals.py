@@ -12,6 +12,16 @@ from apinet_jax.system.signals import stop_requests
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+@pytest.fixture
+def default_handlers():
+    """Those of a program in the foreground, even where the tests run in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in REQUESTS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("default_handlers")
 @pytest.mark.parametrize("number", REQUESTS)
 def test_first_signal_stops_at_the_next_check(number):
     before = {number: signal.getsignal(number) for number in REQUESTS}
