@@ -46,7 +46,10 @@ def entry_point() -> None:
     """Run the named command; without one, train or evaluate."""
     argv = sys.argv[1:]
     if argv and not argv[0].startswith("-"):
-        run_with_exit_codes(lambda: run_command(argv))
+        takes_settings = argv[0] in ("compile_check", "sweep")
+        run_with_exit_codes(
+            lambda: run_command(argv), field_flag="--set FIELD=VALUE" if takes_settings else ""
+        )
         return
     from apinet_jax import main
 

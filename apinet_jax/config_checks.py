@@ -94,13 +94,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     if crop is not None and resize is not None and crop > resize:
         wrong.append(
             f"data.crop = {crop} is larger than data.resize = {resize}: an image is resized to "
-            f"{resize}x{resize} first, then cropped; lower --config.data.crop"
+            f"{resize}x{resize} first, then cropped; lower data.crop"
         )
     warmup, epochs = values["optim.warmup_epochs"], values["optim.epochs"]
     if warmup >= epochs > 0:
         wrong.append(
             f"optim.warmup_epochs = {warmup:g} must be less than optim.epochs = {epochs:g}, "
-            "or the rate only rises; lower --config.optim.warmup_epochs"
+            "or the rate only rises; lower optim.warmup_epochs"
         )
     if wrong:
         raise InputError("The configuration cannot work:\n" + "\n".join(f"  {w}" for w in wrong))

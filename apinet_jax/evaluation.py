@@ -73,7 +73,7 @@ def evaluate_split(
     """
     parts = []
     with (
-        explain_out_of_memory("Try a lower --config.eval.batch_size."),
+        explain_out_of_memory("Try a lower eval.batch_size."),
         stream(loader, 0, loader.num_batches, workers) as batches,
         Bar(title, loader.num_batches) as bar,
     ):

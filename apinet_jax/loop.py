@@ -36,11 +36,11 @@ _IN_FLIGHT = 2
 # Steps of a stage after which its pace is printed.
 _WARM_UP = 10
 
-_DIVERGED = "The run was stopped. Try a lower --config.optim.lr in a new --workdir."
+_DIVERGED = "The run was stopped. Try a lower optim.lr in a new workdir."
 _LESS_MEMORY = (
     "If another program uses it, the same command continues once that program has ended. Otherwise "
-    "try a lower --config.batch.classes, a lower --config.data.crop, or "
-    "--config.model.dtype=bfloat16, in a new --workdir."
+    "try a lower batch.classes, a lower data.crop, or "
+    "model.dtype=bfloat16, in a new workdir."
 )
 
 

@@ -51,7 +51,9 @@ def main(argv: Sequence[str]) -> None:
 
 def entry_point() -> None:
     """Run the program with its exit codes."""
-    run_with_exit_codes(lambda: app.run(main, flags_parser=parse_flags))
+    run_with_exit_codes(
+        lambda: app.run(main, flags_parser=parse_flags), field_flag="--config.FIELD=VALUE"
+    )
 
 
 if __name__ == "__main__":

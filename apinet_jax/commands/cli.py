@@ -18,17 +18,21 @@ from apinet_jax.system.errors import InputError, Interrupted, RunError
 _EXAMPLE = "--config configs/demo.py"
 
 
-def run_with_exit_codes(run: Callable[[], None]) -> None:
+def run_with_exit_codes(run: Callable[[], None], field_flag: str = "") -> None:
     """Run a command and exit with the codes of `errors.py`, or with 141 once `| head` has ended.
 
     Output that the terminal's encoding cannot show is escaped.
+
+    Args:
+        run: The command.
+        field_flag: How this command sets a field, for errors that name one.
     """
     for output in (sys.stdout, sys.stderr):
         if isinstance(output, io.TextIOWrapper):
             output.reconfigure(errors="backslashreplace")
     try:
         try:
-            _exit_on_errors(run)
+            _exit_on_errors(run, field_flag)
         finally:
             lost = results_are_lost()  # else the interpreter's own flush would fail
     except SystemExit as end:
@@ -38,11 +42,11 @@ def run_with_exit_codes(run: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
-def _exit_on_errors(run: Callable[[], None]) -> None:
+def _exit_on_errors(run: Callable[[], None], field_flag: str) -> None:
     try:
         run()
     except (InputError, RunError) as error:
-        _print_error(f"\nerror: {error}\n")
+        _print_error(f"\nerror: {error}\n{_hint(str(error), field_flag)}")
         if not error.known_to_all_processes:
             _leave_job(error.exit_code)
         sys.exit(error.exit_code)
@@ -61,6 +65,12 @@ def _exit_on_errors(run: Callable[[], None]) -> None:
             _print_error(traceback.format_exc())
         _leave_job(RunError.exit_code)
         sys.exit(RunError.exit_code)
+
+
+def _hint(message: str, field_flag: str) -> str:
+    """Return how the fields in a message are set on this command line."""
+    named = [field for field in flatten(default_config()) if "." in field and field in message]
+    return f"(Set a field with {field_flag}.)\n" if field_flag and named else ""
 
 
 def _print_error(text: str) -> None:

@@ -83,7 +83,7 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
     except OSError as error:
         raise RunError(
             f"The cache of resized images could not be written to {folder}: {error}. It needs "
-            f"{count * image_bytes / 1e9:.1f} GB; free some space or set --config.data.cache=off."
+            f"{count * image_bytes / 1e9:.1f} GB; free some space or set data.cache=off."
         ) from error
     return ImageReader(source, size, path)
 

@@ -48,12 +48,10 @@ def open_dataset(
         RunError: A download failed, or the records cannot be written.
     """
     if name not in NAMES:
-        raise InputError(
-            f"Unknown data set {name!r}. Set --config.data.name to one of: {', '.join(NAMES)}."
-        )
+        raise InputError(f"Unknown data set {name!r}. Set data.name to one of: {', '.join(NAMES)}.")
     if crop_to_box and name not in OFFICIAL:
         raise InputError(
-            f"The data set {name!r} has no boxes to crop to. Set --config.data.crop_to_box=False "
+            f"The data set {name!r} has no boxes to crop to. Set data.crop_to_box=False "
             "(python -m apinet_jax prepare: leave out --crop-to-box)."
         )
     # TFDS takes a second to import, so it is imported only when a data set is opened.
@@ -84,8 +82,7 @@ def _open_folder(
 
     if not data_dir:
         raise InputError(
-            "No image folder was named. Set --config.data.dir to the folder that holds "
-            "train/<class>/*."
+            "No image folder was named. Set data.dir to the folder that holds train/<class>/*."
         )
     folder = _on_disk(data_dir)
     builder, drawn = folders.prepare(folder, records_root(), skip_unreadable, outputs)

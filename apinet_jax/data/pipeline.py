@@ -167,11 +167,11 @@ def _explain_lost_worker() -> Iterator[None]:
             raise
         code = int(found[1])
         cause = "-9 is usually the system running out of memory"
-        advice = "try a lower --config.data.workers"
+        advice = "try a lower data.workers"
         if code == -signal.SIGBUS and _SHARED_MEMORY.is_dir():
             size = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
             cause = f"{_SHARED_MEMORY}, which has {size:,.0f} MB, was too small for the batches"
-            advice = "enlarge it (docker run --shm-size=8g), or set --config.data.workers=0"
+            advice = "enlarge it (docker run --shm-size=8g), or set data.workers=0"
         raise RunError(
             f"A worker process that loads batches was killed (exit code {code}; {cause}). The same "
             f"command resumes the run; if it happens again, {advice}."

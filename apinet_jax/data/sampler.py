@@ -73,7 +73,7 @@ class BalancedSampler:
         if classes > len(members):
             raise InputError(
                 f"batch.classes = {classes} asks for {classes} classes in a batch, but the "
-                f"training images have only {len(members)}. Set --config.batch.classes="
+                f"training images have only {len(members)}. Set batch.classes="
                 f"{len(members)} or lower."
             )
         self.batch_size, self.num_steps = classes * images, num_steps

@@ -65,7 +65,7 @@ def hold_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     if not drawn.any():
         raise InputError(
             f"data.val_fraction = {fraction} holds out no image: every class has a single training "
-            "image, which it keeps. Set --config.data.val_fraction=0, or add photos."
+            "image, which it keeps. Set data.val_fraction=0, or add photos."
         )
     return replace(
         dataset,

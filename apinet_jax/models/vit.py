@@ -53,7 +53,7 @@ def check_sides(patch: int, height: int, width: int) -> None:
         below = max(1, min(height, width) // patch) * patch
         raise InputError(
             f"images of {height}x{width} do not divide into patches of {patch}; choose a multiple,"
-            f" for instance --config.data.crop={below}"
+            f" for instance data.crop={below}"
         )
 
 

@@ -31,9 +31,10 @@ _WARNING = (
     "WARNING: no pretrained weights: the trunk starts from random values, and a few thousand "
     "photos do not make up for that. On 50 bird species a small trunk from scratch reached 35 %, "
     "SqueezeNet with ImageNet weights 74 % (docs/results.md). Use weights from the Hugging Face "
-    "hub with --config.model.pretrained=timm:resnet50.tv_in1k, or a .safetensors file with "
+    "hub with model.pretrained=timm:resnet50.tv_in1k, or a .safetensors file with "
     "torchvision or timm names."
 )
+_CHOSEN = "Chosen for this run; --config.FIELD=VALUE overrides:"
 _CACHE_LIMIT = 4 * 2**30
 # Share of a device's memory that the estimate may fill; a CPU's is shared with other programs.
 _CPU_SHARE, _ACCELERATOR_SHARE = 0.8, 0.85
@@ -75,7 +76,9 @@ def choose(
         group, _, name = field.rpartition(".")
         if group and config[group][name] is None and value is not None:
             config[group][name] = value
-            lines.append(f"{field} = {value}: {why}; override with --config.{field}=...")
+            if not lines:
+                lines.append(_CHOSEN)
+            lines.append(f"  {field} = {value}: {why}")
 
     if recorded is not None:
         for field, default in flatten(default_config()).items():
@@ -220,17 +223,17 @@ def _warnings(config: ml_collections.ConfigDict) -> list[str]:
         lines.append(
             f"WARNING: optim.frozen_epochs = {optim.frozen_epochs:g} of optim.epochs = "
             f"{optim.epochs:g}: the trunk is frozen for the entire run, and only the head learns; "
-            "--config.optim.frozen_epochs=0 lets the trunk learn from the start."
+            "optim.frozen_epochs=0 lets the trunk learn from the start."
         )
     elif noise and optim.frozen_epochs:
         lines.append(
             f"WARNING: the random trunk is frozen for {optim.frozen_epochs:g} epochs; "
-            "--config.optim.frozen_epochs=0 lets it learn from the start."
+            "optim.frozen_epochs=0 lets it learn from the start."
         )
     rate, why = _rate(config.model.trunk, pretrained, optim.rule)
     if optim.rule == "adamw" and optim.lr > 10 * rate:
         lines.append(
             f"WARNING: optim.lr = {optim.lr:g} is far above the {rate:g} that would be chosen with "
-            f"optim.rule = adamw: {why}; set --config.optim.lr={rate:g}."
+            f"optim.rule = adamw: {why}; set optim.lr={rate:g}."
         )
     return lines

@@ -86,7 +86,7 @@ def make_dataset(
         if dataset.validation is not None:
             raise InputError(
                 f"The folder has validation images, and data.val_fraction = {data.val_fraction} "
-                "asks to hold out more. Set --config.data.val_fraction=0."
+                "asks to hold out more. Set data.val_fraction=0."
             )
         dataset = hold_out(dataset, data.val_fraction, config.seed)
     return dataset
@@ -108,7 +108,7 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
     if total > MOST_STEPS:
         raise InputError(
             f"optim.epochs = {config.optim.epochs:g} are {total:.3g} steps, and a run can have at "
-            f"most {MOST_STEPS:g}. Lower --config.optim.epochs."
+            f"most {MOST_STEPS:g}. Lower optim.epochs."
         )
     frozen = min(total, to_steps(config.optim.frozen_epochs))
     return Plan(batch_size, epoch, total, frozen, max(1, to_steps(config.checkpoint.every)))

@@ -132,7 +132,7 @@ def check_fits(
     for option in options:
         if len(listed) == _MOST_OPTIONS:
             break
-        flags = " ".join(f"--config.{field}={value}" for field, value in option.items())
+        flags = " ".join(f"{field}={value}" for field, value in option.items())
         if compiles is None:
             listed.append(f"  {flags}")
         elif (compiled := compiles(option)) and (then := program_bytes(compiled)) <= has:

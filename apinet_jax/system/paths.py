@@ -54,8 +54,8 @@ def local_path(text: AnyPath | str) -> Path:
     """
     if "://" in str(text):
         raise InputError(
-            f"{text} is not on a disk. Name a folder or file of this machine; --workdir, data.dir, "
-            f"data.manual_dir and model.pretrained may also begin with {_BUCKETS}."
+            f"{text} is not on a disk. Name a folder or file of this machine; the workdir, "
+            f"data.dir, data.manual_dir and model.pretrained may also begin with {_BUCKETS}."
         )
     path = os.path.expanduser(text)
     if path.startswith("~"):  # an unknown user, or one without HOME, as in containers

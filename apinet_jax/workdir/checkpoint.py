@@ -43,7 +43,7 @@ from apinet_jax.workdir.seal import find_damage, is_sealed, write_seal
 _HELD_OUT_SCORE = "held_out_top1"
 # What orbax writes when it merges the arrays of all processes; nothing can be read without it.
 _MANIFESTS = ("weights/manifest.ocdbt", "trainer/manifest.ocdbt")
-_ANOTHER = "Choose another with --checkpoint=last|best|STEP."
+_ANOTHER = "Choose another one: last, best or a step."
 
 
 class Weights(NamedTuple):
@@ -90,7 +90,7 @@ class Checkpoints:
         """Return the held-out accuracy of the best checkpoint, or `None` without a recorded one."""
         if (step := max(steps_of(self._workdir, BEST), default=None)) is None:
             return None
-        with _explain_damage(self._workdir / BEST / str(step), "Use another --workdir."):
+        with _explain_damage(self._workdir / BEST / str(step), "Use another workdir."):
             return self._best.checkpointables_metadata(step).custom_metadata.get(_HELD_OUT_SCORE)
 
     def save(
@@ -219,7 +219,7 @@ def _check_merged(folder: AnyPath) -> None:
     if missing := [name for name in _MANIFESTS if not (folder / name).exists()]:
         raise RunError(
             f"The checkpoint {folder} was saved without {' and '.join(missing)}, so it cannot be "
-            "read. Try another --workdir, and report this with the log above."
+            "read. Try another workdir, and report this with the log above."
         )
 
 

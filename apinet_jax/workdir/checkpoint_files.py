@@ -40,7 +40,7 @@ def quarantine_damaged(workdir: AnyPath) -> None:
         if is_sealed(best) and (damage := find_damage(best)):
             raise InputError(
                 f"The best checkpoint {best} is damaged: {damage}. Only a new run can replace it: "
-                "use another --workdir."
+                "use another workdir."
             )
     folders = _complete(workdir / LAST)[::-1]
     damages = {}
@@ -98,8 +98,8 @@ def resolve_checkpoint(run: AnyPath | str, which: str | int | None = None) -> An
         )
     known = [f"step {step}" for step in last] + [f"best (step {step})" for step in best]
     raise InputError(
-        f"There is no checkpoint '{which}' in {run}, only: {', '.join(known)}. Choose one with "
-        "--checkpoint=last|best|STEP."
+        f"There is no checkpoint '{which}' in {run}, only: {', '.join(known)}. Name one of "
+        "them: last, best or a step."
     )
 
 

@@ -42,7 +42,7 @@ def lock_workdir(workdir: AnyPath, record: dict[str, Any] | None) -> Iterator[No
             holder = path.read_text() if path.exists() else "which has just ended"
             raise InputError(
                 f"Another process ({holder}) trains in {workdir}. Wait until it has ended, or stop "
-                "it and start this command again, or choose another --workdir."
+                "it and start this command again, or choose another workdir."
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         _check_unchanged(workdir, record)
@@ -56,7 +56,7 @@ def _check_unchanged(workdir: AnyPath, record: dict[str, Any] | None) -> None:
     if read_record(workdir) != record:
         raise InputError(
             f"Another process has just trained in {workdir}. Start this command again to continue "
-            "from there, or choose another --workdir."
+            "from there, or choose another workdir."
         )
 
 

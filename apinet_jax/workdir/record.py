@@ -75,7 +75,7 @@ def _parsed(path: AnyPath) -> dict[str, Any]:
 def _invalid(path: AnyPath, why: str) -> InputError:
     return InputError(
         f"{path} is not a run record ({why}). If the folder holds no run that you want to "
-        "continue, remove it or choose another --workdir."
+        "continue, remove it or choose another workdir."
     )
 
 
@@ -87,7 +87,7 @@ def _check_no_run(workdir: AnyPath) -> None:
     if found:
         raise InputError(
             f"{workdir} holds {' and '.join(found)} of a run, but not its run.json with the "
-            "settings. Restore that file, or choose another --workdir."
+            "settings. Restore that file, or choose another workdir."
         )
 
 
@@ -168,13 +168,13 @@ def check_same_run(
     hint = ""
     if extended:
         hint = (
-            " More epochs are possible with --extend, which recomputes the cosine of the learning "
-            "rate over the longer run."
+            " More epochs are possible with --extend (extend=True), which recomputes the cosine of "
+            "the learning rate over the longer run."
         )
     raise InputError(
         f"The run in {workdir} was made with other settings:\n"
         + "\n".join(lines)
-        + f"\nUse the same settings to continue it, or another --workdir for a new run.{hint}"
+        + f"\nUse the same settings to continue it, or another workdir for a new run.{hint}"
     )
 
 
@@ -197,7 +197,7 @@ def begin_session(workdir: AnyPath, record: dict[str, Any], step: int) -> None:
         if time.monotonic() > until:
             raise InputError(
                 f"Host {jax.process_index()} does not see {workdir}/run.json, which host 0 has "
-                "written. Choose a --workdir on a disk that all hosts share, or in a bucket."
+                "written. Choose a workdir on a disk that all hosts share, or in a bucket."
             )
         time.sleep(0.1)
     hosts.wait_for_all_processes()  # a collective would time out on a slow disk

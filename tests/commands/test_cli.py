@@ -6,6 +6,9 @@ import sys
 import pytest
 from tiny_runs import CONFIG, REPOSITORY
 
+from apinet_jax.commands import cli
+from apinet_jax.system.errors import InputError
+
 FOLDER = f"--config={CONFIG}"
 
 FILES = {
@@ -40,7 +43,7 @@ FILES = {
         ([FOLDER, "--noconfig.optim.x"], "no field 'optim.x'."),
         ([FOLDER, "--config.optim=1"], "flag --config.optim=1: Failed to parse '1'"),
         (["--config.seed=1"], "--config.seed changes a configuration: name one too"),
-        ([FOLDER], "No image folder was named. Set --config.data.dir to the folder"),
+        ([FOLDER], "No image folder was named. Set data.dir to the folder"),
         (["--mode=eval"], "--mode eval needs the folder of a run: --workdir=runs/x."),
         (["--mode=eval", "--workdir=none"], "There is no checkpoint in "),
         (["--mode=eval", "--workdir=.", "--checkpoint=best"], "There is no checkpoint in "),
@@ -67,3 +70,14 @@ def test_bad_command(tmp_path, arguments, message):
     assert message in error
     assert "Traceback" not in done.stderr
     assert error.count("\n") <= 2
+
+
+def test_errors_say_how_fields_are_set(capsys):
+    def fail():
+        raise InputError("Lower data.crop.")
+
+    with pytest.raises(SystemExit):
+        cli.run_with_exit_codes(fail, field_flag="--set FIELD=VALUE")
+    assert capsys.readouterr().err.endswith(
+        "error: Lower data.crop.\n(Set a field with --set FIELD=VALUE.)\n"
+    )

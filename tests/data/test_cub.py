@@ -134,7 +134,7 @@ def test_missing_folder(tmp_path):
         "CUB_200_2011.tgz",
         "data.caltech.edu",
         "65de6-vp158",
-        "--config.data.manual_dir",
+        "data.manual_dir",
     ):
         assert part in str(caught.value)
 

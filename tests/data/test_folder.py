@@ -186,7 +186,7 @@ def test_unreadable_files_are_all_listed(photos, root):
     assert "train/cat/bad.png: " in message
     assert "train/cat/empty.jpg: empty file" in message
     assert "test/dog/movie.gif: not a JPEG, PNG or WebP image" in message
-    assert "--config.data.skip_unreadable=True" in message
+    assert "data.skip_unreadable=True" in message
     assert list(root.glob("folder/*/*")) == []
 
 

@@ -210,7 +210,7 @@ def test_counts_and_drawn_split_are_printed(flat, photos, capsys):
     assert f"{flat} has no test/ or val/: a fifth of each class is set apart" in printed
     assert "folder: 8 train, 2 test images of 2 classes." in printed
     open_dataset("folder", photos / "train")
-    warning = f"WARNING: {photos / 'test'} is not used. To use it, set --config.data.dir={photos}."
+    warning = f"WARNING: {photos / 'test'} is not used. To use it, set data.dir={photos}."
     assert warning in capsys.readouterr().err
 
 

@@ -85,7 +85,7 @@ def test_dead_address_gives_the_steps(server, manual):
         f"from {server.url}: the server answers 404",
         "Or: Download CUB_200_2011.tgz from https://data.caltech.edu/records/65de6-vp158",
         f"into {manual}.",
-        "--config.data.manual_dir",
+        "data.manual_dir",
         "--manual-dir",
     ):
         assert part in str(caught.value)

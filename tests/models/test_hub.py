@@ -34,7 +34,7 @@ CONFIG = {
     "pretrained_cfg": {"input_size": [3, 288, 288], "mean": MEAN, "std": STD, "crop_pct": 0.95},
 }
 NAME = "timm:tiny.birds"
-FIELD = "--config.model.pretrained"
+FIELD = "model.pretrained"
 
 
 def weights_of(trunk):

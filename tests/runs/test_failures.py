@@ -66,7 +66,7 @@ def test_run_resumes_after_each_failure(photos, tmp_path, monkeypatch):
             train(config, workdir)
     text = str(caught.value)
     assert text.startswith("The device ran out of memory (RESOURCE_EXHAUSTED: Out of memory alloc")
-    assert "lower --config.batch.classes" in text
+    assert "lower batch.classes" in text
     assert text.endswith(f"The last good checkpoint is {workdir}/checkpoints/2.")
 
     command = options(settings_for(photos, **SHORT), workdir)
@@ -87,7 +87,7 @@ def test_run_resumes_after_each_failure(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluation, "to_global", failing(evaluation.to_global, 1, JaxRuntimeError(OUT_OF_MEMORY))
     )
-    with pytest.raises(RunError, match=r"ran out of memory .*lower --config.eval.batch_size"):
+    with pytest.raises(RunError, match=r"ran out of memory .*lower eval.batch_size"):
         evaluate(workdir, "last", None)
 
 

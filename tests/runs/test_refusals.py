@@ -67,7 +67,7 @@ def refuse(photos, workdir, message, devices=1, **overrides):
 
 
 def test_missing_folder(tmp_path):
-    refuse(tmp_path / "none", tmp_path / "run", r"folder .*none does not exist.*--config.data.dir")
+    refuse(tmp_path / "none", tmp_path / "run", r"folder .*none does not exist.*data.dir")
 
 
 def test_empty_class(photos, tmp_path):
@@ -137,7 +137,7 @@ def test_weights_of_another_trunk(photos, tmp_path):
 def test_changed_settings_are_listed(finished, photos, tmp_path):
     message = (
         r"made with other settings:\n  model.dropout: 0.5 there, 0.25 now\n"
-        r"  optim.lr: 0.01 there, 0.02 now\nUse the same settings .* another --workdir"
+        r"  optim.lr: 0.01 there, 0.02 now\nUse the same settings .* another workdir"
     )
     refuse(photos, finished, message, optim__lr=0.02, model__dropout=0.25)
     refuse(photos, finished, r"optim.epochs: 0.5 there, 0.25 now", optim__epochs=0.25)
@@ -197,7 +197,7 @@ def test_workdir_below_a_file(photos, tmp_path):
 )
 def test_damaged_run_record(photos, tmp_path, text, why):
     (tmp_path / "run.json").write_text(text)
-    refuse(photos, tmp_path, rf"run.json is not a run record \(.*{why}.*another --workdir")
+    refuse(photos, tmp_path, rf"run.json is not a run record \(.*{why}.*another workdir")
 
 
 def test_checkpoints_without_a_record(finished, photos, tmp_path):
@@ -210,7 +210,7 @@ def test_checkpoints_without_a_record(finished, photos, tmp_path):
 
 def test_workdir_in_use(finished, photos):
     with lock_workdir(finished, read_record(finished)):
-        refuse(photos, finished, r"Another process \(\d+ on .*\) trains in .*another --workdir")
+        refuse(photos, finished, r"Another process \(\d+ on .*\) trains in .*another workdir")
     assert not (finished / ".lock").exists()
     with (
         pytest.raises(InputError, match=r"has just trained in .*Start this command again"),

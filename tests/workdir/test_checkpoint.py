@@ -92,7 +92,7 @@ def test_damaged_checkpoint_is_named(workdir):
     assert content_of(workdir) == before
     message = rf"The checkpoint {folder} cannot be read; it is incomplete or damaged .*"
     (folder / SEAL).unlink()
-    with pytest.raises(InputError, match=message + "Choose another with --checkpoint"):
+    with pytest.raises(InputError, match=message + "Choose another one: last, best"):
         load_weights(workdir, "3")
     gc.collect()  # warnings about those reads belong to this test
 

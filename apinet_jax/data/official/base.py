@@ -86,7 +86,7 @@ def prepare(
     folder = manual_dir or root / "downloads" / "manual"
     steps = (
         f"{builder_class.STEPS.format(folder=folder)} To use another folder, set "
-        "--config.data.manual_dir (python -m apinet_jax prepare: --manual-dir)."
+        "data.manual_dir (python -m apinet_jax prepare: --manual-dir)."
     )
 
     @contextmanager

@@ -129,7 +129,7 @@ def _read_one_list(images: Files, lists: Files) -> Scan:
 
 
 def _read_classes(files: Files) -> Scan:
-    scan = find_images(files.place, "--config.data.manual_dir")
+    scan = find_images(files.place, "data.manual_dir")
     entries = (entry._replace(image_id=_id(entry.file_name)) for entry in scan.entries)
     return scan._replace(entries=tuple(entries))
 

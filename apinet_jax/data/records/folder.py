@@ -66,5 +66,5 @@ def report_drawn_split(folder: Path) -> None:
     if place.name.lower() in ("train", "training") and others:
         say(
             f"WARNING: {place.parent / others[0]} is not used. To use it, set "
-            f"--config.data.dir={place.parent}."
+            f"data.dir={place.parent}."
         )

@@ -58,9 +58,7 @@ class Found(NamedTuple):
     file_name: str
 
 
-def find_images(
-    folder: Path, option: str = "--config.data.dir", outputs: Collection[Path] = ()
-) -> Scan:
+def find_images(folder: Path, option: str = "data.dir", outputs: Collection[Path] = ()) -> Scan:
     """Find the images of a folder without reading them, and report the files that are not used.
 
     Args:

@@ -141,7 +141,7 @@ def unreadable_error(place: Path, skipped: Iterable[tuple[str, str]]) -> InputEr
     return InputError(
         f"{len(lines):,} unreadable image file(s) in {place}:\n"
         + "\n".join([*lines[:_MAX_LINES], *([f"  and {more:,} more"] if more > 0 else [])])
-        + "\nRepair or remove them, or leave them out with --config.data.skip_unreadable=True "
+        + "\nRepair or remove them, or leave them out with data.skip_unreadable=True "
         "(python -m apinet_jax prepare: --skip-unreadable)."
     )
 

@@ -16,8 +16,8 @@ from apinet_jax.system.paths import AnyPath, is_remote, local_path, to_path
 
 HUB = "timm:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_OPTION = "--config.model.pretrained"
-_REPAIR = "Fetch it again, or remove it and set --config.model.mean and --config.model.std."
+_OPTION = "model.pretrained"
+_REPAIR = "Fetch it again, or remove it and set model.mean and model.std."
 _LARGEST = 10_000  # side of images, in pixels; larger is a mistake
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth", ".tar")
 
