@@ -172,7 +172,7 @@ def test_configuration_next_to_a_file(files, tmp_path):
 def test_damaged_configuration(text, tmp_path):
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config\.json .*remove it and set --config\.model\.m"):
+    with pytest.raises(InputError, match=r"config\.json .*remove it and set model\.m"):
         find_pretrained(str(tmp_path))
 
 
@@ -207,7 +207,7 @@ def test_pixel_statistics_come_from_the_weights(hub):
     config, lines = chosen(pretrained=NAME)
     assert config.model.trunk == "resnet10_w16"
     assert (config.model.mean, config.model.std) == (MEAN, STD)
-    assert any(line.startswith("model.mean = (0.5, 0.4, 0.3): of the images") for line in lines)
+    assert any(line.startswith("  model.mean = (0.5, 0.4, 0.3): of the images") for line in lines)
     _, preprocess = make_network(config, 4)
     assert (preprocess.mean, preprocess.std) == (MEAN, STD)
     config, _ = chosen(pretrained=NAME, mean=(0.1, 0.1, 0.1))
