@@ -153,9 +153,7 @@ def test_one_folder_per_class(tmp_path, above):
 
 def test_one_folder_per_class_too_deep(tmp_path):
     put_files(tmp_path / "manual", {f"train/train/{name}/1.jpg": jpeg(1) for name in ("a", "b")})
-    message = (
-        r"only one class, 'train', .*set data\.manual_dir to .* holds train/<class>/"
-    )
+    message = r"only one class, 'train', .*set data\.manual_dir to .* holds train/<class>/"
     with pytest.raises(InputError, match=message):
         open_dataset("cars", manual_dir=tmp_path / "manual")
 
