@@ -45,11 +45,11 @@ MAIN_WITH_NAN = """
 import itertools, jax
 from apinet_jax import training
 from apinet_jax.main import entry_point
-real, count = train.fit, itertools.count()
+real, count = training.fit, itertools.count()
 def fit(run, state, loader, stages):
     def broken(step):
-        def call(state, batch):
-            state, metrics = step(state, batch)
+        def call(*args):
+            state, metrics = step(*args)
             garbage = jax.tree.map(lambda x: (x - x) / (x - x), (state.params, metrics.loss))
             if next(count) == {at}:
                 state = state._replace(params=garbage[0])
@@ -57,7 +57,7 @@ def fit(run, state, loader, stages):
             return state, metrics
         return call
     return real(run, state, loader, dict((name, broken(step)) for name, step in stages.items()))
-train.fit = fit
+training.fit = fit
 entry_point()
 """
 
