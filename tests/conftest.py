@@ -1,8 +1,13 @@
 """Eight CPU devices, one compilation cache, strict ranks, and the folders that tests read."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
+
+# Shells ignore Ctrl-C for what they run in the background, and its children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The workers and every process that a test starts inherit the environment, so that each program is
 # compiled once. The process that made the folder removes it.
