@@ -131,7 +131,7 @@ def test_full_disk(source, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(RunError, match=r"No space left.*--config\.data\.cache=off"):
+    with pytest.raises(RunError, match=r"No space left.*data\.cache=off"):
         cached_reader(source, SIZE, tmp_path, "fingerprint")
     assert not files(tmp_path)
 

@@ -248,7 +248,7 @@ def two_validation_folders(photos):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (missing, r"photos does not exist\. Check --config\.data\.dir"),
+        (missing, r"photos does not exist\. Check data\.dir"),
         (no_folder, "photos is not a folder"),
         (no_class_folders, r"no class folders in .*train\. Expected train/<class>"),
         (no_images, r"no images \(\.jpg, .*train"),
@@ -268,5 +268,5 @@ def test_one_clear_error(photos, damage, message):
 
 
 def test_no_folder_named():
-    with pytest.raises(InputError, match=r"Set --config\.data\.dir"):
+    with pytest.raises(InputError, match=r"Set data\.dir"):
         open_dataset("folder")

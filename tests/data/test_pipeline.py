@@ -133,8 +133,8 @@ def test_evaluation_rows_of_two_hosts_cover_all(source):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (-9, r"exit code -9; -9 is usually .* memory\).*try a lower --config\.data\.workers"),
-        (-7, r"exit code -7; \S+, which has [\d,]+ MB, was too small.*--config\.data\.workers=0"),
+        (-9, r"exit code -9; -9 is usually .* memory\).*try a lower data\.workers"),
+        (-7, r"exit code -7; \S+, which has [\d,]+ MB, was too small.*data\.workers=0"),
     ],
 )
 def test_killed_worker(tmp_path, monkeypatch, code, message):

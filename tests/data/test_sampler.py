@@ -89,7 +89,7 @@ def test_class_with_fewer_than_s_images():
 
 
 def test_more_classes_than_exist():
-    with pytest.raises(InputError, match=r"11 classes.*only 10.*--config\.batch\.classes=10"):
+    with pytest.raises(InputError, match=r"11 classes.*only 10.*batch\.classes=10"):
         sampler(classes=11)
 
 

@@ -96,7 +96,7 @@ def test_attention_softmax_is_float32():
 @pytest.mark.parametrize(("size", "crop"), [((20, 24), 16), ((24, 31), 24), ((4, 4), 8)])
 def test_indivisible_images_are_refused(size, crop):
     images = jnp.zeros((1, *size, 3))
-    with pytest.raises(InputError, match=rf"patches of 8; .*--config\.data\.crop={crop}\b"):
+    with pytest.raises(InputError, match=rf"patches of 8; .*data\.crop={crop}\b"):
         jax.eval_shape(lambda x: tiny().init(jax.random.key(0), x, train=False), images)
 
 

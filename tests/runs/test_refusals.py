@@ -85,7 +85,7 @@ def test_one_class_only(tmp_path):
     ("overrides", "message"),
     [
         ({"batch__classes": 5, "batch__images": 8}, "batch.classes = 5 .*only 4.*classes=4 or low"),
-        ({"data__crop": 40}, r"data.crop = 40 is larger than data.resize = 36.*lower --config"),
+        ({"data__crop": 40}, r"data.crop = 40 is larger than data.resize = 36.*lower data.crop"),
         ({"model__trunk": "resnet11"}, "no trunk named 'resnet11'; choose one of .*resnet18"),
         ({"data__name": "flowers"}, "Unknown data set 'flowers'.*birds, cub, aircraft"),
         ({"model__pretrained": "/no.safetensors"}, "Cannot read the weights /no.safetensors"),
@@ -204,7 +204,7 @@ def test_checkpoints_without_a_record(finished, photos, tmp_path):
     """Their settings are unknown, so they are neither resumed nor deleted."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     (workdir / "run.json").unlink()
-    message = "holds checkpoints and metrics.jsonl of a run, but not its run.json.*another --work"
+    message = "holds checkpoints and metrics.jsonl of a run, but not its run.json.*another workdir"
     refuse(photos, workdir, message)
 
 
@@ -257,11 +257,11 @@ def test_step_that_does_not_fit_lists_what_would(photos, tmp_path, monkeypatch):
         train(config, tmp_path / "run")
     text = str(caught.value)
     assert "needs 512 MiB on each device, which has 400 MiB" in text
-    options = re.findall(r"  (--config\..*)  \((\d+) MiB\)", text)
+    options = re.findall(r"  (\S+=.*)  \((\d+) MiB\)", text)
     assert len(set(options)) == 3
     for flags, figure in options:
         smaller = config.copy_and_resolve_references()
-        changes = re.findall(r"--config\.(\S+)=(\d+)", flags)
+        changes = re.findall(r"(\S+)=(\d+)", flags)
         smaller.update_from_flattened_dict({field: int(value) for field, value in changes})
         assert bytes_of(smaller) == int(figure) * 2**20 <= 400 * 2**20
     assert not (tmp_path / "run/run.json").exists()
