@@ -154,6 +154,6 @@ def _record(
     if extended:
         say(
             f"Extended from {recorded['config']['optim.epochs']:g} to {config.optim.epochs:g} "
-            "epochs. The cosine schedule is planned anew over all of them."
+            "epochs. The cosine schedule is recomputed over all of them."
         )
     return {**recorded, "config": flat}

@@ -140,7 +140,7 @@ def test_extend_plans_a_new_cosine(again, reference, photos, capsys):
         train(longer, again)
     assert content_of(again) == before
     train(longer, again, extend=True)
-    assert "planned anew" in capsys.readouterr().err
+    assert "recomputed over all" in capsys.readouterr().err
     rows = rows_of(again)
     old = rows_of(reference)
     assert rows[: len(old)] == old
