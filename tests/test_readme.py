@@ -17,6 +17,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_examples_of_the_readme_run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert len(EXAMPLES) == 2

@@ -94,7 +94,7 @@ def save_run(workdir, **fields):
     return workdir
 
 
-@pytest.mark.parametrize("trunk", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("trunk", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_golden_authors_checkpoint(trunk, goldens_dir, tmp_path, capsys):
     """Logits from pixels, and all tensors back under the names that torch gave them."""
     golden = np.load(goldens_dir / f"authors_{trunk}.npz")

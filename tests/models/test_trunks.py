@@ -29,7 +29,11 @@ known_shapes = cache(variable_shapes)
 
 
 @pytest.mark.parametrize(
-    ("name", "last_norm"), [("resnet18", ("layer4.1", "bn2")), ("resnet50", ("layer4.2", "bn3"))]
+    ("name", "last_norm"),
+    [
+        ("resnet18", ("layer4.1", "bn2")),
+        pytest.param("resnet50", ("layer4.2", "bn3"), marks=pytest.mark.slow),
+    ],
 )
 def test_golden_resnet(name, last_norm, goldens_dir):
     golden = np.load(goldens_dir / f"{name}.npz")

@@ -27,7 +27,10 @@ def tiny(**options):
     return ViT(8, 3, width=16, depth=1, heads=2, **options)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# The last one has all that the others have.
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[:-1]), NAMES[-1]]
+)
 def test_golden_vit(name, goldens_dir):
     golden = np.load(goldens_dir / f"{name}.npz")
     cases = sorted({key.rpartition("/")[0] for key in golden if "evaluation" in key})
@@ -109,6 +112,7 @@ def test_training_and_evaluation_are_equal():
     np.testing.assert_array_equal(trained, evaluated)
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     network = APINet(tiny(registers=1), 16, 4, hidden=8)
     options = {"momentum": 0.9, "weight_decay": 0.0, "decay_bn_bias": True, "frozen_steps": 0}
