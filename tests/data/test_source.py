@@ -124,6 +124,17 @@ def test_birds_on_a_full_disk(tmp_path, monkeypatch):
         open_dataset("birds", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def few_birds(tmp_path_factory):
+    """The records of a few drawn birds, and the configuration that draws them."""
+    few = BirdsConfig(train_per_species=1, test_per_species=1)
+    root = tmp_path_factory.mktemp("few_birds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Birds, "BUILDER_CONFIGS", (few,))
+        open_dataset("birds", root)
+    return root, few
+
+
 @pytest.mark.parametrize(
     ("name", "left"),
     [
@@ -133,10 +144,10 @@ def test_birds_on_a_full_disk(tmp_path, monkeypatch):
         ("dataset_info.json", None),
     ],
 )
-def test_damaged_birds(tmp_path, monkeypatch, name, left):
-    few = BirdsConfig(train_per_species=1, test_per_species=1)
+def test_damaged_birds(few_birds, tmp_path, monkeypatch, name, left):
+    drawn, few = few_birds
     monkeypatch.setattr(Birds, "BUILDER_CONFIGS", (few,))
-    names = open_dataset("birds", tmp_path).class_names
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     (path,) = tmp_path.glob(f"birds/*/*/{name}")
     content = path.read_bytes()
     path.unlink()
@@ -145,8 +156,17 @@ def test_damaged_birds(tmp_path, monkeypatch, name, left):
     folder = tmp_path / "birds"
     with pytest.raises(RunError, match=rf"The drawn birds in {folder} cannot .*Delete that folder"):
         open_dataset("birds", tmp_path)
-    shutil.rmtree(folder)
-    assert open_dataset("birds", tmp_path).class_names == names
+
+
+def test_deleted_birds_are_drawn_again(few_birds, tmp_path, monkeypatch):
+    drawn, few = few_birds
+    monkeypatch.setattr(Birds, "BUILDER_CONFIGS", (few,))
+    copy = shutil.copytree(drawn, tmp_path / "copy")
+    before = open_dataset("birds", copy)
+    shutil.rmtree(copy / "birds")
+    after = open_dataset("birds", copy)
+    assert after.class_names == before.class_names
+    assert after.train.read(0) == before.train.read(0)
 
 
 @pytest.fixture

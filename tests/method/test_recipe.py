@@ -73,12 +73,12 @@ def test_adamw_starts_when_the_trunk_thaws():
 def test_which_parameters_decay(everything):
     trunk = ViT(8, 2, registers=1, layer_scale=True, width=8, depth=1, heads=2)
     network = APINet(trunk, 8, 3, hidden=4)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
-    params = jax.tree.map(jnp.ones_like, params)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
     recipe = {**AUTHORS, "decay_bn_bias": everything}
     optimizer = make_optimizer(lambda _: 0.1, **recipe)
     no_gradient = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(no_gradient, optimizer.init(params), params)
+    updates, _ = jax.jit(optimizer.update)(no_gradient, optimizer.init(params), params)
     decayed = {path for path, update in flatten_dict(updates).items() if update.any()}
     every = set(flatten_dict(params))
     leaves = {path[-1] for path in every}

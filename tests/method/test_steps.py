@@ -119,6 +119,7 @@ def test_devices_exchange_only_gradients_statistics_and_features(stage):
     assert gradients < sum(reduced) < gradients + 5 * statistics + 2 * max(gathered)
 
 
+@pytest.mark.slow
 def test_twenty_steps_on_eight_devices():
     """Compare float64: in float32, rounding soon changes the pairs."""
 

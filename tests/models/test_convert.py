@@ -18,8 +18,9 @@ from tiny_runs import config_for, draw_photos
 from apinet_jax.__main__ import run_command
 from apinet_jax.evaluation import evaluate
 from apinet_jax.method.types import TrainState
-from apinet_jax.models import variable_shapes
+from apinet_jax.models import TRUNKS, variable_shapes
 from apinet_jax.models.layers import normalise
+from apinet_jax.models.weights import recognise
 from apinet_jax.models.weights.hub import find_pretrained
 from apinet_jax.models.weights.torch_names import torch_shapes
 from apinet_jax.setup.build import make_network
@@ -35,6 +36,14 @@ CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4
 
 def convert(*words):
     run_command(["convert", *map(str, words)])
+
+
+@pytest.fixture(autouse=True)
+def few_trunks(monkeypatch):
+    """Weights are compared with few trunks: the shapes of all take long to trace."""
+    names = ("resnet10_w16", "resnet18", "resnet50", "squeezenet1_1", "vit_base_patch16_224")
+    for known in ("TRUNKS", "LISTED_TRUNKS"):
+        monkeypatch.setattr(recognise, known, {name: TRUNKS[name] for name in names})
 
 
 def trunk_tensors(trunk="resnet10_w16"):

@@ -16,7 +16,8 @@ from tiny_runs import config_for, draw_photos, options, run_command, settings_fo
 
 from apinet_jax.config import default_config
 from apinet_jax.evaluation import evaluate
-from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, variable_shapes
+from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, TRUNKS, variable_shapes
+from apinet_jax.models.weights import recognise as recognise_module
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import recognise
 from apinet_jax.models.weights.torch_names import torch_shapes
@@ -184,7 +185,10 @@ def test_files_without_weights(tmp_path):
         find_pretrained(str(tmp_path / "best.pth.tar"))
 
 
-def test_unknown_weights_name_the_nearest_trunk():
+def test_unknown_weights_name_the_nearest_trunk(monkeypatch):
+    few = {name: TRUNKS[name] for name in ("resnet10_w16", "resnet18", "squeezenet1_1")}
+    for known in ("TRUNKS", "LISTED_TRUNKS"):  # the shapes of all take long to trace
+        monkeypatch.setattr(recognise_module, known, few)
     tensors = weights_of("resnet18")
     del tensors["layer4.1.bn2.bias"]
     message = r"none of the trunks resnet10_w16, .*The nearest is resnet18: .*1 missing: layer4\.1"

@@ -82,7 +82,14 @@ def test_golden_squeezenet(goldens_dir):
     assert count(variables["params"]) + kernel.size + bias.size == golden["params"]
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+# The deepest ones take long to trace, and have the blocks of the others.
+DEEP = ("resnet101", "resnet152", "densenet161")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in TRUNKS],
+)
 def test_names_widths_and_sizes(name, goldens_dir):
     spec = TRUNKS[name]
     height, width = (70, 65) if spec.patch == 1 else (4 * spec.patch, 3 * spec.patch)
@@ -137,7 +144,7 @@ def test_test_trunk_is_not_offered():
         (make_trunk("resnet10_w16", jnp.bfloat16, batch_norm_groups=2), 33),
         (make_trunk("test_tiny", jnp.bfloat16, batch_norm_groups=2, remat="full"), 33),
         (ResNet(Bottleneck, (1, 1), 8, dtype=jnp.bfloat16), 32),
-        (make_trunk("squeezenet1_1", jnp.bfloat16), 32),
+        pytest.param(make_trunk("squeezenet1_1", jnp.bfloat16), 32, marks=pytest.mark.slow),
         (DenseNet((2, 2), 8, 16, dtype=jnp.bfloat16), 33),
         (
             ViT(

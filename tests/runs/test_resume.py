@@ -152,6 +152,7 @@ def test_extend_plans_a_new_cosine(again, reference, photos, capsys):
         train(config_for(photos, **RECIPE), again, extend=True)
 
 
+@pytest.mark.slow
 def test_restore_on_other_devices(reference, photos):
     """Saved on two devices; the next step is the same on one, two, four and eight."""
     expected = next(row for row in rows_of(reference) if row["step"] == TOTAL)
