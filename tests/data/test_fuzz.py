@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from apinet_jax.data import decoding
 
 FEW = 300
-MANY = int(os.environ.get("APINET_FUZZ", "20000"))
+MANY = int(os.environ.get("APINET_FUZZ", "2000"))
 # Seconds after which a parser of a small file counts as hanging.
 PATIENCE = 20
 # Bytes that a parser may allocate for files of some kilobytes, besides its libraries.
