@@ -203,9 +203,9 @@ def _read_file(path: Path, trunk: str | None) -> Network:
         if not name.startswith(foreign) and not name.endswith(".num_batches_tracked")
     }
     # `find_pretrained` refuses a pickle, and only the configuration next to it is needed.
-    beside = path.with_name(WEIGHTS) if path.name == _HUB_PICKLE else path.with_suffix(SAFETENSORS)
-    images = find_pretrained(str(beside))
-    described = config_file_of(beside)
+    weights = path.with_name(WEIGHTS) if path.name == _HUB_PICKLE else path.with_suffix(SAFETENSORS)
+    images = find_pretrained(str(weights))
+    described = config_file_of(weights)
     description = described.read_text() if described.exists() else None
     return Network(trunk, kept, images.mean, images.std, description)
 
@@ -218,15 +218,15 @@ def _write_statistics(network: Network, target: Path) -> None:
     """Write pixel statistics to the file where `model.pretrained` expects them."""
     if network.description is None or target.suffix != SAFETENSORS:
         return
-    beside = config_file_of(target)
-    if beside.is_file() and beside.read_text(errors="replace") == network.description:
+    file = config_file_of(target)
+    if file.is_file() and file.read_text(errors="replace") == network.description:
         return  # the source is in the same folder
-    if beside.exists():
+    if file.exists():
         raise InputError(
-            f"{beside}, for the pixel statistics of the trunk, exists already. Remove it, or "
+            f"{file}, for the pixel statistics of the trunk, exists already. Remove it, or "
             "choose another target."
         )
-    write_atomically(beside, network.description)
+    write_atomically(file, network.description)
 
 
 def _warn_of_statistics(network: Network) -> None:
