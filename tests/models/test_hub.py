@@ -278,6 +278,7 @@ def test_run_records_its_weights_and_resumes_without_them(hub, photos, files, tm
             train(config_for(photos, **{**SHORT, "model__pretrained": other}), workdir)
 
 
+@pytest.mark.slow
 def test_command_line_respects_the_hub_environment(hub, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))

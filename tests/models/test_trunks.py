@@ -145,7 +145,7 @@ def test_test_trunk_is_not_offered():
         (make_trunk("test_tiny", jnp.bfloat16, batch_norm_groups=2, remat="full"), 33),
         (ResNet(Bottleneck, (1, 1), 8, dtype=jnp.bfloat16), 32),
         pytest.param(make_trunk("squeezenet1_1", jnp.bfloat16), 32, marks=pytest.mark.slow),
-        (DenseNet((2, 2), 8, 16, dtype=jnp.bfloat16), 33),
+        pytest.param(DenseNet((2, 2), 8, 16, dtype=jnp.bfloat16), 33, marks=pytest.mark.slow),
         (
             ViT(
                 8, 2, registers=2, layer_scale=True, width=32, depth=2, heads=2, dtype=jnp.bfloat16

@@ -58,6 +58,7 @@ def failing(function, at, error):
     return wrapped
 
 
+@pytest.mark.slow
 def test_run_resumes_after_each_failure(photos, tmp_path, monkeypatch):
     workdir, config = tmp_path / "run", config_for(photos, **SHORT)
     with monkeypatch.context() as patch:

@@ -1,5 +1,6 @@
 """Training outside of the main thread, as notebooks and servers do."""
 
+import pytest
 from tiny_runs import draw_photos, rows_of, run_command
 
 # Flags of absl are not parsed, and worker processes make the batches.
@@ -21,6 +22,7 @@ print("trained:", results[0].checkpoint)
 """
 
 
+@pytest.mark.slow
 def test_training_in_a_thread(tmp_path):
     photos, workdir = draw_photos(tmp_path / "photos"), tmp_path / "run"
     code, output = run_command([photos, workdir], program=("-c", TRAIN_IN_A_THREAD), devices=1)

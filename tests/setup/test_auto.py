@@ -146,7 +146,7 @@ def test_estimate_against_figures_of_a_gpu(trunk, remat, parts, gib):
     [
         ("resnet18", 96, 8),
         pytest.param("resnet50", 96, 8, marks=pytest.mark.slow),
-        ("squeezenet1_1", 96, 16),
+        pytest.param("squeezenet1_1", 96, 16, marks=pytest.mark.slow),
         pytest.param("densenet121", 96, 8, marks=pytest.mark.slow),
         pytest.param("vit_base_patch16_224", 96, 8, marks=pytest.mark.slow),
     ],
