@@ -13,7 +13,7 @@ from apinet_jax.system.compilation_cache import enable_compilation_cache
 
 @pytest.fixture
 def settings(monkeypatch, tmp_path):
-    """What JAX is told; the process's own settings stay."""
+    """The settings that JAX receives; those of the process are restored."""
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
