@@ -200,6 +200,7 @@ class Checkpoints:
             # Orbax raises the failure of a save again; the error that is being raised says it.
             closing.enter_context(contextlib.suppress(*[Exception] * (kind is not None)))
             closing.callback(get_absl_logger().removeFilter, self._failed_saves)
+            closing.callback(self._failed_saves.wait_for_others)
             closing.callback(self._background.shutdown)
             closing.callback(self._best.close)
             closing.callback(self._last.close)

@@ -1,11 +1,15 @@
 """Which checkpoints count after kills, damage and odd paths."""
 
+import errno
 import gc
 import shutil
+import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 from absl.logging import get_absl_logger
 from tiny_runs import content_of
 
@@ -247,6 +251,35 @@ def test_best_checkpoint_of_an_older_version_has_no_score(tmp_path, monkeypatch)
         assert checkpoints.best_score() is None
         checkpoints.save(state_of(2), METADATA, best_score=0.5)
     assert load_weights(tmp_path, "best").metadata["step"] == 2
+
+
+def fail(seconds):
+    """Log a failure as a part of a save does."""
+    time.sleep(seconds)
+    try:
+        raise OSError(errno.ENOSPC, f"after {seconds} s")
+    except OSError:
+        logging.exception("A part of the save failed")
+
+
+# Orbax's threads are recognised by their module.
+OrbaxThread = type("OrbaxThread", (threading.Thread,), {"__module__": "orbax.checkpoint.test"})
+
+
+def fail_in_parts(parts):
+    """Raise the failure of the first part of a save, while the other one is being written."""
+    for part in parts:
+        part.start()
+    parts[0].join()
+    raise RunError("No space left on device.")
+
+
+def test_later_failures_of_a_save_are_not_printed(tmp_path, caplog):
+    parts = [OrbaxThread(target=fail, args=(seconds,)) for seconds in (0, 0.5)]
+    with pytest.raises(RunError), Checkpoints(tmp_path, keep=1):
+        fail_in_parts(parts)
+    parts[1].join()
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_no_log_filters_stay_behind(tmp_path):
