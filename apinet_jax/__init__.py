@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apinet_jax import config as config
+    from apinet_jax.answers.trained_run import load as load
     from apinet_jax.evaluation import evaluate as evaluate
-    from apinet_jax.inference import load as load
     from apinet_jax.method.interaction import APINet as APINet
     from apinet_jax.method.losses import pair_loss as pair_loss
     from apinet_jax.method.losses import score_ranking as score_ranking
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "APINet": "apinet_jax.method.interaction",
     "evaluate": "apinet_jax.evaluation",
-    "load": "apinet_jax.inference",
+    "load": "apinet_jax.answers.trained_run",
     "make_trunk": "apinet_jax.models",
     "mine_pairs": "apinet_jax.method.pairs",
     "pair_loss": "apinet_jax.method.losses",

@@ -1,57 +1,59 @@
 """A trained run as a classifier: from photos to names with probabilities."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, UInt8
-from PIL import Image
 
+import apinet_jax
 from apinet_jax.config import recorded_config
-from apinet_jax.data.decoding import decode, upright_rgb
-from apinet_jax.data.transforms import center_crop, to_pixels
+from apinet_jax.data.photos import Photo, Window, read_pixels
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.losses import PairLogits
 from apinet_jax.models.layers import normalise
 from apinet_jax.setup.build import make_network
 from apinet_jax.system.errors import InputError, explain_out_of_memory
-from apinet_jax.system.paths import AnyPath, to_path
-from apinet_jax.workdir.checkpoint import Weights, load_weights
+from apinet_jax.system.paths import AnyPath
+from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
-
-Photo = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
-Window = tuple[int, int, int, int]
+from apinet_jax.workdir.seal import digest
 
 
-def load(
-    run: AnyPath | str, checkpoint: str | int | None = None, *, device: jax.Device | None = None
-) -> "Classifier":
-    """Load a trained run as a classifier.
+class Provenance(NamedTuple):
+    """Where an answer comes from.
 
-    Args:
-        run: A workdir, the folder of one checkpoint, or either in a bucket.
-        checkpoint: `last`, `best` or a step. By default the one that the run chose: the best on
-            held-out images where there were any, else the last.
-        device: Where it computes; JAX's default device if not given.
-
-    Raises:
-        InputError: If there is no such checkpoint, or it cannot be read.
-
-    >>> import apinet_jax
-    >>> bird = apinet_jax.load("runs/x")  # doctest: +SKIP
-    >>> bird.predict(["photo.jpg"], top=1)  # doctest: +SKIP
-    [[('Laysan Albatross', 0.93)]]
+    Attributes:
+        checkpoint: Folder of the checkpoint.
+        step: Its training steps.
+        hash: The first 12 digits of the SHA-256 of its checksums.
+        version: Version of apinet_jax that answers.
+        temperature: What the logits are divided by.
     """
-    folder = resolve_checkpoint(run, checkpoint)
-    sharding = SingleDeviceSharding(device or jax.devices()[0])
-    weights = load_weights(folder, sharding=sharding)
-    return Classifier(folder, weights, _temperature(folder, weights.metadata["step"]))
+
+    checkpoint: str
+    step: int
+    hash: str
+    version: str
+    temperature: float
+
+
+class Description(NamedTuple):
+    """What the network says about photos.
+
+    Attributes:
+        features: Pooled features.
+        logits: Scores of the classes, as evaluation computes them.
+    """
+
+    features: Float[np.ndarray, "N D"]
+    logits: Float[np.ndarray, "N C"]
 
 
 class Classifier:
@@ -70,13 +72,30 @@ class Classifier:
             at the end of the run, and 1 where none were held out, or for another checkpoint.
     """
 
-    def __init__(self, checkpoint: AnyPath, weights: Weights, temperature: float = 1.0):
-        """Prepare the network; nothing is compiled before the first photo."""
-        self.checkpoint = checkpoint
+    def __init__(
+        self,
+        run: AnyPath | str,
+        checkpoint: str | int | None = None,
+        device: jax.Device | None = None,
+    ):
+        """Load a checkpoint; nothing is compiled before the first photo.
+
+        Args:
+            run: A workdir, the folder of one checkpoint, or either in a bucket.
+            checkpoint: `last`, `best` or a step. By default the one that the run chose: the best on
+                held-out images where there were any, else the last.
+            device: Where it computes; JAX's default device if not given.
+
+        Raises:
+            InputError: If there is no such checkpoint, or it cannot be read.
+        """
+        self.checkpoint: AnyPath = resolve_checkpoint(run, checkpoint)
+        self.device = device or jax.devices()[0]
+        weights = load_weights(self.checkpoint, sharding=SingleDeviceSharding(self.device))
         self.config: ml_collections.ConfigDict = recorded_config(weights.metadata["config"])
         self.class_names = tuple(weights.metadata["class_names"])
         self.step: int = weights.metadata["step"]
-        self.temperature = temperature
+        self.temperature = _temperature(self.checkpoint, self.step)
         model, preprocess = make_network(self.config, len(self.class_names))
         self._variables = {"params": weights.params, "batch_stats": weights.batch_stats}
 
@@ -93,9 +112,38 @@ class Classifier:
                 flip=bool(self.config.eval.flip),
             )
 
+        def describe(variables: dict[str, Any], images: Any) -> Description:
+            features = apply(variables, images, APINet.features)
+            return Description(features, classify(variables, images))
+
+        self._model = model
         self._classify = jax.jit(classify)
+        self._describe = jax.jit(describe)
         self._features = jax.jit(partial(apply, method=APINet.features))
         self._feature_map = jax.jit(partial(apply, method=APINet.feature_map))
+
+    @cached_property
+    def provenance(self) -> Provenance:
+        """Where the answers come from."""
+        hash_ = digest(self.checkpoint)[:12]
+        return Provenance(
+            str(self.checkpoint), self.step, hash_, apinet_jax.__version__, self.temperature
+        )
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the network compares pairs; the softmax baseline does not."""
+        return self._model.interaction != "none"
+
+    @property
+    def kernel(self) -> Float[np.ndarray, "D C"]:
+        """Weights of the classifier: the logits are `features @ kernel + bias` (equation 5)."""
+        return np.asarray(self._variables["params"]["fc"]["kernel"])
+
+    @property
+    def bias(self) -> Float[np.ndarray, " C"]:
+        """Bias of the classifier."""
+        return np.asarray(self._variables["params"]["fc"]["bias"])
 
     def predict(
         self, photos: Sequence[Photo], top: int = 5, *, windows: Sequence[Window] | None = None
@@ -130,6 +178,45 @@ class Classifier:
         """Return the pooled feature of each photo; see `pixels`."""
         return self._in_batches(self._features, photos, windows)
 
+    def describe(
+        self, photos: Sequence[Photo], *, windows: Sequence[Window] | None = None
+    ) -> Description:
+        """Return features and logits of each photo in one pass; see `pixels`."""
+        return self._in_batches(self._describe, photos, windows)
+
+    def describe_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Description:
+        """Return features and logits of a batch of pixels that are cropped already."""
+        return jax.tree.map(np.asarray, self._describe(self._variables, images))
+
+    def gates(
+        self, x_1: Float[np.ndarray, "P D"], x_2: Float[np.ndarray, "P D"]
+    ) -> tuple[Float[np.ndarray, "P D"], Float[np.ndarray, "P D"]]:
+        """Return the gates of both photos of each pair, from their features (equation 2).
+
+        Raises:
+            InputError: If the run is the softmax baseline, which has no gates.
+        """
+        return jax.tree.map(np.asarray, self._of_pairs(APINet.gate_vectors, x_1, x_2))
+
+    def interact(self, x_1: Float[np.ndarray, "P D"], x_2: Float[np.ndarray, "P D"]) -> PairLogits:
+        """Return the logits of the attentive features of each pair (equations 1 to 5).
+
+        Raises:
+            InputError: If the run is the softmax baseline, which has no gates.
+        """
+        return jax.tree.map(np.asarray, self._of_pairs(APINet.interact, x_1, x_2))
+
+    def _of_pairs(self, method: Callable[..., Any], x_1: Any, x_2: Any) -> Any:
+        if not self.has_gates:
+            raise InputError(
+                f"{self.checkpoint} is a softmax run, which has no gates to compare photos with."
+            )
+        return self._apply_to_pairs(self._variables, x_1, x_2, method=method)
+
+    @cached_property
+    def _apply_to_pairs(self) -> Callable[..., Any]:
+        return jax.jit(partial(self._model.apply, train=False), static_argnames="method")
+
     def feature_map(
         self, photos: Sequence[Photo], *, windows: Sequence[Window] | None = None
     ) -> Float[np.ndarray, "N h w D"]:
@@ -151,37 +238,14 @@ class Classifier:
             InputError: If a photo cannot be read, or a window is outside of it.
             TypeError: If it is a single photo instead of a sequence.
         """
-        one_array = isinstance(photos, np.ndarray) and photos.ndim != 4
-        if one_array or isinstance(photos, str | bytes | os.PathLike | Image.Image):
-            raise TypeError("Pass a sequence of photos, as in [photo].")
-        windows = [None] * len(photos) if windows is None else windows
-        if len(windows) != len(photos):
-            raise InputError(f"{len(windows)} windows for {len(photos)} photos: give one for each.")
-        return np.stack(
-            [
-                self._pixels(index, photo, window)
-                for index, (photo, window) in enumerate(zip(photos, windows, strict=True))
-            ]
-        )
-
-    def _pixels(
-        self, index: int, photo: Photo, window: Window | None
-    ) -> UInt8[np.ndarray, "H W 3"]:
-        """Read one photo; its path or its place in the sequence names it in errors."""
-        try:
-            resized = to_pixels(_read(photo), window, self.config.data.resize)
-        except (OSError, ValueError) as error:
-            name = photo if isinstance(photo, str | os.PathLike) else f"number {index}"
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"The photo {name} cannot be read: {reason}.") from error
-        return center_crop(resized, self.config.data.crop)
+        return read_pixels(photos, windows, self.config.data.resize, self.config.data.crop)
 
     def _in_batches(
         self,
         function: Callable[..., Any],
         photos: Sequence[Photo],
         windows: Sequence[Window] | None,
-    ) -> Float[np.ndarray, "N *rest"]:
+    ) -> Any:
         """Apply a compiled function to batches of at most `eval.batch_size` photos."""
         if len(photos) == 0:
             raise InputError("There are no photos to classify: the sequence is empty.")
@@ -193,23 +257,17 @@ class Classifier:
                 # A padded batch: few sizes are compiled, whatever the number of photos.
                 size = min(self.config.eval.batch_size, 1 << (len(images) - 1).bit_length())
                 padded = np.pad(images, ((0, size - len(images)), (0, 0), (0, 0), (0, 0)))
-                parts.append(np.asarray(function(self._variables, padded))[: len(images)])
-        return np.concatenate(parts)
+                found = function(self._variables, padded)
+                parts.append(jax.tree.map(partial(_first, len(images)), found))
+        return jax.tree.map(lambda *some: np.concatenate(some), *parts)
+
+
+def _first(count: int, rows: jax.Array) -> np.ndarray:
+    return np.asarray(rows)[:count]
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
-
-
-def _read(photo: Photo) -> Image.Image:
-    """Decode a photo into an upright RGB image."""
-    if isinstance(photo, Image.Image):
-        return upright_rgb(photo)
-    if isinstance(photo, np.ndarray):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
-            raise ValueError(f"an array of {photo.dtype} {photo.shape} is not one of uint8 [H W 3]")
-        return Image.fromarray(photo)
-    return decode(photo if isinstance(photo, bytes) else to_path(photo).read_bytes())
 
 
 def _temperature(checkpoint: AnyPath, step: int) -> float:

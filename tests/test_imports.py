@@ -19,7 +19,7 @@ FLOORS = (
     ("workdir",),
     ("setup",),
     ("training", "loop", "evaluation", "report", "inference"),
-    ("sweeps",),
+    ("sweeps", "answers"),
     ("commands",),
     ("main", "__main__"),
 )

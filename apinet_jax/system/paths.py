@@ -164,19 +164,20 @@ def explain_bucket_errors(path: AnyPath | str) -> Iterator[None]:
         ) from error
 
 
-def write_atomically(path: AnyPath, text: str) -> None:
-    """Replace a file by an atomic rename: a reader, or a kill, finds the old text or the new.
+def write_atomically(path: AnyPath, content: str | bytes) -> None:
+    """Replace a file by an atomic rename: a reader, or a kill, finds the old content or the new.
 
     Raises:
         RunError: If it cannot be written.
     """
     with explain_failed_writes(path):
         if is_remote(path):  # objects are replaced atomically
-            path.write_text(text)
+            write = path.write_text if isinstance(content, str) else path.write_bytes
+            write(content)
             return
         part = path.with_suffix(path.suffix + ".part")
-        with open(part, "w") as file:
-            file.write(text)
+        with open(part, "w" if isinstance(content, str) else "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

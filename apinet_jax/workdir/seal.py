@@ -26,6 +26,17 @@ def is_sealed(folder: AnyPath) -> bool:
     return (folder / SEAL).exists()
 
 
+def digest(folder: AnyPath) -> str:
+    """Return the SHA-256 of a folder's checksums, which names its content.
+
+    The checksums are those of the seal, which may be broken; without one they are computed.
+    """
+    sealed = (
+        (folder / SEAL).read_bytes() if is_sealed(folder) else _lines_of(_sums(folder)).encode()
+    )
+    return hashlib.sha256(sealed).hexdigest()
+
+
 def find_damage(folder: AnyPath, unread: str | None = None) -> str | None:
     """Return what breaks the seal of a sealed folder, or `None` if it is intact.
 
