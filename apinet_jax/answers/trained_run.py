@@ -5,6 +5,8 @@ from functools import cached_property
 import jax
 
 from apinet_jax.answers.bank import Bank, read_bank
+from apinet_jax.answers.explain import Explanation, explain_photo
+from apinet_jax.data.photos import Photo, Window
 from apinet_jax.data.source import Dataset
 from apinet_jax.inference import Classifier
 from apinet_jax.setup.build import make_dataset
@@ -87,6 +89,38 @@ class TrainedRun(Classifier):
         if split not in self._banks:
             self._banks[split] = read_bank(self, self.dataset, split)
         return self._banks[split]
+
+    def explain(
+        self,
+        photo: Photo,
+        against: str | None = None,
+        *,
+        exemplars: int = 3,
+        window: Window | None = None,
+    ) -> Explanation:
+        """Explain why a photo is the predicted class and not another one.
+
+        Args:
+            photo: The photo: a path, bytes, a PIL image or a uint8 array [H W 3].
+            against: Name of the rival class; the most probable one by default.
+            exemplars: Training photos to show of each class. Without the run's photos there are
+                none, and `no_exemplars` gives the reason.
+            window: The part of the photo to use; see `pixels`.
+
+        Raises:
+            InputError: If the photo cannot be read, no class has that name, or the rival is the
+                predicted class.
+            RunError: If the device runs out of memory.
+        """
+        train, reason = None, "none were asked for"
+        if exemplars > 0:
+            try:
+                train, reason = self.bank("train"), None
+            except InputError as error:
+                reason = str(error)
+        return explain_photo(
+            self, photo, against, train, count=exemplars, window=window, no_exemplars=reason
+        )
 
     @cached_property
     def _banks(self) -> dict[str, Bank]:

@@ -1,0 +1,71 @@
+"""Contrast maps: which cells of a feature map speak for one class and against another.
+
+The classifier is linear in the mean of the feature map. The difference of two logits is therefore
+the sum of one term for each cell, plus the difference of two biases. These terms are Finer-CAM
+(Zhang et al., CVPR 2025) at the last layer, with gamma = 1 and without ReLU. Without the ReLU
+nothing is lost: the map sums to the difference exactly, and its negative cells speak for the rival.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Class = int | Int[np.ndarray, "*N"]
+
+
+def contrast_map(
+    feature_map: Float[np.ndarray, "*N h w D"],
+    kernel: Float[np.ndarray, "D C"],
+    predicted: Class,
+    against: Class,
+    *,
+    gamma: float = 1.0,
+    relu: bool = False,
+) -> Float[np.ndarray, "*N h w"]:
+    """Return what each cell adds to the logit of one class, less that of its rival.
+
+    With the default options, `contrast.sum() + contrast_bias(...)` is the difference of the logits.
+
+    Args:
+        feature_map: Feature maps before pooling; the mean over their cells is classified.
+        kernel: Weights of the classifier.
+        predicted: The class that positive cells speak for; one, or one for each image.
+        against: The rival, which negative cells speak for.
+        gamma: Weight of the rival. 0 leaves CAM of the class, which for a linear classifier is
+            Grad-CAM up to a factor; Finer-CAM's paper uses 0.6.
+        relu: Whether negative cells become 0, as in CAM and in Finer-CAM.
+    """
+    rows = kernel.T.astype(np.promote_types(kernel.dtype, np.float32))
+    weights = rows[predicted] - gamma * rows[against]  # [*N D]
+    height, width = feature_map.shape[-3:-1]
+    # A feature map in bfloat16 is summed in float32, as the pooling does.
+    wide = feature_map.astype(rows.dtype)
+    contrast = np.einsum("...hwd,...d->...hw", wide, weights) / (height * width)
+    return np.maximum(contrast, 0) if relu else contrast
+
+
+def contrast_bias(
+    bias: Float[np.ndarray, " C"], predicted: Class, against: Class, *, gamma: float = 1.0
+) -> Float[np.ndarray, "*N"]:
+    """Return what the biases add to the difference of the logits, wherever the network looks."""
+    return np.asarray(bias[predicted] - gamma * bias[against])
+
+
+def mirror_average(
+    feature_map: Float[np.ndarray, "*N h w D"], mirrored: Float[np.ndarray, "*N h w D"]
+) -> Float[np.ndarray, "*N h w D"]:
+    """Return the mean of the feature maps of photos and, mirrored back, of their mirror images.
+
+    `eval.flip` averages the logits of both. As the classifier is linear, these are the logits of
+    this mean, so its contrast map has the same exact sum.
+    """
+    return (feature_map + mirrored[..., ::-1, :]) / 2
+
+
+def gate_map(
+    feature_map: Float[np.ndarray, "*N h w D"], gates: Float[np.ndarray, "*N D"]
+) -> Float[np.ndarray, "*N h w"]:
+    """Return how much of each cell a gate lets through: feature times gate, summed over channels.
+
+    The mean over the cells is the sum of `x * g`, the attention that equation 3 adds to `x`.
+    """
+    return np.einsum("...hwd,...d->...hw", feature_map.astype(gates.dtype), gates)

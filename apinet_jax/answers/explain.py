@@ -1,0 +1,192 @@
+"""Why this class and not that one: a contrast map and the nearest training photos of both."""
+
+import difflib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from apinet_jax.answers.bank import Bank
+from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_map, mirror_average
+from apinet_jax.data.photos import Photo, Window
+from apinet_jax.inference import Classifier
+from apinet_jax.system.errors import InputError
+
+
+class Gates(NamedTuple):
+    """What the gates of a pair let through: sum over channels of feature * gate, in each cell.
+
+    Attributes:
+        photo: Map of the explained photo, under its own gate.
+        exemplar: Map of the training photo, under its own gate.
+    """
+
+    photo: Float[np.ndarray, "h w"]
+    exemplar: Float[np.ndarray, "h w"]
+
+
+class Exemplar(NamedTuple):
+    """A training photo that resembles the explained one.
+
+    Attributes:
+        class_name: Its class.
+        file_name: Its file.
+        similarity: Cosine of the pooled features of both.
+        pixels: What the network sees of it.
+        gates: The gates of the pair; `None` for a softmax run, which has none.
+    """
+
+    class_name: str
+    file_name: str
+    similarity: float
+    pixels: UInt8[np.ndarray, "H W 3"]
+    gates: Gates | None
+
+
+class Explanation(NamedTuple):
+    """Why a photo is one class and not another.
+
+    Attributes:
+        predicted: The most probable class.
+        against: The rival.
+        probability: Calibrated probability of the predicted class.
+        rival_probability: Calibrated probability of the rival.
+        difference: Logit of the predicted class less that of the rival, without temperature.
+        contrast: What each cell of the feature map adds to the difference: positive for the
+            predicted class, negative for the rival. `contrast.sum() + bias` is the difference, up
+            to rounding.
+        bias: What the biases of the classifier add.
+        pixels: What the network sees of the photo.
+        exemplars: The nearest training photos of the predicted class, then those of the rival.
+        no_exemplars: Why there are none; `None` if there are some.
+    """
+
+    predicted: str
+    against: str
+    probability: float
+    rival_probability: float
+    difference: float
+    contrast: Float[np.ndarray, "h w"]
+    bias: float
+    pixels: UInt8[np.ndarray, "H W 3"]
+    exemplars: tuple[Exemplar, ...]
+    no_exemplars: str | None
+
+
+def explain_photo(
+    classifier: Classifier,
+    photo: Photo,
+    against: str | None,
+    train: Bank | None,
+    *,
+    count: int = 3,
+    window: Window | None = None,
+    no_exemplars: str | None = None,
+) -> Explanation:
+    """Explain a prediction against a rival class.
+
+    Args:
+        classifier: The run.
+        photo: The photo.
+        against: Name of the rival; `None` for the most probable one.
+        train: Training images to find exemplars in; `None` if the photos of the run are missing.
+        count: Exemplars of each class, at most.
+        window: The part of the photo to use; see `Classifier.pixels`.
+        no_exemplars: Why `train` is missing.
+
+    Raises:
+        InputError: If the photo cannot be read, no class has that name, or the rival is the
+            predicted class.
+    """
+    pixels = classifier.pixels([photo], windows=None if window is None else [window])
+    logits = classifier.describe_pixels(pixels).logits[0]
+    probability = _softmax(logits / classifier.temperature)
+    first = int(logits.argmax())
+    rival = _rival(classifier.class_names, logits, first, against)
+    own = evidence = classifier.map_pixels(pixels)
+    if classifier.config.eval.flip:
+        evidence = mirror_average(own, classifier.map_pixels(pixels[:, :, ::-1]))
+    exemplars = ()
+    if train is not None:
+        exemplars = tuple(
+            exemplar
+            for label in (first, rival)
+            for exemplar in _exemplars(classifier, own[0], train, label, count)
+        )
+    return Explanation(
+        predicted=classifier.class_names[first],
+        against=classifier.class_names[rival],
+        probability=float(probability[first]),
+        rival_probability=float(probability[rival]),
+        difference=float(logits[first] - logits[rival]),
+        contrast=contrast_map(evidence[0], classifier.kernel, first, rival),
+        bias=float(contrast_bias(classifier.bias, first, rival)),
+        pixels=pixels[0],
+        exemplars=exemplars,
+        no_exemplars=no_exemplars,
+    )
+
+
+def _softmax(logits: Float[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
+    exponential = np.exp(logits - logits.max())
+    return exponential / exponential.sum()
+
+
+def _rival(
+    class_names: tuple[str, ...], logits: Float[np.ndarray, " C"], first: int, against: str | None
+) -> int:
+    """Return the class to explain against."""
+    if against is None:
+        if len(class_names) == 1:
+            raise InputError("The run has one class only: no rival to explain against exists.")
+        return int(np.argsort(-logits, kind="stable")[1])
+    if against not in class_names:
+        folded = {name.casefold(): name for name in class_names}
+        near = difflib.get_close_matches(against.casefold(), folded, n=3, cutoff=0.0)
+        names = ", ".join(folded[name] for name in near)
+        raise InputError(f"The run has no class {against!r}. The nearest names are: {names}.")
+    rival = class_names.index(against)
+    if rival == first:
+        raise InputError(
+            f"The photo is predicted to be {against} itself. Name another class to explain it "
+            "against, or none for the most probable rival."
+        )
+    return rival
+
+
+def _exemplars(
+    classifier: Classifier, own: Float[np.ndarray, "h w D"], train: Bank, label: int, count: int
+) -> list[Exemplar]:
+    """Return the training photos of a class with the largest cosine, the nearest first."""
+    feature = own.astype(np.float32).mean(axis=(0, 1))
+    of_class = np.flatnonzero(train.labels == label)
+    features = train.features[of_class]
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(feature)
+    cosine = features @ feature / np.maximum(lengths, np.finfo(np.float32).tiny)
+    best = np.argsort(-cosine, kind="stable")[:count]
+    chosen = of_class[best]
+    if len(chosen) == 0:
+        return []
+    source = train.source
+    rows = source.rows[chosen]
+    windows = None if source.windows is None else [source.window(int(row)) for row in rows]
+    pixels = classifier.pixels([source.read(int(index)) for index in chosen], windows=windows)
+    gates: list[Gates | None] = [None] * len(chosen)
+    if classifier.has_gates:
+        partners = train.features[chosen]
+        gate_1, gate_2 = classifier.gates(np.broadcast_to(feature, partners.shape), partners)
+        maps = classifier.map_pixels(pixels)
+        gates = [
+            Gates(gate_map(own, gate_1[number]), gate_map(maps[number], gate_2[number]))
+            for number in range(len(chosen))
+        ]
+    return [
+        Exemplar(
+            class_name=classifier.class_names[label],
+            file_name=source.file_names[index],
+            similarity=float(cosine[place]),
+            pixels=pixels[number],
+            gates=gates[number],
+        )
+        for number, (index, place) in enumerate(zip(chosen, best, strict=True))
+    ]

@@ -1,0 +1,86 @@
+"""Explanations: exact sums, rivals by name, and the nearest training photos of both classes."""
+
+import numpy as np
+import pytest
+
+import apinet_jax
+from apinet_jax.system.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def photo(photos):
+    return photos / "test/class0/0.png"
+
+
+@pytest.fixture(params=["run", "softmax_run"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_sums_to_the_difference(either, photo):
+    found = either.explain(photo)
+    logits = either.logits([photo])[0]
+    first, second = np.argsort(-logits)[:2]
+    assert (found.predicted, found.against) == tuple(
+        either.class_names[label] for label in (first, second)
+    )
+    assert found.difference == pytest.approx(logits[first] - logits[second], abs=1e-6)
+    total = found.contrast.sum() + found.bias
+    assert total == pytest.approx(found.difference, abs=1e-4 * float(np.abs(logits).max()))
+    best = either.predict([photo], top=2)[0]
+    assert [found.probability, found.rival_probability] == pytest.approx([p for _, p in best])
+
+
+def test_mirror_image_is_averaged(workdir, photo):
+    run = apinet_jax.load(workdir)
+    run.config.eval.flip = True
+    plain = apinet_jax.load(workdir).explain(photo, exemplars=0)
+    found = run.explain(photo, plain.against, exemplars=0)
+    logits = dict(zip(run.class_names, run.logits([photo])[0], strict=True))
+    difference = logits[found.predicted] - logits[found.against]
+    assert found.contrast.sum() + found.bias == pytest.approx(difference, abs=1e-4)
+    assert not np.allclose(found.contrast, plain.contrast)
+    mirrored = run.explain(plain.pixels[:, ::-1], plain.against, exemplars=0)
+    again = run.explain(plain.pixels, plain.against, exemplars=0)
+    np.testing.assert_allclose(mirrored.contrast[:, ::-1], again.contrast, atol=1e-5)
+
+
+def test_exemplars_are_the_nearest(either, photo):
+    found = either.explain(photo, exemplars=2)
+    names = [exemplar.class_name for exemplar in found.exemplars]
+    assert names == [found.predicted] * 2 + [found.against] * 2
+    bank, feature = either.bank("train"), either.features([photo])[0]
+    cosine = bank.features @ feature
+    cosine /= np.linalg.norm(bank.features, axis=1) * np.linalg.norm(feature)
+    cosine[bank.labels != either.class_names.index(found.against)] = -1
+    best = int(cosine.argmax())
+    assert found.exemplars[2].file_name == bank.source.file_names[best]
+    assert found.exemplars[2].similarity == pytest.approx(cosine[best], abs=1e-5)
+    assert found.exemplars[2].similarity >= found.exemplars[3].similarity
+
+
+def test_gate_maps_average_to_the_attention(run, softmax_run, photo):
+    exemplar = run.explain(photo, exemplars=1).exemplars[0]
+    x_1 = run.features([photo])
+    bank = run.bank("train")
+    x_2 = bank.features[[bank.source.file_names.index(exemplar.file_name)]]
+    gate_1, gate_2 = run.gates(x_1, x_2)
+    assert exemplar.gates.photo.mean() == pytest.approx((x_1 * gate_1).sum(), rel=1e-4)
+    assert exemplar.gates.exemplar.mean() == pytest.approx((x_2 * gate_2).sum(), rel=1e-4)
+    assert softmax_run.explain(photo, exemplars=1).exemplars[0].gates is None
+
+
+def test_missing_photos_are_a_reason(workdir, photo, tmp_path):
+    found = apinet_jax.load(workdir, data_dir=str(tmp_path / "moved")).explain(photo)
+    assert found.exemplars == ()
+    assert "cannot be opened" in found.no_exemplars
+
+
+def test_rivals_by_name(run, photo):
+    found = run.explain(photo, exemplars=0)
+    other = next(name for name in run.class_names if name not in (found.predicted, found.against))
+    assert run.explain(photo, other, exemplars=0).against == other
+    with pytest.raises(InputError, match=r"no class 'clas2'\. The nearest names are: class2,"):
+        run.explain(photo, "clas2", exemplars=0)
+    with pytest.raises(InputError, match=r"predicted to be class\d itself"):
+        run.explain(photo, found.predicted, exemplars=0)
