@@ -1,7 +1,7 @@
 """API-Net (Attentive Pairwise Interaction) for fine-grained image classification, in JAX and Flax.
 
-The public API: `train`, `evaluate` and `load`, the module `config`, and the method's pure pieces.
-Each is imported when it is first used, so that importing the package is fast.
+The public API: `train`, `evaluate`, `load`, `load_trunk`, the module `config`, and the method's
+pure pieces. Each is imported when it is first used, so that importing the package is fast.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from apinet_jax.method.losses import score_ranking as score_ranking
     from apinet_jax.method.pairs import mine_pairs as mine_pairs
     from apinet_jax.models import make_trunk as make_trunk
+    from apinet_jax.pretrained_trunk import load_trunk as load_trunk
     from apinet_jax.training import train as train
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ _MODULE_OF = {
     "APINet": "apinet_jax.method.interaction",
     "evaluate": "apinet_jax.evaluation",
     "load": "apinet_jax.answers.trained_run",
+    "load_trunk": "apinet_jax.pretrained_trunk",
     "make_trunk": "apinet_jax.models",
     "mine_pairs": "apinet_jax.method.pairs",
     "pair_loss": "apinet_jax.method.losses",

@@ -1,7 +1,7 @@
 """A trained run as a classifier: from photos to names with probabilities."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, UInt8
 
 import apinet_jax
+from apinet_jax.batches import in_batches
 from apinet_jax.config import recorded_config
 from apinet_jax.data.photos import Photo, Window, read_pixels
 from apinet_jax.method.classify import classify_images
@@ -19,7 +20,7 @@ from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits
 from apinet_jax.models.layers import normalise
 from apinet_jax.setup.build import make_network
-from apinet_jax.system.errors import InputError, explain_out_of_memory
+from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath
 from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
@@ -251,27 +252,17 @@ class Classifier:
         windows: Sequence[Window] | None,
     ) -> Any:
         """Apply a compiled function to batches of at most `eval.batch_size` photos."""
-        if len(photos) == 0:
-            raise InputError("There are no photos to classify: the sequence is empty.")
-        parts = []
-        with explain_out_of_memory("Pass fewer photos at once, or set eval.batch_size lower."):
-            for rows in _batches(len(photos), self.config.eval.batch_size):
-                part = None if windows is None else windows[rows]
-                images = self.pixels(photos[rows], windows=part)
-                # A padded batch: few sizes are compiled, whatever the number of photos.
-                size = min(self.config.eval.batch_size, 1 << (len(images) - 1).bit_length())
-                padded = np.pad(images, ((0, size - len(images)), (0, 0), (0, 0), (0, 0)))
-                found = function(self._variables, padded)
-                parts.append(jax.tree.map(partial(_first, len(images)), found))
-        return jax.tree.map(lambda *some: np.concatenate(some), *parts)
 
+        def pixels(rows: slice) -> UInt8[np.ndarray, "B H W 3"]:
+            return self.pixels(photos[rows], windows=None if windows is None else windows[rows])
 
-def _first(count: int, rows: jax.Array) -> np.ndarray:
-    return np.asarray(rows)[:count]
-
-
-def _batches(count: int, size: int) -> Iterator[slice]:
-    return (slice(first, min(first + size, count)) for first in range(0, count, size))
+        return in_batches(
+            partial(function, self._variables),
+            pixels,
+            len(photos),
+            self.config.eval.batch_size,
+            "Pass fewer photos at once, or set eval.batch_size lower.",
+        )
 
 
 def _temperature(checkpoint: AnyPath, step: int) -> float:

@@ -117,7 +117,7 @@ class APINet(nn.Module):
         if 0 in feature_map.shape:
             raise InputError(
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk:"
-                " its feature map has no cells; raise data.crop"
+                " its feature map has no cells; use larger images (data.crop)"
             )
         return feature_map
 

@@ -23,6 +23,7 @@ from apinet_jax.setup.sizing import (
     batch_shapes,
     largest,
     memory_savings,
+    resize_for,
     step_bytes,
 )
 from apinet_jax.setup.unused_settings import unused_settings
@@ -158,8 +159,11 @@ def _fill_sizes(
 
     given = data.resize is not None
     fill("data.crop", chosen.crop, fits if chosen.crop < crops[0] else _why_crop(crops[0], given))
-    resize = {crop: resize for resize, crop in SIZES}.get(data.crop, round(data.crop * 8 / 7))
-    fill("data.resize", resize, "leaves the crop an eighth to move in, as in the paper")
+    fill(
+        "data.resize",
+        resize_for(data.crop),
+        "leaves the crop an eighth to move in, as in the paper",
+    )
 
     few = f"the median class has only {median} images" if median < PAPER_IMAGES else shared
     fill("batch.images", chosen.images, "the paper's S" if chosen.images == PAPER_IMAGES else few)

@@ -21,6 +21,11 @@ MICROBATCHES = (1, 2, 4, 8)
 _LEAST_PART = 8  # images of a microbatch, for its BatchNorm statistics
 
 
+def resize_for(crop: int) -> int:
+    """Return the side to resize to before a crop: an eighth is left to move in, as in the paper."""
+    return {crop: resize for resize, crop in SIZES}.get(crop, round(crop * 8 / 7))
+
+
 class Shape(NamedTuple):
     """Size of a batch, and how a step computes it.
 
