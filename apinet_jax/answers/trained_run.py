@@ -1,11 +1,18 @@
 """A trained run with its photos: the classifier that also compares, explains and audits."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import jax
 
 from apinet_jax.answers.bank import Bank, read_bank
+from apinet_jax.answers.compare import Comparison, compare_rows, read_photos
 from apinet_jax.answers.explain import Explanation, explain_photo
+from apinet_jax.answers.pair_calibration import (
+    PairCalibration,
+    check_prior,
+    read_pair_calibration,
+)
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.data.source import Dataset
 from apinet_jax.inference import Classifier
@@ -121,6 +128,43 @@ class TrainedRun(Classifier):
         return explain_photo(
             self, photo, against, train, count=exemplars, window=window, no_exemplars=reason
         )
+
+    def compare(self, a: Photo, b: Photo, prior: float = 0.5) -> Comparison:
+        """Return the probability that two photos show the same class, and the class of each.
+
+        The order of the photos does not matter.
+
+        Args:
+            a: A photo, as `predict` takes them.
+            b: Another one.
+            prior: Share of pairs of the same class among those that you compare.
+
+        Raises:
+            InputError: If a photo cannot be read, or the prior is not between 0 and 1.
+            RunError: If the device runs out of memory.
+        """
+        return self.compare_pairs([(a, b)], prior)[0]
+
+    def compare_pairs(
+        self, pairs: Sequence[tuple[Photo, Photo]], prior: float = 0.5
+    ) -> list[Comparison]:
+        """Return `compare` of many pairs; a photo that is in several of them is read once."""
+        check_prior(prior)
+        photos = read_photos(self, [photo for pair in pairs for photo in pair])
+        for message in photos.errors.values():
+            raise InputError(message)
+        places = photos.rows.reshape(-1, 2)
+        return compare_rows(self, lambda: self.pair_calibration, photos.description, places, prior)
+
+    @cached_property
+    def pair_calibration(self) -> PairCalibration:
+        """From the score of a pair to the probability of the same class.
+
+        Raises:
+            InputError: If there are no held-out images to fit it on, or they cannot be opened.
+            RunError: If the device runs out of memory.
+        """
+        return read_pair_calibration(self, self.bank)
 
     @cached_property
     def _banks(self) -> dict[str, Bank]:

@@ -1,0 +1,234 @@
+"""From the score of a pair to the probability that both photos show the same class.
+
+The map is fitted on pairs of held-out images, which the network was not trained on. Two maps are
+tried: logistic regression (Platt 1999) and isotonic regression (Zadrozny and Elkan 2002). The one
+with the lower loss on pairs of images that it was not fitted on is fitted again on all pairs.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from apinet_jax.answers.bank import FOLDER, Bank
+from apinet_jax.answers.pair_scores import pair_scores
+from apinet_jax.inference import Classifier
+from apinet_jax.method.pair_metrics import all_pairs, pair_weights
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.paths import AnyPath, write_atomically
+from apinet_jax.workdir.record import recorded_fingerprint
+
+Method = Literal["logistic", "isotonic"]
+_FITTED_PRIOR = 0.5
+_FORMAT = 1  # of the stored map; raise it if scores or maps change
+_NO_PENALTY = 1e12  # of LogisticRegression
+
+
+class PairCalibration(NamedTuple):
+    """A map from scores to log odds of the same class, where half of the pairs show one class.
+
+    Attributes:
+        method: `logistic`: a straight line. `isotonic`: never decreasing, straight between knots,
+            constant outside of them.
+        scores: Scores of the knots, ascending; two for a line.
+        log_odds: Log odds at the knots, in nats.
+        images: Held-out images it was fitted on.
+        pairs: Their pairs.
+    """
+
+    method: Method
+    scores: tuple[float, ...]
+    log_odds: tuple[float, ...]
+    images: int
+    pairs: int
+
+    def probability(
+        self, scores: Float[np.ndarray, " P"], prior: float = _FITTED_PRIOR
+    ) -> Float[np.ndarray, " P"]:
+        """Return the probability that each pair shows one class.
+
+        Args:
+            scores: Score of each pair.
+            prior: Share of pairs of the same class among those that are compared. It is added as
+                log odds (Bayes' rule).
+
+        Raises:
+            InputError: If the prior is not between 0 and 1.
+        """
+        check_prior(prior)
+        odds = self._log_odds(scores) + math.log(prior) - math.log1p(-prior)
+        return np.exp(-np.logaddexp(0, -odds))
+
+    def _log_odds(self, scores: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
+        if self.method == "isotonic":
+            return np.interp(scores, self.scores, self.log_odds)
+        slope = (self.log_odds[1] - self.log_odds[0]) / (self.scores[1] - self.scores[0])
+        return self.log_odds[0] + slope * (scores - self.scores[0])
+
+
+def check_prior(prior: float) -> float:
+    """Return the prior.
+
+    Raises:
+        InputError: If it is not between 0 and 1.
+    """
+    if not 0 < prior < 1:
+        raise InputError(
+            f"The prior {prior:g} is not between 0 and 1. It is the share of pairs of the same "
+            "class among those you compare: 0.5 if both kinds are equally frequent."
+        )
+    return prior
+
+
+def fit_pair_calibration(
+    labels: Int[np.ndarray, " N"], scores: Float[np.ndarray, " P"]
+) -> PairCalibration:
+    """Return the better of both maps, fitted on all pairs of held-out images.
+
+    The images of each class are dealt to two halves in turn. Each map is fitted on the pairs within
+    one half and scored on those within the other, and the reverse, so no image is on both sides.
+    Without a pair of the same class in each half, the map is logistic, which has two parameters.
+
+    Args:
+        labels: Class of each held-out image.
+        scores: Score of every pair, in the order of `all_pairs`.
+
+    Raises:
+        InputError: If there is no pair of the same class, or none of different classes.
+    """
+    first, second = all_pairs(len(labels))
+    same = labels[first] == labels[second]
+    if not same.any() or same.all():
+        kind = "different classes" if same.all() else "the same class"
+        raise InputError(
+            f"The run has {len(labels)} held-out images, of which no two show {kind}, so its "
+            "scores cannot be calibrated. Train with a higher data.val_fraction."
+        )
+    half = _halves(labels)
+    sides = [(half[first] == side) & (half[second] == side) for side in (0, 1)]
+    method: Method = "logistic"
+    if all(0 < same[side].sum() < side.sum() for side in sides):
+        folds = (sides, sides[::-1])
+
+        def loss(method: Method) -> float:
+            return sum(
+                _loss(
+                    fit_map(method, scores[fit], same[fit], len(labels)), scores[rest], same[rest]
+                )
+                for fit, rest in folds
+            )
+
+        method = min(get_args(Method), key=loss)
+    return fit_map(method, scores, same, len(labels))
+
+
+def fit_map(
+    method: Method, scores: Float[np.ndarray, " P"], same: Bool[np.ndarray, " P"], images: int
+) -> PairCalibration:
+    """Return one kind of map, fitted on pairs of both kinds.
+
+    Pairs are weighted so that both kinds weigh the same. The targets are Platt's: (n + 1) / (n + 2)
+    for the n pairs of the same class, 1 / (m + 2) for the m others. They keep the map from
+    probabilities of 0 and 1, also where a threshold separates both kinds.
+    """
+    weights = pair_weights(same, _FITTED_PRIOR) * len(same)
+    positives = int(same.sum())
+    target = np.where(same, (positives + 1) / (positives + 2), 1 / (len(same) - positives + 2))
+    fit = _fit_line if method == "logistic" else _fit_steps
+    knots, log_odds = fit(scores.astype(np.float64), target, weights)
+    return PairCalibration(
+        method, tuple(map(float, knots)), tuple(map(float, log_odds)), images, len(same)
+    )
+
+
+def _fit_line(scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple:
+    from sklearn.linear_model import LogisticRegression  # a second to import
+
+    centre, scale = scores.mean(), scores.std() or 1.0
+    scaled = ((scores - centre) / scale)[:, None]
+    model = LogisticRegression(C=_NO_PENALTY).fit(
+        np.concatenate([scaled, scaled]),  # each pair as both kinds, as its target says
+        np.repeat([1, 0], len(scores)),
+        np.concatenate([weights * target, weights * (1 - target)]),
+    )
+    return (centre, centre + scale), model.intercept_[0] + model.coef_[0, 0] * np.arange(2)
+
+
+def _fit_steps(scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple:
+    from sklearn.isotonic import IsotonicRegression
+
+    model = IsotonicRegression().fit(scores, target, sample_weight=weights)
+    probability = model.y_thresholds_
+    return model.X_thresholds_, np.log(probability) - np.log1p(-probability)
+
+
+def _halves(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Deal the images of each class in turn to half 0 and half 1."""
+    half = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        half[mine] = np.arange(len(mine)) % 2
+    return half
+
+
+def _loss(
+    calibration: PairCalibration, scores: Float[np.ndarray, " P"], same: Bool[np.ndarray, " P"]
+) -> float:
+    """Negative log-likelihood of pairs of which half show one class."""
+    odds = np.where(same, 1, -1) * calibration._log_odds(scores)
+    return float((pair_weights(same, _FITTED_PRIOR) * np.logaddexp(0, -odds)).sum())
+
+
+def read_pair_calibration(classifier: Classifier, bank: Callable[[str], Bank]) -> PairCalibration:
+    """Return the map of a run, from its folder `answers/` where it was fitted before.
+
+    Args:
+        classifier: The run.
+        bank: Returns the features of a split. Only called if the map is not stored, so a run can
+            compare photos where its own are missing.
+
+    Raises:
+        InputError: If there are no held-out images, or they cannot be opened.
+        RunError: If the device runs out of memory.
+    """
+    if not classifier.config.data.val_fraction:
+        raise InputError(
+            "The run has no held-out images, so its scores are not calibrated. Train with "
+            "data.val_fraction=0.1, for instance, to hold some out."
+        )
+    workdir = classifier.checkpoint.parents[1]
+    path = workdir / FOLDER / f"{classifier.step}-pairs.json"
+    fingerprint = recorded_fingerprint(workdir)
+    key = [_FORMAT, classifier.provenance.hash, fingerprint, classifier.temperature]
+    if fingerprint is not None and (stored := _stored(path, key)) is not None:
+        return stored
+    held_out = bank("validation")
+    first, second = all_pairs(len(held_out.labels))
+    scores = pair_scores(classifier, held_out.features[first], held_out.features[second])
+    if not np.isfinite(scores).all():
+        raise InputError("The scores of held-out images are not finite: the run has diverged.")
+    found = fit_pair_calibration(held_out.labels, scores)
+    try:
+        write_atomically(path, json.dumps({"key": key, **found._asdict()}))
+    except RunError as error:
+        say(f"WARNING: {error} The calibration is fitted each time.")
+    return found
+
+
+def _stored(path: AnyPath, key: list) -> PairCalibration | None:
+    """Return a stored map; `None` if there is none of this checkpoint and these images."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("key") != key:
+            return None
+        found = PairCalibration(**content)
+        return found._replace(scores=tuple(found.scores), log_odds=tuple(found.log_odds))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        say(f"WARNING: {path} cannot be read ({error}); it is fitted again.")
+        return None

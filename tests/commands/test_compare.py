@@ -1,0 +1,88 @@
+"""The command `compare`."""
+
+import csv
+import io
+
+import pytest
+from tiny_runs import config_for, draw_photos, train
+
+from apinet_jax.__main__ import run_command
+from apinet_jax.commands.compare import COLUMNS, read_pairs
+from apinet_jax.system.errors import InputError, RunError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return draw_photos(tmp_path_factory.mktemp("compare") / "photos", train=12, test=4)
+
+
+@pytest.fixture(scope="module")
+def workdir(photos):
+    config = config_for(photos, data__workers=0, model__trunk="test_tiny", optim__epochs=2.0)
+    return train(config, photos.parent / "run").workdir
+
+
+def two(photos):
+    return [str(photos / f"test/class{label}/0.png") for label in (0, 1)]
+
+
+def test_two_photos(workdir, photos, capsys):
+    run_command(["compare", str(workdir), *two(photos), "--prior", "0.1"])
+    printed = capsys.readouterr().out
+    assert "same class    0." in printed
+    assert "10 % of pairs" in printed
+    assert "held-out images" in printed
+
+
+def test_many_pairs(workdir, photos, tmp_path, capsys):
+    a, b = two(photos)
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"first,second\n{a},{b}\n{a},{tmp_path}/missing.png\n\n{b},{b}\n")
+    with pytest.raises(RunError, match=r"1 of 3 pairs .*missing\.png"):
+        run_command(["compare", str(workdir), "--pairs", str(file)])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert tuple(rows[0]) == COLUMNS
+    assert [bool(row["error"]) for row in rows] == [False, True, False]
+    assert rows[1]["same"] == ""
+    assert 0 < float(rows[2]["same"]) < 1
+    out = tmp_path / "compared.csv"
+    file.write_text(f"{a},{b}\n")
+    run_command(["compare", str(workdir), "--pairs", str(file), "--out", str(out)])
+    assert next(csv.DictReader(out.read_text().splitlines())) == rows[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a.jpg,b.jpg\na.jpg\n", "line 2: 1 columns"),
+        (b"a.jpg,b.jpg,c.jpg\n", "line 1: 3 columns"),
+        (b"a.jpg,\n", "line 1: 1 columns"),
+        (b"first,second\n", "no pairs"),
+        (b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_wrong_pairs_file(content, message, tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_pairs(str(file))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["one.jpg"], "two photos to compare, not 1"),
+        (["one.jpg", "two.jpg", "--pairs", "x.csv"], "but not both"),
+        (["one.jpg", "two.jpg", "--prior", "1"], "between 0 and 1"),
+        (["--pairs", "missing.csv"], "missing.csv cannot be read"),
+        (["one.jpg", "two.jpg", "--out", "missing/x.png"], "no folder missing"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(InputError, match=message):
+        run_command(["compare", "runs/x", *options])
+
+
+def test_missing_photo(workdir, photos):
+    with pytest.raises(InputError, match=r"nothing\.png cannot be read"):
+        run_command(["compare", str(workdir), two(photos)[0], "nothing.png"])
