@@ -7,12 +7,14 @@ import jax
 
 from apinet_jax.answers.bank import Bank, read_bank
 from apinet_jax.answers.compare import Comparison, compare_rows, read_photos
+from apinet_jax.answers.detector import Detector, Verdict, read_detector
 from apinet_jax.answers.explain import Explanation, explain_photo
 from apinet_jax.answers.pair_calibration import (
     PairCalibration,
     check_prior,
     read_pair_calibration,
 )
+from apinet_jax.answers.unknown import DEFAULT_SCORE, FALSE_ALARMS
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.data.source import Dataset
 from apinet_jax.inference import Classifier
@@ -165,6 +167,43 @@ class TrainedRun(Classifier):
             RunError: If the device runs out of memory.
         """
         return read_pair_calibration(self, self.bank)
+
+    def detector(self, score: str = DEFAULT_SCORE) -> Detector:
+        """Return a score for unknown photos, fitted on the run's images.
+
+        Args:
+            score: One of `answers.unknown.SCORES`.
+
+        Raises:
+            InputError: If there is no such score, the run has no held-out images, or its photos
+                cannot be opened.
+            RunError: If the device runs out of memory.
+        """
+        return read_detector(score, self, self.bank, lambda: self.dataset.splits)
+
+    def unknown(
+        self,
+        photos: Sequence[Photo],
+        false_alarms: float = FALSE_ALARMS,
+        score: str = DEFAULT_SCORE,
+        *,
+        windows: Sequence[Window] | None = None,
+    ) -> Verdict:
+        """Return which photos show none of the classes.
+
+        Args:
+            photos: The photos.
+            false_alarms: The share of photos of known classes that may be called unknown; the
+                threshold for it is fitted on the held-out images.
+            score: One of `answers.unknown.SCORES`.
+            windows: See `pixels`.
+
+        Raises:
+            InputError: As for `detector`, or if the held-out images are too few.
+            RunError: If the device runs out of memory.
+        """
+        detector = self.detector(score)
+        return detector.judge(self.describe(photos, windows=windows), false_alarms)
 
     @cached_property
     def _banks(self) -> dict[str, Bank]:
