@@ -193,6 +193,10 @@ class Classifier:
         """Return the feature maps of a batch of pixels that are cropped already."""
         return np.asarray(self._feature_map(self._variables, images))
 
+    def classify_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B C"]:
+        """Return the scores of a batch of pixels that are cropped already."""
+        return np.asarray(self._classify(self._variables, images))
+
     def gates(
         self, x_1: Float[np.ndarray, "P D"], x_2: Float[np.ndarray, "P D"]
     ) -> tuple[Float[np.ndarray, "P D"], Float[np.ndarray, "P D"]]:

@@ -9,6 +9,7 @@ COMMANDS = {
     "compile_check": "compile for TPUs without having any: does it fit, what does it cost",
     "convert": "convert weights and checkpoints from PyTorch to this project and back",
     "job": "train with several processes on this machine, as several hosts would",
+    "predict": "name photos: classes with probabilities, or the coarser group that is sure",
     "prepare": "fetch and check a data set, and show what is in it",
     "sweep": "train a grid of settings over several seeds, and compare",
 }

@@ -42,14 +42,26 @@ def read_pixels(
     def pixels(index: int) -> UInt8[np.ndarray, "H W 3"]:
         photo = photos[index]
         try:
-            resized = to_pixels(open_photo(photo), windows[index], resize)
-        except (OSError, ValueError) as error:
+            return photo_pixels(photo, windows[index], resize, crop)
+        except ValueError as error:
             name = photo if isinstance(photo, str | os.PathLike) else f"number {index}"
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"The photo {name} cannot be read: {reason}.") from error
-        return center_crop(resized, crop)
+            raise InputError(f"The photo {name} cannot be read: {error}.") from error
 
     return np.stack([pixels(index) for index in range(len(photos))])
+
+
+def photo_pixels(
+    photo: Photo, window: Window | None, resize: int, crop: int
+) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
+    """Return the pixels of one photo; see `read_pixels`.
+
+    Raises:
+        ValueError: If it cannot be read; the message is only the reason.
+    """
+    try:
+        return center_crop(to_pixels(open_photo(photo), window, resize), crop)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def open_photo(photo: Photo) -> Image.Image:

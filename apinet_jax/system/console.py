@@ -70,6 +70,8 @@ class Bar:
                 TimeRemainingColumn(),
                 _Postfix(),
                 console=console,
+                # Else results that go to a file would be printed above the bar.
+                redirect_stdout=sys.stdout.isatty(),
                 speed_estimate_period=120,
             )
             self._task = self._progress.add_task(title, total=total, completed=start, figures="")

@@ -43,7 +43,7 @@ _REFUSED = (
 _THUMBNAILS = ("thumbs.db", "desktop.ini")
 _TEST_FRACTION = 0.2
 _VALIDATION = ("val", "valid", "validation")
-_SPLITS = ("train", "test", *_VALIDATION)
+SPLITS = ("train", "test", *_VALIDATION)
 # Folders without images that a workdir, or the folder of records, holds.
 _OUTPUT_FOLDERS = {"apinet_jax_cache", "best", "checkpoints", "damaged", "tensorboard"}
 _LAYOUT = "Expected train/<class>/*.jpg (and test/ or val/ likewise), or <class>/*.jpg."
@@ -73,14 +73,14 @@ def find_images(folder: Path, option: str = "data.dir", outputs: Collection[Path
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise InputError(f"The image folder {folder} {state}. Check {option}.")
-    listing = walk_files(folder, _SPLITS if (folder / "train").is_dir() else (), outputs)
+    listing = walk_files(folder, SPLITS if (folder / "train").is_dir() else (), outputs)
     if links := listing.broken_links:
         raise InputError(
             f"{len(links)} link(s) in {folder} point to nothing: {quoted(links)}. Mount the disk "
             "or fetch the files that they point to, or remove the links."
         )
     splits = _split_folders(folder)
-    images = [item for item in listing.files if _is_image(item[0])]
+    images = [item for item in listing.files if is_image(item[0])]
     found = [
         Found(split, parts[0], file_name)
         for split, below in splits.items()
@@ -113,7 +113,8 @@ def find_images(folder: Path, option: str = "data.dir", outputs: Collection[Path
     return Scan(folder, tuple(class_names), entries, listing=listed, drawn=drawn)
 
 
-def _is_image(file_name: str) -> bool:
+def is_image(file_name: str) -> bool:
+    """Return whether a file is an image by its suffix, also of a format that is not supported."""
     return file_name.lower().endswith(_READ + _REFUSED)
 
 
@@ -230,7 +231,7 @@ def _report_unused(folder: Path, splits: dict[str, str], listing: Listing, used:
         if path in used:
             continue
         top, *rest = path.split("/")
-        if _is_image(path):
+        if is_image(path):
             places.add(path if f"{top}/" in splits.values() or not rest else top)
         elif (
             any(len(_below(path, below)) > 1 for below in splits.values())

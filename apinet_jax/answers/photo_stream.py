@@ -1,0 +1,110 @@
+"""Photos through the network: decoded in threads, ahead of the device."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from apinet_jax.data.photos import photo_pixels
+from apinet_jax.inference import Classifier
+from apinet_jax.system.errors import InputError, explain_out_of_memory
+from apinet_jax.system.paths import explain_bucket_errors, is_remote, to_path
+
+_AHEAD = 2  # batches that are decoded while one is on the device
+
+
+class Described(NamedTuple):
+    """Consecutive photos after the network.
+
+    Attributes:
+        logits: Scores of the readable ones.
+        features: Their pooled features; `None` where they were not asked for.
+        reasons: For every photo why it cannot be read, or `None` if it can.
+    """
+
+    logits: Float[np.ndarray, "N C"]
+    features: Float[np.ndarray, "N D"] | None
+    reasons: tuple[str | None, ...]
+
+
+def describe_stream(
+    classifier: Classifier,
+    photos: Sequence[str],
+    batch_size: int | None = None,
+    *,
+    features: bool = False,
+) -> Iterator[Described]:
+    """Yield scores, and features if asked, of consecutive photos; unreadable ones do not stop it.
+
+    Args:
+        classifier: The network.
+        photos: Files, or addresses in buckets.
+        batch_size: Photos on the device at once; that of the run's evaluation by default.
+        features: Whether features are wanted too.
+
+    Raises:
+        RunError: If the device runs out of memory.
+    """
+    batch_size = batch_size or classifier.config.eval.batch_size
+    # All batches have one size, so that one program is compiled; it is smaller for few photos.
+    batch_size = min(batch_size, 1 << (len(photos) - 1).bit_length()) if photos else batch_size
+    with explain_out_of_memory("Set --batch-size lower."):
+        for pixels, reasons in _batches(classifier, photos, batch_size):
+            padded = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
+            padded[: len(pixels)] = pixels
+            if features:
+                found = classifier.describe_pixels(padded)
+                logits, rows = found.logits[: len(pixels)], found.features[: len(pixels)]
+            else:
+                logits, rows = classifier.classify_pixels(padded)[: len(pixels)], None
+            yield Described(logits, rows, reasons)
+
+
+def _batches(
+    classifier: Classifier, photos: Sequence[str], batch_size: int
+) -> Iterator[tuple[UInt8[np.ndarray, "N H W 3"], tuple[str | None, ...]]]:
+    """Yield the pixels of up to `batch_size` readable photos, and what is wrong with the others."""
+    crop = classifier.config.data.crop
+    read = partial(_pixels_or_reason, resize=classifier.config.data.resize, crop=crop)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    pending: deque[Future] = deque()
+    waiting = iter(photos)
+    pixels, reasons = [], []
+    try:
+        while True:
+            while len(pending) < _AHEAD * batch_size and (photo := next(waiting, None)) is not None:
+                pending.append(pool.submit(read, photo))
+            if not pending:
+                break
+            found = pending.popleft().result()
+            reasons.append(found if isinstance(found, str) else None)
+            if not isinstance(found, str):
+                pixels.append(found)
+            if len(reasons) == batch_size:
+                yield _stacked(pixels, crop), tuple(reasons)
+                pixels, reasons = [], []
+        if reasons:
+            yield _stacked(pixels, crop), tuple(reasons)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pixels_or_reason(photo: str, resize: int, crop: int) -> UInt8[np.ndarray, "H W 3"] | str:
+    try:
+        with explain_bucket_errors(photo):
+            data = (to_path(photo) if is_remote(photo) else Path(photo)).read_bytes()
+        return photo_pixels(data, None, resize, crop)
+    except OSError as error:
+        return error.strerror or str(error)
+    except (ValueError, InputError) as error:
+        return str(error)
+
+
+def _stacked(pixels: list[np.ndarray], crop: int) -> UInt8[np.ndarray, "N H W 3"]:
+    return np.stack(pixels) if pixels else np.zeros((0, crop, crop, 3), np.uint8)

@@ -1,0 +1,273 @@
+"""Names photos: the most probable classes of each, with calibrated probabilities.
+
+PHOTOS are files, folders (read as training reads them), patterns in quotes, addresses in buckets
+(gs://), or - for a list on standard input. An unreadable photo appears in the output with the
+reason; the others are named, and the exit code is 1. If the photos are in class folders, the
+accuracy is printed too.
+
+The output starts with its provenance. With --out a job that was interrupted continues where it
+stopped when the same command runs again.
+
+Examples:
+  python -m apinet_jax predict runs/x photos/ --out names.csv
+
+  a list, and only the species of a region:
+  find photos -name '*.jpg' | python -m apinet_jax predict runs/x - --only region.txt
+
+  name the genus or the family where the species is not sure:
+  python -m apinet_jax predict runs/x photos/ --taxonomy taxonomy.csv --confidence 0.9
+
+  what is wrong:
+  python -m apinet_jax predict runs/x DATA/test --show mistakes
+"""
+
+import argparse
+import csv
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from apinet_jax.answers.class_names import find_classes, normal
+from apinet_jax.answers.naming import CONFIDENCE, Naming
+from apinet_jax.answers.photo_list import NamedPhoto, list_photos
+from apinet_jax.answers.prediction import predict_rows
+from apinet_jax.answers.prediction_file import PredictionFile
+from apinet_jax.answers.prediction_rows import FORMATS, check_parquet
+from apinet_jax.answers.prediction_table import PrintedLines, PrintedTable, Tally, is_shown
+from apinet_jax.answers.taxonomy import only_classes, read_taxonomy
+from apinet_jax.answers.trained_run import TrainedRun, load
+from apinet_jax.data.records.walk import escaped
+from apinet_jax.system.compilation_cache import enable_compilation_cache
+from apinet_jax.system.console import Bar, print_result, results_are_lost, say
+from apinet_jax.system.errors import InputError, Interrupted, RunError
+from apinet_jax.system.paths import AnyPath, local_path, to_path
+from apinet_jax.system.signals import stop_requests
+
+_TAXONOMY = "taxonomy.csv"
+_NONE = "none"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("run", metavar="RUN", help="a workdir or the folder of a checkpoint")
+    parser.add_argument("photos", nargs="+", metavar="PHOTOS", help="files, folders, patterns, -")
+    parser.add_argument("--checkpoint", help="last, best or a step; by default the run's choice")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="where the run's photos are now")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="table by default, else that of --out's name"
+    )
+    parser.add_argument(
+        "--out", type=local_path, metavar="FILE", help="a .csv, .jsonl or .parquet file"
+    )
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to list (5)")
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        help="answer with these classes only: names with commas, or a file with a name per line",
+    )
+    parser.add_argument(
+        "--taxonomy",
+        metavar="FILE",
+        help=f"a row a class, columns from fine to coarse; {_TAXONOMY} in the run's data folder "
+        f"by default, '{_NONE}' for none",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help=f"least probability of an answer; {CONFIDENCE} with a taxonomy, else any",
+    )
+    parser.add_argument(
+        "--show", choices=("mistakes", "unsure"), help="only wrong answers, or those below P"
+    )
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="average with mirror images; as the run's evaluation by default",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="photos at once; that of the run's evaluation"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Name photos.
+
+    Raises:
+        InputError: If there is no such run, photo or class, or the taxonomy misses classes.
+        RunError: If photos cannot be read; the others were named. Or if the output cannot be
+            written.
+        Interrupted: After SIGTERM or Ctrl-C, when the current batch is written.
+    """
+    kind = _format(arguments)
+    photos = list_photos(arguments.photos, sys.stdin.buffer)
+    enable_compilation_cache()
+    classifier = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
+    if arguments.flip is not None:
+        classifier.config.eval.flip = arguments.flip
+    taxonomy = _taxonomy(arguments.taxonomy, classifier)
+    naming = _naming(arguments, classifier, taxonomy)
+    if arguments.show == "mistakes":
+        _check_labelled(photos, classifier)
+    provenance = _provenance(arguments, classifier, naming, taxonomy)
+    _report_limits(classifier)
+    tally = _predict(arguments, kind, classifier, photos, naming, provenance)
+    levels = [level.name for level in naming.levels]
+    if summary := tally.lines(levels):
+        is_free = kind == "table" or arguments.out is not None
+        print_result(["", *summary]) if is_free else say(*summary)
+    if tally.unreadable:
+        raise RunError(
+            f"{tally.unreadable:,} of {tally.photos:,} photos cannot be read. The output has the "
+            "reason of each."
+        )
+
+
+def _predict(
+    arguments: argparse.Namespace,
+    kind: str,
+    classifier: TrainedRun,
+    photos: Sequence[NamedPhoto],
+    naming: Naming,
+    provenance: dict[str, Any],
+) -> Tally:
+    """Write the rows of all photos that the output does not have yet; count all."""
+    out = arguments.out
+    if out is not None:
+        output = PredictionFile(out, kind, provenance)
+    else:
+        output = (PrintedTable if kind == "table" else PrintedLines)(kind, provenance)
+    tally = Tally()
+    with output, stop_requests() as check_signals:
+        for row in output.rows:
+            tally.add(row)
+        done = {row["photo"] for row in output.rows}
+        left = [photo for photo in photos if escaped(photo.path) not in done]
+        if done:
+            say(f"{out} has {len(photos) - len(left):,} of the {len(photos):,} photos already.")
+        batches = predict_rows(classifier, left, naming, arguments.top, arguments.batch_size)
+        with Bar("Naming photos", len(photos), len(photos) - len(left)) as bar:
+            for rows in batches:
+                for row in rows:
+                    tally.add(row)
+                    bar.advance()
+                output.write([row for row in rows if is_shown(row, arguments.show, naming)])
+                if results_are_lost():
+                    break
+                try:
+                    check_signals()
+                except Interrupted:
+                    if out is not None:
+                        say(f"{tally.photos:,} photos are in {out}. The same command continues.")
+                    raise
+        output.finish()
+    return tally
+
+
+def _format(arguments: argparse.Namespace) -> str:
+    """Return the format of the output, after checking the arguments."""
+    for name in ("top", "batch_size"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} = {value}: name 1 or more.")
+    if arguments.confidence is not None and not 0 < arguments.confidence <= 1:
+        raise InputError(f"--confidence = {arguments.confidence:g} is not between 0 and 1.")
+    out, kind = arguments.out, arguments.format
+    if out is None:
+        if kind == "parquet":
+            raise InputError("Parquet is written to a file: name it with --out.")
+        return kind or "table"
+    suffix = out.suffix.lower().removeprefix(".")
+    kind = kind or (suffix if suffix in FORMATS else None)
+    if kind in (None, "table"):
+        raise InputError(
+            f"{out} would be a table, which cannot be continued. Name a .csv, .jsonl or .parquet "
+            "file, or another --format."
+        )
+    if kind == "parquet":
+        check_parquet()
+    return kind
+
+
+def _taxonomy(named: str | None, classifier: TrainedRun) -> AnyPath | None:
+    """Return the taxonomy's file: the named one, else that of the data folder, if any."""
+    if named is not None:
+        return None if named == _NONE else to_path(named)
+    if not classifier.config.data.dir:
+        return None
+    found = to_path(classifier.config.data.dir) / _TAXONOMY
+    return found if found.exists() else None
+
+
+def _naming(
+    arguments: argparse.Namespace, classifier: TrainedRun, taxonomy: AnyPath | None
+) -> Naming:
+    names = classifier.class_names
+    confidence = arguments.confidence
+    levels = only_classes(names)
+    if taxonomy is not None:
+        levels = read_taxonomy(taxonomy, names)
+        confidence = CONFIDENCE if confidence is None else confidence
+    allowed = None
+    if arguments.only is not None:
+        allowed = tuple(sorted(set(find_classes(_names(arguments.only), names))))
+    return Naming(names, classifier.temperature, levels, confidence, allowed)
+
+
+def _names(text: str) -> list[str]:
+    """Return the names of `--only`: those in a file, or separated by commas."""
+    if os.path.isfile(os.path.expanduser(text)):
+        try:
+            lines = local_path(text).read_bytes().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{text} is not UTF-8: it cannot be a list of classes.") from error
+        names = [line.strip() for line in lines]
+    else:  # a name with a comma is quoted, as in CSV
+        names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+    names = [name for name in names if name]
+    if not names:
+        raise InputError(f"--only {text!r} names no class.")
+    return names
+
+
+def _check_labelled(photos: Sequence[NamedPhoto], classifier: TrainedRun) -> None:
+    label_of = {normal(name): label for label, name in enumerate(classifier.class_names)}
+    if all(photo.true_label(label_of) is None for photo in photos):
+        raise InputError(
+            "--show mistakes needs photos whose class is known: none of them is in a folder with "
+            f"the name of a class, as {classifier.class_names[0]}/."
+        )
+
+
+def _provenance(
+    arguments: argparse.Namespace,
+    classifier: TrainedRun,
+    naming: Naming,
+    taxonomy: AnyPath | None,
+) -> dict[str, Any]:
+    """Return where the answers come from, and every setting that changes them."""
+    allowed = naming.allowed
+    return {
+        "program": "apinet_jax predict",
+        **classifier.provenance._asdict(),
+        "classes": len(naming.class_names),
+        "flip": bool(classifier.config.eval.flip),
+        "only": None if allowed is None else [naming.class_names[label] for label in allowed],
+        "taxonomy": taxonomy and hashlib.sha256(taxonomy.read_bytes()).hexdigest()[:12],
+        "confidence": naming.confidence,
+        "top": arguments.top,
+        "show": arguments.show,
+        "folder": escaped(os.getcwd()),  # of relative paths
+    }
+
+
+def _report_limits(classifier: TrainedRun) -> None:
+    """Print what the answers are not."""
+    if classifier.temperature == 1:
+        say(
+            "NOTE: the probabilities are not calibrated: this checkpoint has no temperature. Hold "
+            "images out (data.val_fraction) to fit one at the end of training."
+        )
+    if classifier.config.data.crop_to_box:
+        say("WARNING: the run was trained on boxes (data.crop_to_box); photos are used complete.")
