@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from apinet_jax.answers.class_names import normal
 from apinet_jax.data.records.layout import SPLITS, is_image
@@ -40,7 +40,7 @@ class NamedPhoto(NamedTuple):
         return next((label_of[name] for name in names if name in label_of), None)
 
 
-def list_photos(names: Sequence[str], lines: BinaryIO | None = None) -> list[NamedPhoto]:
+def list_photos(names: Sequence[str], lines: bytes | None = None) -> list[NamedPhoto]:
     """Return the photos that a command names, in a stable order, each once.
 
     Folders are read as training reads them: at any depth, without hidden files, and only images by
@@ -60,7 +60,7 @@ def list_photos(names: Sequence[str], lines: BinaryIO | None = None) -> list[Nam
         if name == LIST:
             if lines is None:
                 raise InputError("There is no list of photos on standard input.")
-            listed = [one for line in _split(lines.read()) for one in _expand(line, listed=True)]
+            listed = [one for line in _split(lines) for one in _expand(line, listed=True)]
             if not listed:
                 raise InputError("The list of photos on standard input is empty.")
         else:

@@ -120,16 +120,21 @@ def parse_rows(kind: str, content: bytes) -> Iterator[Row]:
     """Yield the rows of a complete output.
 
     Raises:
-        ValueError: If a line is damaged.
+        ValueError: If a row is damaged.
     """
     text = content.decode()
     _, _, body = text.partition("\n")
     if kind == "jsonl":
         for line in body.split("\n"):
             if line:
-                yield json.loads(line)
+                row = json.loads(line)
+                if row.keys() != {*_COLUMNS, "classes"}:
+                    raise ValueError(f"a row has the fields {', '.join(row)}")
+                yield row
         return
     for cells in csv.DictReader(io.StringIO(body, newline=""), strict=True):
+        if None in cells or None in cells.values():
+            raise ValueError("a row has another number of cells")
         row: Row = {name: cells[name] or None for name in _COLUMNS}
         row["probability"] = float(row["probability"]) if row["probability"] else None
         row["correct"] = {"True": True, "False": False}.get(row["correct"])

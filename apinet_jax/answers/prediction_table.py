@@ -72,9 +72,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
     table = [[_printable(cell or "") for cell in cells] for cells in table]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     return [
-        "  ".join(
-            cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)
-        ).rstrip()
+        "  ".join(_padded(cell, width) for cell, width in zip(cells, widths, strict=True)).rstrip()
         for cells in table
     ]
 
@@ -126,22 +124,27 @@ class Tally:
         Args:
             levels: Names of the levels, from fine to coarse.
         """
-        lines = []
+        found = []
         if self.labelled:
-            lines.append(
-                f"accuracy  {_share(self.right, self.labelled)}: the best class of "
-                f"{self.labelled:,} photos in class folders"
+            found.append(
+                (
+                    "accuracy",
+                    f"{_share(self.right, self.labelled)}: the best class of "
+                    f"{self.labelled:,} photos in class folders",
+                )
             )
-        if not any(level in self.levels for level in (*levels[1:], UNKNOWN)):
-            return lines
-        readable = self.photos - self.unreadable
-        for level in (*levels, UNKNOWN):
-            answers, known, right = self.levels.get(level, (0, 0, 0))
-            line = f"{level}  {answers:,} of {readable:,} photos"
-            if known and level != UNKNOWN:
-                line += f", right {_share(right, known)}"
-            lines.append(line)
-        return lines
+        if any(level in self.levels for level in (*levels[1:], UNKNOWN)):
+            readable = self.photos - self.unreadable
+            for level in (*levels, UNKNOWN):
+                answers, known, right = self.levels.get(level, (0, 0, 0))
+                accuracy = f", right {_share(right, known)}" if known and level != UNKNOWN else ""
+                found.append((level, f"{answers:,} of {readable:,} photos{accuracy}"))
+        width = max((cell_len(name) for name, _ in found), default=0)
+        return [f"{_padded(name, width)}  {text}" for name, text in found]
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
 
 
 def _share(successes: int, trials: int) -> str:

@@ -31,7 +31,7 @@ from typing import Any
 
 from apinet_jax.answers.class_names import find_classes, normal
 from apinet_jax.answers.naming import CONFIDENCE, Naming
-from apinet_jax.answers.photo_list import NamedPhoto, list_photos
+from apinet_jax.answers.photo_list import LIST, NamedPhoto, list_photos
 from apinet_jax.answers.prediction import predict_rows
 from apinet_jax.answers.prediction_file import PredictionFile
 from apinet_jax.answers.prediction_rows import FORMATS, check_parquet
@@ -102,7 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
         Interrupted: After SIGTERM or Ctrl-C, when the current batch is written.
     """
     kind = _format(arguments)
-    photos = list_photos(arguments.photos, sys.stdin.buffer)
+    lines = sys.stdin.buffer.read() if LIST in arguments.photos else None
+    photos = list_photos(arguments.photos, lines)
     enable_compilation_cache()
     classifier = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
     if arguments.flip is not None:
@@ -114,8 +115,9 @@ def run(arguments: argparse.Namespace) -> None:
     provenance = _provenance(arguments, classifier, naming, taxonomy)
     _report_limits(classifier)
     tally = _predict(arguments, kind, classifier, photos, naming, provenance)
-    levels = [level.name for level in naming.levels]
-    if summary := tally.lines(levels):
+    if results_are_lost():
+        return
+    if summary := tally.lines([level.name for level in naming.levels]):
         is_free = kind == "table" or arguments.out is not None
         print_result(["", *summary]) if is_free else say(*summary)
     if tally.unreadable:
