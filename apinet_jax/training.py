@@ -16,7 +16,7 @@ from apinet_jax.evaluation import Evaluation, evaluate_split
 from apinet_jax.loop import Run, fit
 from apinet_jax.method.steps import Stage, make_eval_step
 from apinet_jax.method.types import TrainState
-from apinet_jax.report import TrainResult, report_results
+from apinet_jax.results import TrainResult, report_results
 from apinet_jax.setup import memory
 from apinet_jax.setup.build import (
     Program,

@@ -18,7 +18,7 @@ FLOORS = (
     ("method",),
     ("workdir",),
     ("setup",),
-    ("training", "loop", "evaluation", "report", "inference", "pretrained_trunk", "batches"),
+    ("training", "loop", "evaluation", "results", "inference", "pretrained_trunk", "batches"),
     ("sweeps", "answers"),
     ("commands",),
     ("main", "__main__"),

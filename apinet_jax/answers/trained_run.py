@@ -5,6 +5,7 @@ from functools import cached_property
 
 import jax
 
+from apinet_jax.answers.audit import Audit, Images, audit_images
 from apinet_jax.answers.bank import Bank, read_bank
 from apinet_jax.answers.compare import Comparison, compare_rows, read_photos
 from apinet_jax.answers.detector import Detector, Verdict, read_detector
@@ -14,6 +15,7 @@ from apinet_jax.answers.pair_calibration import (
     check_prior,
     read_pair_calibration,
 )
+from apinet_jax.answers.report.figures import probabilities
 from apinet_jax.answers.unknown import DEFAULT_SCORE, FALSE_ALARMS
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.data.source import Dataset
@@ -204,6 +206,23 @@ class TrainedRun(Classifier):
         """
         detector = self.detector(score)
         return detector.judge(self.describe(photos, windows=windows), false_alarms)
+
+    def audit(self) -> Audit:
+        """Search the images of all splits for wrong labels, near-duplicates and outliers.
+
+        Test and held-out images are scored by the network, which was not trained on them; training
+        images by the labels of their nearest neighbours.
+
+        Raises:
+            InputError: If the photos cannot be opened.
+            RunError: If the device runs out of memory.
+        """
+        splits = {}
+        for split in self.dataset.splits:
+            bank = self.bank(split)
+            known = None if split == "train" else probabilities(bank.logits, self.temperature)
+            splits[split] = Images(bank.features, bank.labels, bank.source.file_names, known)
+        return audit_images(splits, len(self.class_names))
 
     @cached_property
     def _banks(self) -> dict[str, Bank]:

@@ -11,5 +11,6 @@ COMMANDS = {
     "job": "train with several processes on this machine, as several hosts would",
     "predict": "name photos: classes with probabilities, or the coarser group that is sure",
     "prepare": "fetch and check a data set, and show what is in it",
+    "report": "write the report of a run: one HTML page, and its numbers as CSV",
     "sweep": "train a grid of settings over several seeds, and compare",
 }

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import chain
 from multiprocessing.pool import ThreadPool
@@ -163,6 +164,12 @@ def _letters_of(path: str) -> frozenset[int]:
 def _readable(name: str) -> str:
     """Return a class name without CUB's number and with spaces for underscores."""
     return re.sub(r"^\d+\.", "", name).replace("_", " ")
+
+
+def readable_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return names for people, as below the pictures of a sheet; exact ones if two would agree."""
+    readable = tuple(_readable(name) or name for name in class_names)
+    return readable if len(set(readable)) == len(readable) else tuple(class_names)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont) -> list[str]:

@@ -30,7 +30,7 @@ from apinet_jax.loop import Run
 from apinet_jax.method.metrics import EvalSummary
 from apinet_jax.method.types import TrainState
 from apinet_jax.models.weights.torch_names import to_torch_tensors
-from apinet_jax.report import report_results
+from apinet_jax.results import report_results
 from apinet_jax.setup.build import Plan
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights

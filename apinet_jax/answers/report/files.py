@@ -1,0 +1,70 @@
+"""The files of a report: the page, and a folder of tables next to it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from apinet_jax.answers.audit import Audit
+from apinet_jax.answers.report.gather import Report
+from apinet_jax.answers.report.page import render_report
+from apinet_jax.answers.report.tables import AUDIT_TABLES, Tables, report_tables
+from apinet_jax.answers.trained_run import TrainedRun
+from apinet_jax.system.errors import explain_failed_writes
+from apinet_jax.system.paths import AnyPath, write_atomically
+
+
+class ReportFiles(NamedTuple):
+    """What was written.
+
+    Attributes:
+        page: The HTML page.
+        tables: The folder of CSV files.
+        left_out: Pictures that the page has no room for.
+    """
+
+    page: AnyPath
+    tables: AnyPath
+    left_out: int
+
+
+def write_report(report: Report, run: TrainedRun, page: AnyPath | None = None) -> ReportFiles:
+    """Write a report; an older one is replaced.
+
+    Args:
+        report: The figures.
+        run: The run, for photos and maps.
+        page: The HTML file; `report.html` in the workdir by default. The tables are stored next to
+            it in a folder of the same name with `-tables`.
+
+    Raises:
+        RunError: If a file cannot be written.
+    """
+    page = page or run.checkpoint.parents[1] / "report.html"
+    folder = page.parent / f"{page.stem}-tables"
+    content, left_out = render_report(report, run, folder.name)
+    write_tables(folder, report_tables(report))
+    write_atomically(page, content)
+    return ReportFiles(page, folder, left_out)
+
+
+def write_tables(folder: AnyPath, tables: Tables) -> None:
+    """Write CSV files into a folder, and remove those of an older audit that are not among them.
+
+    Raises:
+        RunError: If they cannot be written.
+    """
+    with explain_failed_writes(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in tables.items():
+        write_atomically(folder / name, content)
+    for name in set(AUDIT_TABLES) - set(tables):
+        (folder / name).unlink(missing_ok=True)
+
+
+def audit_lines(audit: Audit) -> Sequence[str]:
+    """Return the counts of an audit for a person."""
+    leaks = sum(pair.across_splits for pair in audit.near_duplicates)
+    contradictions = sum(pair.across_classes for pair in audit.near_duplicates)
+    return [
+        f"  likely label errors   {audit.likely_errors:,} of {audit.images:,} images",
+        f"  near-duplicates       {leaks:,} across splits, {contradictions:,} across classes",
+    ]
