@@ -61,11 +61,25 @@ def mirror_average(
     return (feature_map + mirrored[..., ::-1, :]) / 2
 
 
-def gate_map(
-    feature_map: Float[np.ndarray, "*N h w D"], gates: Float[np.ndarray, "*N D"]
+def gate_contrast(
+    feature_map: Float[np.ndarray, "*N h w D"],
+    gates: Float[np.ndarray, "*N D"],
+    kernel: Float[np.ndarray, "D C"],
+    predicted: Class,
+    against: Class,
 ) -> Float[np.ndarray, "*N h w"]:
-    """Return how much of each cell a gate lets through: feature times gate, summed over channels.
+    """Return what the gates of a pair add to the contrast map, cell by cell.
 
-    The mean over the cells is the sum of `x * g`, the attention that equation 3 adds to `x`.
+    A channel that the mutual vector lacks has a gate of 1/2 (equation 2), and `x + x * g` is then
+    1.5 times `x` (equation 3). This is the rest: the contrast map of `x * (g - 1/2)`. The
+    difference of the logits under the gate is `1.5 * contrast.sum() + gate_contrast.sum() + bias`.
+
+    Args:
+        feature_map: Feature maps of one image of each pair.
+        gates: Gates of the pair: the image's own, or its partner's.
+        kernel: Weights of the classifier.
+        predicted: The class that positive cells speak for.
+        against: The rival, which negative cells speak for.
     """
-    return np.einsum("...hwd,...d->...hw", feature_map.astype(gates.dtype), gates)
+    rest = feature_map.astype(gates.dtype) * (gates - 0.5)[..., None, None, :]
+    return contrast_map(rest, kernel, predicted, against)

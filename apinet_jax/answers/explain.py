@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from apinet_jax.answers.bank import Bank
-from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_map, mirror_average
+from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contrast, mirror_average
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.inference import Classifier
 from apinet_jax.system.errors import InputError
 
 
 class Gates(NamedTuple):
-    """What the gates of a pair let through: sum over channels of feature * gate, in each cell.
+    """What the gates of a pair add to the contrast maps of both photos; see `gate_contrast`.
 
     Attributes:
         photo: Map of the explained photo, under its own gate.
@@ -111,7 +111,7 @@ def explain_photo(
         exemplars = tuple(
             exemplar
             for label in (first, rival)
-            for exemplar in _exemplars(classifier, own[0], train, label, count)
+            for exemplar in _exemplars(classifier, own[0], train, (first, rival), label, count)
         )
     return Explanation(
         predicted=classifier.class_names[first],
@@ -155,7 +155,12 @@ def _rival(
 
 
 def _exemplars(
-    classifier: Classifier, own: Float[np.ndarray, "h w D"], train: Bank, label: int, count: int
+    classifier: Classifier,
+    own: Float[np.ndarray, "h w D"],
+    train: Bank,
+    pair: tuple[int, int],
+    label: int,
+    count: int,
 ) -> list[Exemplar]:
     """Return the training photos of a class with the largest cosine, the nearest first."""
     feature = own.astype(np.float32).mean(axis=(0, 1))
@@ -171,22 +176,40 @@ def _exemplars(
     rows = source.rows[chosen]
     windows = None if source.windows is None else [source.window(int(row)) for row in rows]
     pixels = classifier.pixels([source.read(int(index)) for index in chosen], windows=windows)
-    gates: list[Gates | None] = [None] * len(chosen)
-    if classifier.has_gates:
-        partners = train.features[chosen]
-        gate_1, gate_2 = classifier.gates(np.broadcast_to(feature, partners.shape), partners)
-        maps = classifier.map_pixels(pixels)
-        gates = [
-            Gates(gate_map(own, gate_1[number]), gate_map(maps[number], gate_2[number]))
-            for number in range(len(chosen))
-        ]
     return [
         Exemplar(
             class_name=classifier.class_names[label],
             file_name=source.file_names[index],
             similarity=float(cosine[place]),
             pixels=pixels[number],
-            gates=gates[number],
+            gates=gates,
         )
-        for number, (index, place) in enumerate(zip(chosen, best, strict=True))
+        for number, (index, place, gates) in enumerate(
+            zip(
+                chosen,
+                best,
+                _gates(classifier, own, pixels, train.features[chosen], pair),
+                strict=True,
+            )
+        )
     ]
+
+
+def _gates(
+    classifier: Classifier,
+    own: Float[np.ndarray, "h w D"],
+    pixels: UInt8[np.ndarray, "N H W 3"],
+    partners: Float[np.ndarray, "N D"],
+    pair: tuple[int, int],
+) -> list[Gates | None]:
+    """Return the gate maps of a photo with each of its partners."""
+    if not classifier.has_gates:
+        return [None] * len(partners)
+    feature = own.astype(np.float32).mean(axis=(0, 1))
+    both = classifier.gates(np.broadcast_to(feature, partners.shape), partners)
+    maps = np.broadcast_to(own, (len(partners), *own.shape)), classifier.map_pixels(pixels)
+    drawn = (
+        gate_contrast(one, gates, classifier.kernel, *pair)
+        for one, gates in zip(maps, both, strict=True)
+    )
+    return [Gates(*some) for some in zip(*drawn, strict=True)]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_map, mirror_average
+from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contrast, mirror_average
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.trunk_pass import Preprocess
@@ -41,8 +41,10 @@ def test_a_class_for_each_image():
     np.testing.assert_allclose(found[1], contrast_map(FEATURES, KERNEL, 2, 1))
 
 
-def test_gate_map_by_hand():
-    np.testing.assert_allclose(gate_map(FEATURES, np.array([0.5, 0.25])), [[2.0, 1.5]])
+def test_gate_contrast_by_hand():
+    gates = np.array([0.75, 0.0], np.float32)
+    found = gate_contrast(FEATURES, gates, KERNEL, 0, 1)  # weights 1/4, 3/2
+    np.testing.assert_allclose(found, [[0.5, 1.75]])
 
 
 # The families and depths that a test can afford to compile; the others run with the slow tests.

@@ -59,14 +59,19 @@ def test_exemplars_are_the_nearest(either, photo):
     assert found.exemplars[2].similarity >= found.exemplars[3].similarity
 
 
-def test_gate_maps_average_to_the_attention(run, softmax_run, photo):
-    exemplar = run.explain(photo, exemplars=1).exemplars[0]
-    x_1 = run.features([photo])
-    bank = run.bank("train")
-    x_2 = bank.features[[bank.source.file_names.index(exemplar.file_name)]]
-    gate_1, gate_2 = run.gates(x_1, x_2)
-    assert exemplar.gates.photo.mean() == pytest.approx((x_1 * gate_1).sum(), rel=1e-4)
-    assert exemplar.gates.exemplar.mean() == pytest.approx((x_2 * gate_2).sum(), rel=1e-4)
+def test_gate_maps_complete_the_pair_logits(run, softmax_run, photo):
+    found = run.explain(photo, exemplars=1)
+    exemplar, bank = found.exemplars[1], run.bank("train")
+    partner = bank.features[[bank.source.file_names.index(exemplar.file_name)]]
+    logits = run.interact(run.features([photo]), partner)
+    first, rival = (run.class_names.index(name) for name in (found.predicted, found.against))
+    difference = logits.self_1[0, first] - logits.self_1[0, rival]
+    total = 1.5 * found.contrast.sum() + exemplar.gates.photo.sum() + found.bias
+    assert total == pytest.approx(float(difference), abs=1e-4)
+    x = (partner @ run.kernel)[0]
+    expected = logits.self_2[0, first] - logits.self_2[0, rival] - found.bias
+    expected -= 1.5 * (x[first] - x[rival])
+    assert exemplar.gates.exemplar.sum() == pytest.approx(float(expected), abs=1e-4)
     assert softmax_run.explain(photo, exemplars=1).exemplars[0].gates is None
 
 
