@@ -1,12 +1,12 @@
 """Why this class and not that one: a contrast map and the nearest training photos of both."""
 
-import difflib
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from apinet_jax.answers.bank import Bank
+from apinet_jax.answers.class_names import find_classes
 from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contrast, mirror_average
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.inference import Classifier
@@ -140,12 +140,7 @@ def _rival(
         if len(class_names) == 1:
             raise InputError("The run has one class only: no rival to explain against exists.")
         return int(np.argsort(-logits, kind="stable")[1])
-    if against not in class_names:
-        folded = {name.casefold(): name for name in class_names}
-        near = difflib.get_close_matches(against.casefold(), folded, n=3, cutoff=0.0)
-        names = ", ".join(folded[name] for name in near)
-        raise InputError(f"The run has no class {against!r}. The nearest names are: {names}.")
-    rival = class_names.index(against)
+    (rival,) = find_classes([against], class_names)
     if rival == first:
         raise InputError(
             f"The photo is predicted to be {against} itself. Name another class to explain it "

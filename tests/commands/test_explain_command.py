@@ -47,7 +47,7 @@ def test_without_the_photos_of_the_run(workdir, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--against", "klass2"], "The nearest names are: class2"),
+        (["--against", "klass2"], "Nearest to 'klass2'"),
         (["--out", "why.jpg"], "not a PNG"),
         (["--out", "missing/why.png"], "There is no folder missing"),
         (["--exemplars", "-1"], "not between 0 and 12"),
