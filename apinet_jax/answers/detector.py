@@ -59,6 +59,8 @@ class Detector(NamedTuple):
     def score(self, described: Description) -> Scores:
         """Return the score of each photo, from its features and logits."""
         features, logits = described
+        if len(logits) == 0:  # scikit-learn refuses an empty search
+            return np.zeros(0)
         if self.name == "knn":
             return nearness(features, self.training)
         if self.name == "vim":

@@ -41,6 +41,7 @@ class Answer(NamedTuple):
         reason: Why it is not the best class, or why that is sure enough.
         labels: The classes that it covers; none for `unknown`.
         best: Label and probability of the most probable classes, best first.
+        score: How known it looks, where photos may be unknown: higher for known classes.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Answer(NamedTuple):
     reason: str
     labels: tuple[int, ...]
     best: tuple[tuple[int, float], ...]
+    score: float | None = None
 
 
 def name_rows(logits: Float[np.ndarray, "N C"], naming: Naming, top: int = 5) -> list[Answer]:

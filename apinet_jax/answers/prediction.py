@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from apinet_jax.answers.class_names import normal
-from apinet_jax.answers.naming import Naming, name_rows
+from apinet_jax.answers.naming import Naming
+from apinet_jax.answers.open_world import CLOSED, OpenWorld, name_photos
 from apinet_jax.answers.photo_list import NamedPhoto
 from apinet_jax.answers.photo_stream import describe_stream
 from apinet_jax.answers.prediction_rows import Row, failed_row, make_row
@@ -17,6 +18,7 @@ def predict_rows(
     naming: Naming,
     top: int = 5,
     batch_size: int | None = None,
+    world: OpenWorld = CLOSED,
 ) -> Iterator[list[Row]]:
     """Yield the rows of consecutive photos, a batch at a time, in the order of the photos.
 
@@ -26,15 +28,17 @@ def predict_rows(
         naming: How scores become names.
         top: Classes to list of each photo.
         batch_size: Photos on the device at once; that of the run's evaluation by default.
+        world: What else than a class of the run a photo may be.
 
     Raises:
         RunError: If the device runs out of memory.
     """
-    names = classifier.class_names
+    names = naming.class_names
     label_of = {normal(name): label for label, name in enumerate(names)}
     waiting = iter(photos)
-    for batch in describe_stream(classifier, [photo.path for photo in photos], batch_size):
-        answers = iter(name_rows(batch.logits, naming, top))
+    paths = [photo.path for photo in photos]
+    for batch in describe_stream(classifier, paths, batch_size, features=not world.is_closed):
+        answers = iter(name_photos(batch, naming, world, top))
         rows = []
         for reason in batch.reasons:
             photo = next(waiting)

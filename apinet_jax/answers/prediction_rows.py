@@ -19,10 +19,11 @@ FORMATS = ("table", "csv", "jsonl", "parquet")
 PROVENANCE = "provenance"
 _METADATA = b"apinet_jax"
 _COLUMNS = (
-    *("photo", "answer", "level", "probability", "reason"),
+    *("photo", "answer", "level", "probability", "reason", "score"),
     *("true_class", "correct", "error"),
 )
-_DIGITS = 6  # significant ones of a probability
+_NUMBERS = ("probability", "score")
+_DIGITS = 6  # significant ones of a number
 _AT_ONCE = 10_000  # rows
 
 Row = dict[str, Any]
@@ -43,6 +44,7 @@ def make_row(
         "level": answer.level,
         "probability": _rounded(answer.probability),
         "reason": answer.reason or None,
+        "score": None if answer.score is None else _rounded(answer.score),
         "true_class": class_names[true_label] if known else None,
         "correct": true_label in answer.labels if known and answer.labels else None,
         "error": None,
@@ -59,8 +61,8 @@ def failed_row(photo: str, reason: str, true_class: str | None) -> Row:
     return row | {"photo": photo, "true_class": true_class, "error": reason, "classes": []}
 
 
-def _rounded(probability: float) -> float:
-    return float(f"{probability:.{_DIGITS}g}")
+def _rounded(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
 
 
 def header_lines(kind: str, provenance: dict[str, Any]) -> list[str]:
@@ -136,7 +138,8 @@ def parse_rows(kind: str, content: bytes) -> Iterator[Row]:
         if None in cells or None in cells.values():
             raise ValueError("a row has another number of cells")
         row: Row = {name: cells[name] or None for name in _COLUMNS}
-        row["probability"] = float(row["probability"]) if row["probability"] else None
+        for name in _NUMBERS:
+            row[name] = float(row[name]) if row[name] else None
         row["correct"] = {"True": True, "False": False}.get(row["correct"])
         ranks = (len(cells) - len(_COLUMNS)) // 2
         found = [(cells[f"class_{n}"], cells[f"probability_{n}"]) for n in range(1, ranks + 1)]
@@ -170,7 +173,7 @@ def write_parquet(path: Path, provenance: dict[str, Any], rows: Iterable[Row]) -
     import pyarrow.parquet as pq
 
     best = pa.struct([("name", pa.string()), ("probability", pa.float64())])
-    types = {"probability": pa.float64(), "correct": pa.bool_()}
+    types = {**dict.fromkeys(_NUMBERS, pa.float64()), "correct": pa.bool_()}
     schema = pa.schema(
         [(name, types.get(name, pa.string())) for name in _COLUMNS] + [("classes", pa.list_(best))],
         metadata={_METADATA: json.dumps(provenance)},

@@ -38,6 +38,14 @@ def provenance_lines(provenance: dict[str, Any]) -> list[str]:
         about.append("averaged with mirror images")
     if provenance["only"] is not None:
         about.append(f"only {len(provenance['only']):,} of {provenance['classes']:,} classes")
+    if (gallery := provenance["gallery"]) is not None:
+        about.append(f"{len(gallery['classes']):,} classes from the gallery")
+    if (unknown := provenance["unknown"]) is not None:
+        about.append(
+            f"unknown if {unknown['score']} is below {unknown['value']:.4g} "
+            f"({100 * unknown['false_alarms']:g} % false alarms by {unknown['images']:,} held-out "
+            "images)"
+        )
     if provenance["confidence"] is not None:
         about.append(f"confidence {provenance['confidence']:g}")
     return [

@@ -10,6 +10,8 @@ from apinet_jax.answers.bank import Bank, read_bank
 from apinet_jax.answers.compare import Comparison, compare_rows, read_photos
 from apinet_jax.answers.detector import Detector, Verdict, read_detector
 from apinet_jax.answers.explain import Explanation, explain_photo
+from apinet_jax.answers.gallery import read_class_means, read_gallery
+from apinet_jax.answers.open_world import OpenWorld
 from apinet_jax.answers.pair_calibration import (
     PairCalibration,
     check_prior,
@@ -223,6 +225,36 @@ class TrainedRun(Classifier):
             known = None if split == "train" else probabilities(bank.logits, self.temperature)
             splits[split] = Images(bank.features, bank.labels, bank.source.file_names, known)
         return audit_images(splits, len(self.class_names))
+
+    def open_world(
+        self,
+        unknown: str | None = DEFAULT_SCORE,
+        false_alarms: float = FALSE_ALARMS,
+        *,
+        gallery: bool = False,
+    ) -> OpenWorld:
+        """Return what else than a class of the run a photo may be, for `predict`.
+
+        Args:
+            unknown: The score by which photos are called unknown; `None` if none are.
+            false_alarms: See `unknown`.
+            gallery: Whether the classes of the run's gallery are answers.
+
+        Raises:
+            InputError: As for `detector`; or if the gallery is empty or of another checkpoint.
+            RunError: If the device runs out of memory.
+        """
+        detector = None if unknown is None else self.detector(unknown)
+        if not gallery:
+            return OpenWorld(detector, false_alarms)
+        added = read_gallery(self)
+        if not added.names:
+            raise InputError(
+                f"The gallery of {self.checkpoint.parents[1]} is empty. Add a class to it: "
+                "python -m apinet_jax gallery RUN add NAME PHOTOS..."
+            )
+        means = read_class_means(self, self.bank, lambda: self.dataset.splits)
+        return OpenWorld(detector, false_alarms, added, means)
 
     @cached_property
     def _banks(self) -> dict[str, Bank]:

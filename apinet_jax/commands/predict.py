@@ -17,6 +17,9 @@ Examples:
   name the genus or the family where the species is not sure:
   python -m apinet_jax predict runs/x photos/ --taxonomy taxonomy.csv --confidence 0.9
 
+  say "unknown" where a photo shows none of the classes, and use classes added by `gallery`:
+  python -m apinet_jax predict runs/x photos/ --unknown --false-alarms 0.05 --gallery
+
   what is wrong:
   python -m apinet_jax predict runs/x DATA/test --show mistakes
 """
@@ -31,6 +34,7 @@ from typing import Any
 
 from apinet_jax.answers.class_names import find_classes, normal
 from apinet_jax.answers.naming import CONFIDENCE, Naming
+from apinet_jax.answers.open_world import OpenWorld
 from apinet_jax.answers.photo_list import LIST, NamedPhoto, list_photos
 from apinet_jax.answers.prediction import predict_rows
 from apinet_jax.answers.prediction_file import PredictionFile
@@ -38,6 +42,7 @@ from apinet_jax.answers.prediction_rows import FORMATS, check_parquet
 from apinet_jax.answers.prediction_table import PrintedLines, PrintedTable, Tally, is_shown
 from apinet_jax.answers.taxonomy import only_classes, read_taxonomy
 from apinet_jax.answers.trained_run import TrainedRun, load
+from apinet_jax.commands.open_world_flags import add_open_world_flags, read_open_world
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import Bar, print_result, results_are_lost, say
@@ -79,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help=f"least probability of an answer; {CONFIDENCE} with a taxonomy, else any",
     )
+    add_open_world_flags(parser)
     parser.add_argument(
         "--show", choices=("mistakes", "unsure"), help="only wrong answers, or those below P"
     )
@@ -109,12 +115,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.flip is not None:
         classifier.config.eval.flip = arguments.flip
     taxonomy = _taxonomy(arguments.taxonomy, classifier)
-    naming = _naming(arguments, classifier, taxonomy)
+    world = read_open_world(arguments, classifier)
+    naming = _naming(arguments, classifier, world, taxonomy)
     if arguments.show == "mistakes":
-        _check_labelled(photos, classifier)
-    provenance = _provenance(arguments, classifier, naming, taxonomy)
-    _report_limits(classifier)
-    tally = _predict(arguments, kind, classifier, photos, naming, provenance)
+        _check_labelled(photos, naming)
+    provenance = _provenance(arguments, classifier, naming, world, taxonomy)
+    _report_limits(classifier, world)
+    tally = _predict(arguments, kind, classifier, photos, naming, world, provenance)
     if results_are_lost():
         return
     if summary := tally.lines([level.name for level in naming.levels]):
@@ -133,6 +140,7 @@ def _predict(
     classifier: TrainedRun,
     photos: Sequence[NamedPhoto],
     naming: Naming,
+    world: OpenWorld,
     provenance: dict[str, Any],
 ) -> Tally:
     """Write the rows of all photos that the output does not have yet; count all."""
@@ -149,7 +157,7 @@ def _predict(
         left = [photo for photo in photos if escaped(photo.path) not in done]
         if done:
             say(f"{out} has {len(photos) - len(left):,} of the {len(photos):,} photos already.")
-        batches = predict_rows(classifier, left, naming, arguments.top, arguments.batch_size)
+        batches = predict_rows(classifier, left, naming, arguments.top, arguments.batch_size, world)
         with Bar("Naming photos", len(photos), len(photos) - len(left)) as bar:
             for rows in batches:
                 for row in rows:
@@ -203,9 +211,14 @@ def _taxonomy(named: str | None, classifier: TrainedRun) -> AnyPath | None:
 
 
 def _naming(
-    arguments: argparse.Namespace, classifier: TrainedRun, taxonomy: AnyPath | None
+    arguments: argparse.Namespace,
+    classifier: TrainedRun,
+    world: OpenWorld,
+    taxonomy: AnyPath | None,
 ) -> Naming:
     names = classifier.class_names
+    if world.gallery is not None:
+        names = (*names, *world.gallery.names)
     confidence = arguments.confidence
     levels = only_classes(names)
     if taxonomy is not None:
@@ -233,12 +246,12 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _check_labelled(photos: Sequence[NamedPhoto], classifier: TrainedRun) -> None:
-    label_of = {normal(name): label for label, name in enumerate(classifier.class_names)}
+def _check_labelled(photos: Sequence[NamedPhoto], naming: Naming) -> None:
+    label_of = {normal(name): label for label, name in enumerate(naming.class_names)}
     if all(photo.true_label(label_of) is None for photo in photos):
         raise InputError(
             "--show mistakes needs photos whose class is known: none of them is in a folder with "
-            f"the name of a class, as {classifier.class_names[0]}/."
+            f"the name of a class, as {naming.class_names[0]}/."
         )
 
 
@@ -246,6 +259,7 @@ def _provenance(
     arguments: argparse.Namespace,
     classifier: TrainedRun,
     naming: Naming,
+    world: OpenWorld,
     taxonomy: AnyPath | None,
 ) -> dict[str, Any]:
     """Return where the answers come from, and every setting that changes them."""
@@ -258,18 +272,24 @@ def _provenance(
         "only": None if allowed is None else [naming.class_names[label] for label in allowed],
         "taxonomy": taxonomy and hashlib.sha256(taxonomy.read_bytes()).hexdigest()[:12],
         "confidence": naming.confidence,
+        **world.provenance(),
         "top": arguments.top,
         "show": arguments.show,
         "folder": escaped(os.getcwd()),  # of relative paths
     }
 
 
-def _report_limits(classifier: TrainedRun) -> None:
+def _report_limits(classifier: TrainedRun, world: OpenWorld) -> None:
     """Print what the answers are not."""
     if classifier.temperature == 1:
         say(
             "NOTE: the probabilities are not calibrated: this checkpoint has no temperature. Hold "
             "images out (data.val_fraction) to fit one at the end of training."
+        )
+    if world.means is not None and not world.means.fitted:
+        say(
+            "NOTE: the probabilities of the gallery's classes are not calibrated: the run has no "
+            "held-out images."
         )
     if classifier.config.data.crop_to_box:
         say("WARNING: the run was trained on boxes (data.crop_to_box); photos are used complete.")

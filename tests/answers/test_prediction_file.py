@@ -29,7 +29,12 @@ def row(number, label=None):
     return make_row(f"#{number}, x.jpg", answer, NAMES, label)
 
 
-ROWS = [row(1), row(2, label=1), failed_row("3.jpg", "empty file", NAMES[0]), row(4, label=0)]
+ROWS = [
+    row(1) | {"score": -0.5},
+    row(2, label=1),
+    failed_row("3.jpg", "empty file", NAMES[0]),
+    row(4, label=0),
+]
 
 
 def read(path, kind):
@@ -45,6 +50,7 @@ def test_row():
         "level": "class",
         "probability": 0.123457,
         "reason": None,
+        "score": None,
         "true_class": "Robin\n#2",
         "correct": True,
         "error": None,
