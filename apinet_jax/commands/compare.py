@@ -1,13 +1,19 @@
 r"""Says whether two photos show the same class, with a calibrated probability.
 
 Examples:
-  python -m apinet_jax compare runs/x one.jpg other.jpg
+  python -m apinet_jax compare runs/x one.jpg other.jpg --out=compared.png
+  python -m apinet_jax compare runs/x one.jpg other.jpg --baseline=runs/softmax
   python -m apinet_jax compare runs/x --pairs pairs.csv --out compared.csv
 
 Prints the probability that both photos show the same class, the class of each photo, and the score
 behind the probability. It assumes that half of the pairs that you compare show the same class;
 --prior sets another share. It is calibrated on held-out images: a run without any gives the score
 only. The order of the two photos does not matter.
+
+The picture shows both photos, the evidence for the class of each under its own gate and under its
+partner's, and the five most active channels of each gate over both photos. --baseline shows another
+run next to it, for instance the softmax run. A softmax run has no gates: its score is the agreement
+of the plain probabilities.
 
 FILE.csv has two columns, with the names of two photos in each line. A first line without a dot or a
 slash is a header. Lines of unreadable photos are reported in the column `error`; the exit code is
@@ -18,15 +24,19 @@ import argparse
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 
-from apinet_jax.answers.compare import Comparison, compare_rows, read_photos
+from apinet_jax.answers.compare import Comparison, compare_rows, read_photos, shown
+from apinet_jax.answers.gate_picture import FORMATS, Side, draw_comparison
 from apinet_jax.answers.pair_calibration import check_prior
+from apinet_jax.answers.pair_maps import pair_maps
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.paths import local_path, to_path, write_atomically
 
+PICTURE = "compare.png"
 COLUMNS = (
     *("photo_1", "photo_2", "same", "score", "prior"),
     *("class_1", "probability_1", "class_2", "probability_2", "error"),
@@ -45,7 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of pairs of the same class among those you compare (default: 0.5)",
     )
-    parser.add_argument("--out", type=local_path, metavar="FILE", help="the results of --pairs")
+    parser.add_argument(
+        "--out",
+        type=local_path,
+        metavar="FILE",
+        help="the picture (png, jpg, pdf or svg; compare.png by default), or the CSV of --pairs",
+    )
+    parser.add_argument(
+        "--baseline", metavar="RUN2", help="another run with the same classes, for the picture"
+    )
     parser.add_argument("--checkpoint", metavar="WHICH", help="last, best or a step")
     parser.add_argument("--data-dir", metavar="FOLDER", help="where the run's photos are now")
 
@@ -65,15 +83,55 @@ def run(arguments: argparse.Namespace) -> None:
             f"Name two photos to compare, not {len(arguments.photos)}; or a file of pairs with "
             "--pairs."
         )
-    if arguments.out is not None and not arguments.out.parent.is_dir():
-        raise InputError(f"There is no folder {arguments.out.parent} for {arguments.out.name}.")
+    out = arguments.out or (None if arguments.pairs is not None else local_path(PICTURE))
+    if out is not None:
+        _check_out(out, picture=arguments.pairs is None)
+    if arguments.pairs is not None and arguments.baseline is not None:
+        raise InputError("--baseline is for the picture of two photos. Leave it out with --pairs.")
     pairs = read_pairs(arguments.pairs) if arguments.pairs is not None else [arguments.photos]
     enable_compilation_cache()
     found = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
-    if arguments.pairs is None:
-        _compare_two(found, arguments)
-    else:
-        _compare_many(found, pairs, arguments)
+    if arguments.pairs is not None:
+        _compare_many(found, pairs, arguments.prior, out)
+        return
+    baseline = None
+    if arguments.baseline is not None:
+        baseline = load(arguments.baseline, data_dir=arguments.data_dir)
+        check_same_classes(found, baseline)
+    _compare_two(found, baseline, arguments.photos, arguments.prior, out)
+
+
+def _check_out(out: Path, *, picture: bool) -> None:
+    """Refuse a place or a kind of file before anything is computed."""
+    if not out.parent.is_dir():
+        raise InputError(f"There is no folder {out.parent} for {out.name}.")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder. Name a file with --out.")
+    if picture and _kind(out) not in FORMATS:
+        raise InputError(
+            f"{out.name} is no kind of picture that can be written. Choose one of: "
+            f"{', '.join(FORMATS)}."
+        )
+
+
+def _kind(out: Path) -> str:
+    return out.suffix[1:].lower()
+
+
+def check_same_classes(found: TrainedRun, baseline: TrainedRun) -> None:
+    """Refuse a baseline with other classes.
+
+    Raises:
+        InputError: With the first class that only one of both has.
+    """
+    if found.class_names == baseline.class_names:
+        return
+    other = set(found.class_names) ^ set(baseline.class_names)
+    differ = f"only one of them has the class '{min(other)}'" if other else "their order differs"
+    raise InputError(
+        f"The baseline {baseline.checkpoint} has other classes than {found.checkpoint}: {differ}. "
+        "Name a run that was trained on the same photos."
+    )
 
 
 def read_pairs(name: str) -> list[list[str]]:
@@ -108,28 +166,43 @@ def read_pairs(name: str) -> list[list[str]]:
     return pairs
 
 
-def _compare_two(found: TrainedRun, arguments: argparse.Namespace) -> None:
-    names, answer = arguments.photos, found.compare(*arguments.photos, arguments.prior)
-    print_result(
-        [
-            *_provenance(found),
-            *(
-                f"{which:13} {name}: {label} {probability:.2f}"
-                for which, name, (label, probability) in zip(
-                    ("photo 1", "photo 2"), names, (answer.class_1, answer.class_2), strict=True
-                )
-            ),
-            f"same class    {_same(answer)}",
-            f"score         {answer.score:.3f}",
-            f"calibration   {answer.calibration}",
-        ]
-    )
+def _compare_two(
+    found: TrainedRun,
+    baseline: TrainedRun | None,
+    photos: Sequence[str],
+    prior: float,
+    out: Path,
+) -> None:
+    answer = found.compare(*photos, prior)
+    lines = [
+        *_provenance(found),
+        *(
+            f"{which:13} {name}: {label} {probability:.2f}"
+            for which, name, (label, probability) in zip(
+                ("photo 1", "photo 2"), photos, (answer.class_1, answer.class_2), strict=True
+            )
+        ),
+        f"same class    {_same(answer)}",
+        f"score         {answer.score:.3f}",
+        f"calibration   {answer.calibration}",
+    ]
+    other = None
+    if baseline is not None:
+        other = Side(baseline.compare(*photos, prior), pair_maps(baseline, photos))
+        lines.append(f"baseline      {_same(other.answer)}, score {other.answer.score:.3f}")
+    try:
+        names = [PurePath(name).name for name in photos]
+        side = Side(answer, pair_maps(found, photos))
+        write_atomically(out, draw_comparison(side, names, other, _kind(out)))
+        lines.append(f"picture       {out.absolute()}")
+    finally:  # the file first, because standard output may be closed; the answer also without it
+        print_result(lines)
 
 
 def _same(answer: Comparison) -> str:
     if answer.same is None:
         return "unknown: not calibrated"
-    return f"{answer.same:.2f} (assumes that {100 * answer.prior:g} % of pairs are)"
+    return f"{shown(answer.same)} (assumes that {100 * answer.prior:g} % of pairs are)"
 
 
 def _provenance(found: TrainedRun) -> list[str]:
@@ -142,23 +215,25 @@ def _provenance(found: TrainedRun) -> list[str]:
     ]
 
 
-def _compare_many(found: TrainedRun, pairs: list[list[str]], arguments: argparse.Namespace) -> None:
+def _compare_many(
+    found: TrainedRun, pairs: list[list[str]], prior: float, out: Path | None
+) -> None:
     photos = read_photos(found, [name for pair in pairs for name in pair])
     rows = photos.rows.reshape(-1, 2)
     readable = (rows >= 0).all(axis=1)
     answers = compare_rows(
-        found, lambda: found.pair_calibration, photos.description, rows[readable], arguments.prior
+        found, lambda: found.pair_calibration, photos.description, rows[readable], prior
     )
     say(*_provenance(found))
     if answers:
         uncalibrated = "" if answers[0].same is not None else "WARNING: column `same` is empty. "
         say(f"calibration   {uncalibrated}{answers[0].calibration}")
     text = _table(pairs, iter(answers), readable.tolist(), photos.errors)
-    if arguments.out is None:
+    if out is None:
         print_result([text.rstrip("\n")])
     else:
-        write_atomically(arguments.out, text)
-        print_result([f"{len(answers):,} of {len(pairs):,} pairs compared: {arguments.out}"])
+        write_atomically(out, text)
+        print_result([f"{len(answers):,} of {len(pairs):,} pairs compared: {out}"])
     if len(answers) < len(pairs):
         first = next(iter(photos.errors.values()))
         raise RunError(

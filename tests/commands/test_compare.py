@@ -2,12 +2,14 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from tiny_runs import config_for, draw_photos, train
 
+from apinet_jax import load
 from apinet_jax.__main__ import run_command
-from apinet_jax.commands.compare import COLUMNS, read_pairs
+from apinet_jax.commands.compare import COLUMNS, check_same_classes, read_pairs
 from apinet_jax.system.errors import InputError, RunError
 
 
@@ -26,12 +28,25 @@ def two(photos):
     return [str(photos / f"test/class{label}/0.png") for label in (0, 1)]
 
 
-def test_two_photos(workdir, photos, capsys):
-    run_command(["compare", str(workdir), *two(photos), "--prior", "0.1"])
+def test_two_photos(workdir, photos, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    run_command(["compare", str(workdir), *two(photos), "--prior", "0.1", "--out", str(out)])
     printed = capsys.readouterr().out
+    assert out.read_bytes()[1:4] == b"PNG"
+    assert str(out) in printed
     assert "same class    0." in printed
     assert "10 % of pairs" in printed
     assert "held-out images" in printed
+
+
+def test_baseline_of_other_classes(workdir, photos):
+    found, other = load(workdir), load(workdir)
+    other.class_names = ("class0", "class1", "class2", "class9")
+    with pytest.raises(InputError, match="only one of them has the class 'class3'"):
+        check_same_classes(found, other)
+    other.class_names = found.class_names[::-1]
+    with pytest.raises(InputError, match="their order differs"):
+        check_same_classes(found, other)
 
 
 def test_many_pairs(workdir, photos, tmp_path, capsys):
@@ -76,6 +91,9 @@ def test_wrong_pairs_file(content, message, tmp_path):
         (["one.jpg", "two.jpg", "--prior", "1"], "between 0 and 1"),
         (["--pairs", "missing.csv"], "missing.csv cannot be read"),
         (["one.jpg", "two.jpg", "--out", "missing/x.png"], "no folder missing"),
+        (["one.jpg", "two.jpg", "--out", "x.gif"], "no kind of picture"),
+        (["one.jpg", "two.jpg", "--out", "."], "no kind|is a folder"),
+        (["--pairs", "x.csv", "--baseline", "runs/y"], "picture of two photos"),
     ],
 )
 def test_wrong_arguments(options, message):
@@ -86,3 +104,4 @@ def test_wrong_arguments(options, message):
 def test_missing_photo(workdir, photos):
     with pytest.raises(InputError, match=r"nothing\.png cannot be read"):
         run_command(["compare", str(workdir), two(photos)[0], "nothing.png"])
+    assert not list(Path().glob("compare.*"))

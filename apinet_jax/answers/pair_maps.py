@@ -1,0 +1,125 @@
+"""What the network compares in two photos: the channels of each gate, and evidence as maps."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from apinet_jax.data.photos import Photo
+from apinet_jax.inference import Classifier
+from apinet_jax.method.calibration import log_softmax
+
+CHANNELS = 5  # of each gate, as in the paper's figure
+
+
+class GateChannels(NamedTuple):
+    """The most active channels of one gate.
+
+    Attributes:
+        channels: Their indices, the most active first.
+        gates: Value of the gate in each, from 0 to 1.
+        maps: Feature map of both photos in each channel.
+    """
+
+    channels: Int[np.ndarray, " K"]
+    gates: Float[np.ndarray, " K"]
+    maps: Float[np.ndarray, "2 K h w"]
+
+
+class Evidence(NamedTuple):
+    """What speaks for a class in a photo.
+
+    Attributes:
+        cells: What each cell adds to the logit of the class, less the mean over all classes.
+        probability: Probability of the class.
+    """
+
+    cells: Float[np.ndarray, "h w"]
+    probability: float
+
+
+class PairMaps(NamedTuple):
+    """What the network compares in two photos.
+
+    Attributes:
+        pixels: What it sees of both.
+        gates: The most active channels of both gates; `None` for a softmax run.
+        evidence: For each photo, what speaks for its class: in its self and its other feature. A
+            softmax run has only one kind.
+    """
+
+    pixels: UInt8[np.ndarray, "2 H W 3"]
+    gates: tuple[GateChannels, GateChannels] | None
+    evidence: tuple[tuple[Evidence, ...], tuple[Evidence, ...]]
+
+
+def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
+    """Return the maps of two photos; gates are the mean over both orders of the pair.
+
+    Raises:
+        InputError: If a photo cannot be read.
+    """
+    pixels = classifier.pixels(photos)
+    description, maps = classifier.describe_pixels(pixels), classifier.map_pixels(pixels)
+    labels = description.logits.argmax(axis=1)
+    if not classifier.has_gates:
+        plain = np.zeros_like(description.features)
+        kinds, gates = [plain], None
+    else:
+        own = pair_gates(classifier, description.features)
+        kinds = [own, own[::-1]]  # the other feature of a photo has its partner's gate
+        gates = tuple(_channels(own[side], description.features[side], maps) for side in (0, 1))
+    evidence = tuple(
+        tuple(
+            class_evidence(classifier, maps[side], kind[side], int(labels[side])) for kind in kinds
+        )
+        for side in (0, 1)
+    )
+    return PairMaps(pixels, gates, evidence)
+
+
+def pair_gates(
+    classifier: Classifier, features: Float[np.ndarray, "2 D"]
+) -> Float[np.ndarray, "2 D"]:
+    """Return the gate of each photo, as the mean over both orders of the pair."""
+    gates = classifier.gates(features, features[::-1])  # rows: the pair, and its reverse
+    return (gates[0] + gates[1][::-1]) / 2
+
+
+def most_active(
+    gates: Float[np.ndarray, " D"], features: Float[np.ndarray, " D"], count: int = CHANNELS
+) -> Int[np.ndarray, " K"]:
+    """Return the channels to which a gate adds most: the largest |x * g| (equation 3).
+
+    The gate's value itself would also choose channels that the photo does not activate.
+    """
+    return np.argsort(-np.abs(gates * features), kind="stable")[:count]
+
+
+def class_evidence(
+    classifier: Classifier,
+    feature_map: Float[np.ndarray, "h w D"],
+    gates: Float[np.ndarray, " D"],
+    label: int,
+) -> Evidence:
+    """Return what speaks for a class in an attentive feature, x + x * g.
+
+    The classifier is linear, so the cells and the bias sum to the logit, less the mean logit.
+    """
+    height, width, _ = feature_map.shape
+    attentive = feature_map * (1 + gates)  # [h w D]
+    weights = classifier.kernel - classifier.kernel.mean(axis=1, keepdims=True)  # [D C]
+    cells = attentive @ weights[:, label] / (height * width)
+    logits = attentive.mean(axis=(0, 1)) @ classifier.kernel + classifier.bias
+    probability = np.exp(log_softmax(logits[None] / classifier.temperature))[0, label]
+    return Evidence(cells, float(probability))
+
+
+def _channels(
+    gates: Float[np.ndarray, " D"],
+    features: Float[np.ndarray, " D"],
+    maps: Float[np.ndarray, "2 h w D"],
+) -> GateChannels:
+    channels = most_active(gates, features)
+    return GateChannels(channels, gates[channels], np.moveaxis(maps[..., channels], -1, 1))
