@@ -85,7 +85,7 @@ def compare_rows(
     if len(pairs) == 0:
         return []
     first, second = pairs.T
-    scores = pair_scores(classifier, description.features[first], description.features[second])
+    scores = pair_scores(classifier, description.features, pairs)
     same: Sequence[float | None]
     try:
         found = calibrate()

@@ -25,6 +25,7 @@ from apinet_jax.workdir.record import recorded_fingerprint
 Method = Literal["logistic", "isotonic"]
 _FITTED_PRIOR = 0.5
 _FORMAT = 1  # of the stored map; raise it if scores or maps change
+_MOST_PAIRS = 50_000  # of each kind
 _NO_PENALTY = 1e12  # of LogisticRegression
 
 
@@ -84,10 +85,26 @@ def check_prior(prior: float) -> float:
     return prior
 
 
+def calibration_pairs(
+    labels: Int[np.ndarray, " N"], most: int = _MOST_PAIRS
+) -> Int[np.ndarray, "P 2"]:
+    """Return the pairs of held-out images to calibrate on: all, or `most` of each kind.
+
+    Where there are more, they are evenly spaced in the order of `all_pairs`.
+    """
+    pairs = all_pairs(len(labels))
+    same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+    kinds = (np.flatnonzero(same), np.flatnonzero(~same))
+    spaced = [
+        kind[np.linspace(0, len(kind) - 1, min(len(kind), most)).astype(int)] for kind in kinds
+    ]
+    return pairs[np.sort(np.concatenate(spaced))]
+
+
 def fit_pair_calibration(
-    labels: Int[np.ndarray, " N"], scores: Float[np.ndarray, " P"]
+    labels: Int[np.ndarray, " N"], pairs: Int[np.ndarray, "P 2"], scores: Float[np.ndarray, " P"]
 ) -> PairCalibration:
-    """Return the better of both maps, fitted on all pairs of held-out images.
+    """Return the better of both maps, fitted on pairs of held-out images.
 
     The images of each class are dealt to two halves in turn. Each map is fitted on the pairs within
     one half and scored on those within the other, and the reverse, so no image is on both sides.
@@ -95,15 +112,16 @@ def fit_pair_calibration(
 
     Args:
         labels: Class of each held-out image.
-        scores: Score of every pair, in the order of `all_pairs`.
+        pairs: The pairs.
+        scores: Score of each pair.
 
     Raises:
         InputError: If there is no pair of the same class, or none of different classes.
     """
-    first, second = all_pairs(len(labels))
+    first, second = pairs.T
     same = labels[first] == labels[second]
     if not same.any() or same.all():
-        kind = "different classes" if same.all() else "the same class"
+        kind = "the same class" if not same.any() else "different classes"
         raise InputError(
             f"The run has {len(labels)} held-out images, of which no two show {kind}, so its "
             "scores cannot be calibrated. Train with a higher data.val_fraction."
@@ -207,11 +225,11 @@ def read_pair_calibration(classifier: Classifier, bank: Callable[[str], Bank]) -
     if fingerprint is not None and (stored := _stored(path, key)) is not None:
         return stored
     held_out = bank("validation")
-    first, second = all_pairs(len(held_out.labels))
-    scores = pair_scores(classifier, held_out.features[first], held_out.features[second])
+    pairs = calibration_pairs(held_out.labels)
+    scores = pair_scores(classifier, held_out.features, pairs)
     if not np.isfinite(scores).all():
         raise InputError("The scores of held-out images are not finite: the run has diverged.")
-    found = fit_pair_calibration(held_out.labels, scores)
+    found = fit_pair_calibration(held_out.labels, pairs, scores)
     try:
         write_atomically(path, json.dumps({"key": key, **found._asdict()}))
     except RunError as error:

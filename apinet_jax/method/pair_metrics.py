@@ -25,13 +25,13 @@ class RocCurve(NamedTuple):
     tar: Float[np.ndarray, " T"]
 
 
-def all_pairs(count: int) -> tuple[Int[np.ndarray, " P"], Int[np.ndarray, " P"]]:
+def all_pairs(count: int) -> Int[np.ndarray, "P 2"]:
     """Return both images of each unordered pair of `count` images.
 
-    >>> all_pairs(3)
-    (array([0, 0, 1]), array([1, 2, 2]))
+    >>> all_pairs(3).tolist()
+    [[0, 1], [0, 2], [1, 2]]
     """
-    return np.triu_indices(count, k=1)
+    return np.stack(np.triu_indices(count, k=1), axis=1)
 
 
 def roc_curve(scores: Float[np.ndarray, " P"], same: Bool[np.ndarray, " P"]) -> RocCurve:
@@ -130,7 +130,7 @@ def hardest_pairs(
         scores: Score of every unordered pair of the images.
         labels: Class of each image.
     """
-    first, second = all_pairs(len(labels))
+    first, second = all_pairs(len(labels)).T
     same = labels[first] == labels[second]
     number = np.zeros((len(labels), len(labels)), int)
     number[first, second] = number[second, first] = np.arange(len(first))

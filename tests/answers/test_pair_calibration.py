@@ -9,6 +9,7 @@ import apinet_jax
 from apinet_jax.answers import pair_calibration
 from apinet_jax.answers.pair_calibration import (
     PairCalibration,
+    calibration_pairs,
     fit_map,
     fit_pair_calibration,
 )
@@ -56,7 +57,7 @@ def pairs_with_probability(curve, classes=6, images=12):
     """Labels, and scores of all pairs, such that `curve` is the odds of the same class."""
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), images)
-    first, second = all_pairs(len(labels))
+    first, second = all_pairs(len(labels)).T
     same = labels[first] == labels[second]
     grid = np.linspace(-6, 6, 1201)
     p = 1 / (1 + np.exp(-curve(grid)))
@@ -67,24 +68,34 @@ def pairs_with_probability(curve, classes=6, images=12):
 
 def test_the_better_map_is_chosen():
     labels, scores = pairs_with_probability(lambda score: score)
-    found = fit_pair_calibration(labels, scores)
+    found = fit_pair_calibration(labels, all_pairs(72), scores)
     assert found.method == "logistic"
     slope = (found.log_odds[1] - found.log_odds[0]) / (found.scores[1] - found.scores[0])
     assert slope == pytest.approx(1, abs=0.1)
-    step = fit_pair_calibration(*pairs_with_probability(lambda score: 4 * np.sign(score - 2)))
+    labels, scores = pairs_with_probability(lambda score: 4 * np.sign(score - 2))
+    step = fit_pair_calibration(labels, all_pairs(72), scores)
     assert step.method == "isotonic"
     assert (np.diff(step.log_odds) >= 0).all()
 
 
 def test_pairs_of_one_kind_cannot_be_calibrated():
     with pytest.raises(InputError, match="no two show the same class"):
-        fit_pair_calibration(np.arange(3), np.zeros(3))
+        fit_pair_calibration(np.arange(3), all_pairs(3), np.zeros(3))
     with pytest.raises(InputError, match="no two show different classes"):
-        fit_pair_calibration(np.zeros(3, int), np.zeros(3))
+        fit_pair_calibration(np.zeros(3, int), all_pairs(3), np.zeros(3))
 
 
 def test_few_images_give_a_line():
-    assert fit_pair_calibration(np.array([0, 0, 1]), np.array([2.0, 0, 1])).method == "logistic"
+    found = fit_pair_calibration(np.array([0, 0, 1]), all_pairs(3), np.array([2.0, 0, 1]))
+    assert found.method == "logistic"
+
+
+def test_many_pairs_are_thinned_evenly():
+    labels = np.array([0, 0, 0, 1, 1])  # 4 pairs of the same class and 6 others
+    assert len(calibration_pairs(labels)) == 10
+    # Same: 01 02 12 34. Different: 03 04 13 14 23 24.
+    found = calibration_pairs(labels, most=2).tolist()
+    assert found == [[0, 1], [0, 3], [2, 4], [3, 4]]
 
 
 def test_map_is_fitted_once_and_without_photos_then(run, workdir, tmp_path, monkeypatch):

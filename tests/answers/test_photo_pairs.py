@@ -6,6 +6,7 @@ from tiny_runs import config_for, train
 
 import apinet_jax
 from apinet_jax.answers.pair_scores import agreement, cosine, interaction_logits, pair_scores
+from apinet_jax.method.pair_metrics import all_pairs
 from apinet_jax.system.errors import InputError
 
 
@@ -22,9 +23,10 @@ def test_cosine():
 
 def test_score_is_symmetric_to_the_bit(run, softmax_run):
     features = run.bank("test").features
-    x_1, x_2 = features, np.roll(features, 5, axis=0)
+    pairs = all_pairs(len(features))
     for one in (run, softmax_run):
-        np.testing.assert_array_equal(pair_scores(one, x_1, x_2), pair_scores(one, x_2, x_1))
+        expected = pair_scores(one, features, pairs)
+        np.testing.assert_array_equal(pair_scores(one, features, pairs[:, ::-1]), expected)
 
 
 def test_interaction_is_the_mean_over_gates_and_orders(run):
@@ -36,11 +38,10 @@ def test_interaction_is_the_mean_over_gates_and_orders(run):
 
 
 def test_many_pairs_in_parts(run, monkeypatch):
-    features = run.bank("test").features
-    x_1, x_2 = features[:7], features[7:14]
-    expected = pair_scores(run, x_1, x_2)
-    monkeypatch.setattr("apinet_jax.answers.pair_scores._PAIRS_AT_ONCE", 3)
-    np.testing.assert_allclose(pair_scores(run, x_1, x_2), expected, rtol=1e-5)
+    features, pairs = run.bank("test").features, all_pairs(5)
+    expected = pair_scores(run, features, pairs)
+    monkeypatch.setattr("apinet_jax.answers.pair_scores.PAIRS_AT_ONCE", 3)
+    np.testing.assert_allclose(pair_scores(run, features, pairs), expected, rtol=1e-5)
 
 
 def test_compare(run, photos):
