@@ -2,9 +2,9 @@
 
 import fcntl
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,67 +29,110 @@ class PredictionFile:
     and become the Parquet file when the job is complete.
 
     Attributes:
-        rows: The rows of an earlier job with the same settings.
+        done: The photos that have a row.
     """
 
-    def __init__(self, path: Path, kind: str, provenance: dict[str, Any]):
-        """Create the file, or read what an earlier job wrote.
+    def __init__(
+        self,
+        path: Path,
+        kind: str,
+        provenance: dict[str, Any],
+        count: Callable[[Row], None] = lambda row: None,
+    ):
+        """Create the file, or continue the one that an earlier job wrote.
 
         Args:
             path: The file.
             kind: csv, jsonl or parquet.
             provenance: Where the answers come from, and the settings that change them.
+            count: Called with each row of an earlier job.
 
         Raises:
-            InputError: If the file is something else, or has other provenance.
+            InputError: If the file is something else, is damaged, or has other provenance.
             RunError: If it cannot be written, or another process writes it.
         """
-        self._path, self._provenance, self._final = path, provenance, None
-        self._kind = kind
-        finished: list[Row] = []
-        if kind == "parquet":
-            self._final, self._kind = path, "jsonl"
-            path = path.with_name(f"{path.name}.part.jsonl")
-            if self._final.exists():
-                stored, rows = read_parquet(self._final)
-                self._check(self._final, stored)
-                finished = list(rows)
-        with explain_failed_writes(path):
-            self._file = open(path, "a+b")  # noqa: SIM115 - closed by `close`
+        self._path = self._lines = path
+        self._kind, self._provenance = kind, provenance
+        self._is_parquet = kind == "parquet"
+        if self._is_parquet:
+            self._kind, self._lines = "jsonl", path.with_name(f"{path.name}.part.jsonl")
+        self.done: set[str] = set()
+        finished = self._finished()
+        with explain_failed_writes(self._lines):
+            self._file = open(self._lines, "a+b")  # noqa: SIM115 - closed by `__exit__`
         try:
-            self._lock(path)
-            self.rows = self._distinct([*finished, *self._resume(path)])
+            self._lock()
+            for row in self._distinct(finished, self._resume()):
+                self.done.add(row["photo"])
+                count(row)
+        except (ValueError, KeyError, TypeError) as error:
+            self._file.close()
+            raise InputError(
+                f"{self._lines} is damaged ({error}). Remove it, or name another file."
+            ) from error
         except BaseException:
             self._file.close()
             raise
 
-    def _lock(self, path: Path) -> None:
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows.
+
+        Raises:
+            RunError: If they cannot be written.
+        """
+        top = self._provenance["top"]
+        self._append("".join(f"{row_line(self._kind, row, top)}\n" for row in rows))
+
+    def finish(self) -> None:
+        """Write the Parquet file, if it is one, from the rows that were collected.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        if self._is_parquet:
+            rows = self._distinct(self._finished(), parse_rows(self._kind, self._content()))
+            write_parquet(self._path, self._provenance, rows)
+            self._lines.unlink()
+
+    def _finished(self) -> Iterator[Row]:
+        """Return the rows of a Parquet file that an earlier job completed."""
+        if not (self._is_parquet and self._path.exists()):
+            return iter(())
+        stored, rows = read_parquet(self._path)
+        self._check(self._path, stored)
+        return rows
+
+    def _resume(self) -> Iterator[Row]:
+        """Return the complete rows of the file, after cutting off what follows them."""
+        content = self._content()
+        header = "".join(f"{line}\n" for line in header_lines(self._kind, self._provenance))
+        # A job that was killed while it wrote the first line has nothing to continue.
+        if header.encode().startswith(content):
+            self._file.truncate(0)
+            self._append(header)
+            return iter(())
+        end = complete_bytes(self._kind, content)
+        self._check(self._lines, parse_header(self._kind, content[:end].partition(b"\n")[0]))
+        self._file.truncate(end)
+        return parse_rows(self._kind, content[:end])
+
+    def _content(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
+
+    def _append(self, text: str) -> None:
+        with explain_failed_writes(self._lines):
+            self._file.write(text.encode())
+            self._file.flush()
+
+    def _lock(self) -> None:
         with suppress(OSError):  # a file system without locks
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(f"Another process is writing {path}. Wait for its end.") from error
-
-    def _resume(self, path: Path) -> list[Row]:
-        """Return the complete rows of the file, after cutting off what follows them."""
-        self._file.seek(0)
-        content = self._file.read()
-        end = complete_bytes(self._kind, content)
-        # A job that was killed while it wrote the first line has nothing to continue.
-        header = "".join(f"{line}\n" for line in header_lines(self._kind, self._provenance))
-        if header.encode().startswith(content):
-            self._file.truncate(0)
-            self._append(header)
-            return []
-        self._check(path, parse_header(self._kind, content[:end].partition(b"\n")[0]))
-        try:
-            rows = list(parse_rows(self._kind, content[:end]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Remove it, or name another file."
-            ) from error
-        self._file.truncate(end)
-        return rows
+                raise RunError(
+                    f"Another process writes {self._lines}. Wait for its end."
+                ) from error
 
     def _check(self, path: Path, stored: dict[str, Any] | None) -> None:
         """Raise one clear error unless the file has the same provenance."""
@@ -110,45 +153,17 @@ class PredictionFile:
                 "Repeat the command that wrote it, or name another file."
             )
 
-    def write(self, rows: Iterable[Row]) -> None:
-        """Append rows.
-
-        Raises:
-            RunError: If they cannot be written.
-        """
-        top = self._provenance["top"]
-        self._append("".join(f"{row_line(self._kind, row, top)}\n" for row in rows))
-
-    def _append(self, text: str) -> None:
-        with explain_failed_writes(self._path):
-            self._file.write(text.encode())
-            self._file.flush()
-
-    def finish(self) -> None:
-        """Write the Parquet file, if it is one, from the rows that were collected.
-
-        Raises:
-            RunError: If it cannot be written.
-        """
-        if self._final is None:
-            return
-        self._file.seek(0)
-        fresh = list(parse_rows(self._kind, self._file.read()))
-        if fresh or not self._final.exists():
-            write_parquet(self._final, self._provenance, self._distinct([*self.rows, *fresh]))
-        os.unlink(self._file.name)
-
     @staticmethod
-    def _distinct(rows: Iterable[Row]) -> list[Row]:
-        """Return the rows without those of photos that occurred already."""
-        return list({row["photo"]: row for row in rows}.values())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    def _distinct(*parts: Iterable[Row]) -> Iterator[Row]:
+        """Yield rows without those of photos that occurred already."""
+        seen = set()
+        for row in chain(*parts):
+            if row["photo"] not in seen:
+                seen.add(row["photo"])
+                yield row
 
     def __enter__(self) -> "PredictionFile":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()

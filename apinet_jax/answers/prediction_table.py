@@ -163,7 +163,7 @@ def _share(successes: int, trials: int) -> str:
 class PrintedLines:
     """CSV or JSON Lines on standard output, printed as they are computed."""
 
-    rows: tuple[Row, ...] = ()  # of an earlier job
+    done: frozenset[str] = frozenset()  # by an earlier job
 
     def __init__(self, kind: str, provenance: dict[str, Any]):
         """Print the first lines."""
@@ -188,7 +188,7 @@ class PrintedLines:
 class PrintedTable:
     """A table on standard output, printed at the end, also after an interruption."""
 
-    rows: tuple[Row, ...] = ()  # of an earlier job
+    done: frozenset[str] = frozenset()  # by an earlier job
 
     def __init__(self, kind: str, provenance: dict[str, Any]):
         """Start a table without rows."""

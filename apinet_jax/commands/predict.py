@@ -144,18 +144,14 @@ def _predict(
     provenance: dict[str, Any],
 ) -> Tally:
     """Write the rows of all photos that the output does not have yet; count all."""
-    out = arguments.out
+    out, tally = arguments.out, Tally()
     if out is not None:
-        output = PredictionFile(out, kind, provenance)
+        output = PredictionFile(out, kind, provenance, tally.add)
     else:
         output = (PrintedTable if kind == "table" else PrintedLines)(kind, provenance)
-    tally = Tally()
     with output, stop_requests() as check_signals:
-        for row in output.rows:
-            tally.add(row)
-        done = {row["photo"] for row in output.rows}
-        left = [photo for photo in photos if escaped(photo.path) not in done]
-        if done:
+        left = [photo for photo in photos if escaped(photo.path) not in output.done]
+        if output.done:
             say(f"{out} has {len(photos) - len(left):,} of the {len(photos):,} photos already.")
         batches = predict_rows(classifier, left, naming, arguments.top, arguments.batch_size, world)
         with Bar("Naming photos", len(photos), len(photos) - len(left)) as bar:
@@ -164,7 +160,7 @@ def _predict(
                     tally.add(row)
                     bar.advance()
                 output.write([row for row in rows if is_shown(row, arguments.show, naming)])
-                if results_are_lost():
+                if out is None and results_are_lost():
                     break
                 try:
                     check_signals()

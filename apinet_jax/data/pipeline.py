@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import grain
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Int
@@ -122,6 +121,8 @@ def stream(
         workers: Worker processes; 0 uses threads of this process, because the decoders release
             Python's global lock.
     """
+    import grain  # takes longer than naming a photo, which streams nothing
+
     if not flags.FLAGS.is_parsed():  # grain reads its flags, which only `app.run` parses
         flags.FLAGS.mark_as_parsed()
     dataset = grain.MapDataset.range(start, stop).map(loader)

@@ -93,10 +93,11 @@ def test_every_cut_continues(tmp_path, kind):
     cut = tmp_path / "cut"
     for size in range(len(content) + 1):
         cut.write_bytes(content[:size])
-        with PredictionFile(cut, kind, PROVENANCE) as file:
-            kept = len(file.rows)
-            assert file.rows == ROWS[:kept]
-            file.write(ROWS[kept:])
+        kept = []
+        with PredictionFile(cut, kind, PROVENANCE, kept.append) as file:
+            assert kept == ROWS[: len(kept)]
+            assert file.done == {row["photo"] for row in kept}
+            file.write(ROWS[len(kept) :])
         assert cut.read_bytes() == content
 
 
@@ -109,16 +110,19 @@ def test_parquet_continues(tmp_path):
     with PredictionFile(path, "parquet", PROVENANCE) as file:
         file.write(ROWS[:2])  # interrupted
     assert not path.exists()
-    with PredictionFile(path, "parquet", PROVENANCE) as file:
-        assert file.rows == ROWS[:2]
+    kept = []
+    with PredictionFile(path, "parquet", PROVENANCE, kept.append) as file:
+        assert kept == ROWS[:2]
         file.write(ROWS[2:3])
         file.finish()
     assert read(path, "parquet") == ROWS[:3]
-    with PredictionFile(path, "parquet", PROVENANCE) as file:  # more photos than then
-        assert file.rows == ROWS[:3]
+    kept = []
+    with PredictionFile(path, "parquet", PROVENANCE, kept.append) as file:  # more photos than then
+        assert kept == ROWS[:3]
         file.write(ROWS[3:])
         file.finish()
     assert read(path, "parquet") == ROWS
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @EVERY
