@@ -89,6 +89,11 @@ def tar_at_far(curve: RocCurve, target: float) -> float:
     return float(curve.tar[np.searchsorted(curve.far, target, side="right") - 1])
 
 
+def far_at_tar(curve: RocCurve, target: float) -> float:
+    """Return the smallest false accept rate at which the true accept rate is at least `target`."""
+    return float(curve.far[np.searchsorted(curve.tar, target)])
+
+
 def pair_weights(same: Bool[np.ndarray, " P"], prior: float) -> Float[np.ndarray, " P"]:
     """Return a weight for each pair, so that pairs of the same class weigh `prior` of the total 1.
 

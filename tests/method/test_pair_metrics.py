@@ -7,6 +7,7 @@ from apinet_jax.method.pair_metrics import (
     all_pairs,
     auroc,
     equal_error_rate,
+    far_at_tar,
     hardest_pairs,
     pair_calibration_error,
     roc_curve,
@@ -45,6 +46,14 @@ def test_tar_at_far_is_conservative():
     assert tar_at_far(found, 0.25) == 0.75
     assert tar_at_far(found, 0.5) == 1
     assert tar_at_far(curve([1, 1], [1, 0]), 0.5) == 0  # a tie is not split
+
+
+def test_far_at_tar():
+    found = curve([9, 8, 7, 6, 5, 4, 3, 2], [1, 1, 0, 1, 0, 1, 0, 0])
+    assert far_at_tar(found, 0.5) == 0
+    assert far_at_tar(found, 0.75) == 0.25
+    assert far_at_tar(found, 0.95) == 0.5
+    assert far_at_tar(curve([1, 1], [1, 0]), 0.95) == 1
 
 
 def test_calibration_error_of_weighted_pairs():
