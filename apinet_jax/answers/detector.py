@@ -73,7 +73,7 @@ class Detector(NamedTuple):
         """Return which photos are unknown, at a share of false alarms; see `fit_threshold`."""
         threshold = fit_threshold(self.held_out, false_alarms)
         scores = self.score(described)
-        return Verdict(scores, scores < threshold.value, threshold)
+        return Verdict(scores, ~(scores >= threshold.value), threshold)  # NaN is unknown
 
 
 def fit_detector(

@@ -85,7 +85,8 @@ def read_gallery(classifier: Classifier, *, any_checkpoint: bool = False) -> Gal
         raise InputError(
             f"The features in {path} are of another checkpoint ({found.checkpoint}) than "
             f"{classifier.checkpoint} ({classifier.provenance.hash}). Name that checkpoint with "
-            "--checkpoint, or compute the features again: python -m apinet_jax gallery RUN rebuild"
+            "--checkpoint, or compute the features again: python -m apinet_jax gallery "
+            f"{classifier.checkpoint.parents[1]} rebuild"
         )
     return found
 

@@ -140,10 +140,13 @@ def fit_threshold(held_out: Scores, false_alarms: float = FALSE_ALARMS) -> Thres
         false_alarms: The share of known photos that may be called unknown.
 
     Raises:
-        InputError: If the share is not between 0 and 1, or there are too few images for it.
+        InputError: If the share is not between 0 and 1, there are too few images for it, or a score
+            is not finite.
     """
     if not 0 < false_alarms < 1:
         raise InputError(f"A share of {false_alarms:g} false alarms is not between 0 and 1.")
+    if not np.isfinite(held_out).all():
+        raise InputError("The scores of held-out images are not finite: the run has diverged.")
     n = len(held_out)
     k = math.floor(false_alarms * (n + 1) + 1e-9)  # 0.05 * 20 is one image
     if k == 0:

@@ -125,7 +125,7 @@ def test_features_of_another_checkpoint_are_refused(own_run):
     )
     write_gallery(own_run, gallery._replace(checkpoint="0123456789ab"))
     with pytest.raises(
-        InputError, match=r"another checkpoint \(0123456789ab\) .* gallery RUN rebuil"
+        InputError, match=r"another checkpoint \(0123456789ab\) .* gallery .*run rebuild"
     ):
         read_gallery(own_run)
     path = own_run.checkpoint.parents[1] / "answers/gallery.npz"

@@ -70,6 +70,8 @@ def test_threshold_is_an_order_statistic():
         fit_threshold(np.arange(18.0), 0.05)
     with pytest.raises(InputError, match="at least 99 held-out"):
         fit_threshold(held_out[:50], 0.01)
+    with pytest.raises(InputError, match="not finite: the run has diverged"):
+        fit_threshold(np.append(held_out, np.nan))
     for share in (0.0, 1.0, -0.1):
         with pytest.raises(InputError, match="not between 0 and 1"):
             fit_threshold(held_out, share)
