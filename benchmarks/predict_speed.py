@@ -5,11 +5,13 @@
 The photos are the run's test images, repeated if there are fewer. Predicting reads them from files;
 evaluation reads the same images from records, without the cache of resized images. Both classify
 with one device and take turns. The cold shell is a new process for one photo, with an empty
-compilation cache, and again with what the first one left there.
+compilation cache, and again with what the first one left there. The last column counts the seconds
+of all cores, which depend less on what else the machine does.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,18 +37,29 @@ from apinet_jax.system.mesh import make_mesh
 from apinet_jax.workdir.checkpoint import load_weights
 
 
-def seconds_of(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+class Cost(NamedTuple):
+    """Seconds on the clock, and of all cores."""
+
+    wall: float
+    cpu: float
+
+
+def cost_of(function: Callable[[], object], who: int = resource.RUSAGE_SELF) -> Cost:
+    before, start = resource.getrusage(who), time.perf_counter()
     function()
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(who)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(wall, used)
 
 
-def shown(values: list[float], digits: int = 1) -> str:
-    low, high = min(values), max(values)
-    return f"{statistics.median(values):.{digits}f} | {low:.{digits}f} to {high:.{digits}f}"
+def row(name: str, values: list[Cost], digits: int) -> str:
+    wall = [value.wall for value in values]
+    cells = [statistics.median(wall), min(wall), max(wall)]
+    cells.append(statistics.median(value.cpu for value in values))
+    return f"| {name} | " + " | ".join(f"{cell:.{digits}f}" for cell in cells) + " |"
 
 
-def rates(run: TrainedRun, folder: Path, count: int, repeats: int) -> dict[str, list[float]]:
+def rates(run: TrainedRun, folder: Path, count: int, repeats: int) -> dict[str, list[Cost]]:
     """Images per second of predicting and of evaluating the same images."""
     source = run.dataset.splits["test"]
     source = source.subset(np.arange(count) % len(source))
@@ -79,18 +93,18 @@ def rates(run: TrainedRun, folder: Path, count: int, repeats: int) -> dict[str, 
     both = {"predict": predict, "evaluate": evaluate}
     for function in both.values():
         function()  # compiles
-    found: dict[str, list[float]] = {name: [] for name in both}
+    found: dict[str, list[Cost]] = {name: [] for name in both}
     for _ in range(repeats):
         for name, function in both.items():
-            found[name].append(count / seconds_of(function))
+            found[name].append(Cost(*(count / seconds for seconds in cost_of(function))))
     return found
 
 
-def cold_shell(run: str, photo: Path, repeats: int) -> dict[str, list[float]]:
+def cold_shell(run: str, photo: Path, repeats: int) -> dict[str, list[Cost]]:
     """Seconds of a new process until it ends with the answer for one photo."""
     command = [sys.executable, "-m", "apinet_jax", "predict", run, str(photo)]
     names = ("import jax", "predict, cold compilation cache", "predict, warm compilation cache")
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[Cost]] = {name: [] for name in names}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
             environment = {
@@ -104,7 +118,9 @@ def cold_shell(run: str, photo: Path, repeats: int) -> dict[str, list[float]]:
 
             for name in names:
                 arguments = [sys.executable, "-c", name] if name == "import jax" else command
-                found[name].append(seconds_of(lambda arguments=arguments: start(arguments)))
+                found[name].append(
+                    cost_of(lambda arguments=arguments: start(arguments), resource.RUSAGE_CHILDREN)
+                )
     return found
 
 
@@ -127,11 +143,12 @@ def main() -> None:
         f"{config.model.trunk}, crop {config.data.crop}, batches of {config.eval.batch_size}, "
         f"{arguments.photos:,} photos, {run.device.device_kind}, {os.cpu_count()} cores\n"
     )
-    print("| | median | least to most |\n|---|---:|---:|")
+    print("| | median | least | most | per second of a core, or in all |")
+    print("|---|---:|---:|---:|---:|")
     for name, values in speed.items():
-        print(f"| {name}, images/s | {shown(values)} |")
+        print(row(f"{name}, images/s", values, 0))
     for name, values in waits.items():
-        print(f"| {name}, s | {shown(values)} |")
+        print(row(f"{name}, s", values, 1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Names of classes as people type them."""
 
+import csv
 import difflib
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from apinet_jax.data.records.walk import quoted
 from apinet_jax.system.errors import InputError
+from apinet_jax.system.paths import local_path
 
 _NEAREST = 3
 
@@ -30,6 +33,26 @@ def find_classes(names: Iterable[str], class_names: Sequence[str]) -> list[int]:
             f"{subject} {quoted(unknown)} in the run.{hints} It has {len(class_names):,} classes."
         )
     return [label_of[normal(name)] for name in names]
+
+
+def names_in(text: str) -> list[str]:
+    """Return names that are separated by commas, or those in a file, one a line.
+
+    A name with a comma is quoted, as in CSV.
+
+    Raises:
+        InputError: If there are none, or the file is not text.
+    """
+    if os.path.isfile(os.path.expanduser(text)):
+        try:
+            lines = local_path(text).read_bytes().decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{text} is not UTF-8: it cannot be a list of classes.") from error
+    else:
+        lines = next(csv.reader([text], skipinitialspace=True), [])
+    if not (names := [line.strip() for line in lines if line.strip()]):
+        raise InputError(f"{text!r} names no class.")
+    return names
 
 
 def nearest_hint(name: str, class_names: Sequence[str]) -> str:

@@ -25,14 +25,13 @@ Examples:
 """
 
 import argparse
-import csv
 import hashlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from apinet_jax.answers.class_names import find_classes, normal
+from apinet_jax.answers.class_names import find_classes, names_in, normal
 from apinet_jax.answers.naming import CONFIDENCE, Naming
 from apinet_jax.answers.open_world import OpenWorld
 from apinet_jax.answers.photo_list import LIST, NamedPhoto, list_photos
@@ -125,8 +124,10 @@ def run(arguments: argparse.Namespace) -> None:
     if results_are_lost():
         return
     if summary := tally.lines([level.name for level in naming.levels]):
-        is_free = kind == "table" or arguments.out is not None
-        print_result(["", *summary]) if is_free else say(*summary)
+        if arguments.out is None and kind != "table":
+            say(*summary)  # standard output has the rows
+        else:
+            print_result([*([""] if kind == "table" else []), *summary])
     if tally.unreadable:
         raise RunError(
             f"{tally.unreadable:,} of {tally.photos:,} photos cannot be read. The output has the "
@@ -222,24 +223,8 @@ def _naming(
         confidence = CONFIDENCE if confidence is None else confidence
     allowed = None
     if arguments.only is not None:
-        allowed = tuple(sorted(set(find_classes(_names(arguments.only), names))))
+        allowed = tuple(sorted(set(find_classes(names_in(arguments.only), names))))
     return Naming(names, classifier.temperature, levels, confidence, allowed)
-
-
-def _names(text: str) -> list[str]:
-    """Return the names of `--only`: those in a file, or separated by commas."""
-    if os.path.isfile(os.path.expanduser(text)):
-        try:
-            lines = local_path(text).read_bytes().decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{text} is not UTF-8: it cannot be a list of classes.") from error
-        names = [line.strip() for line in lines]
-    else:  # a name with a comma is quoted, as in CSV
-        names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
-    names = [name for name in names if name]
-    if not names:
-        raise InputError(f"--only {text!r} names no class.")
-    return names
 
 
 def _check_labelled(photos: Sequence[NamedPhoto], naming: Naming) -> None:
@@ -289,3 +274,5 @@ def _report_limits(classifier: TrainedRun, world: OpenWorld) -> None:
         )
     if classifier.config.data.crop_to_box:
         say("WARNING: the run was trained on boxes (data.crop_to_box); photos are used complete.")
+    if classifier.config.data.name == "aircraft":
+        say("WARNING: FGVC-Aircraft photos are used with their banner, which training cuts off.")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from apinet_jax.answers.class_names import find_classes
+from apinet_jax.answers.class_names import find_classes, names_in
 from apinet_jax.answers.naming import Naming, name_rows, probabilities
 from apinet_jax.system.errors import InputError
 
@@ -49,3 +49,14 @@ def test_class_names():
     assert find_classes(["Zu\u0308rich"], ["Z\u00fcrich"]) == [0]
     with pytest.raises(InputError, match=r"no class 'robbin' .* Nearest to 'robbin': 'Robin'"):
         find_classes(["Wren", "robbin"], NAMES)
+
+
+def test_lists_of_names(tmp_path):
+    assert names_in('Wren, "Robin, red" ,, Mallard') == ["Wren", "Robin, red", "Mallard"]
+    (tmp_path / "names.txt").write_bytes("\ufeffWren\r\n\r\n Robin, red\n".encode())
+    assert names_in(str(tmp_path / "names.txt")) == ["Wren", "Robin, red"]
+    (tmp_path / "names.txt").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        names_in(str(tmp_path / "names.txt"))
+    with pytest.raises(InputError, match="names no class"):
+        names_in(" , ")

@@ -44,7 +44,7 @@ def test_accuracy_of_class_folders(run, workdir, photos, tmp_path, capsys):
     bank = run.bank("test")
     right = (bank.logits.argmax(axis=1) == bank.labels).sum()
     printed = capsys.readouterr().out
-    assert printed.startswith(f"\naccuracy  {100 * right / 16:.1f} % (95 % interval ")
+    assert printed.startswith(f"accuracy  {100 * right / 16:.1f} % (95 % interval ")
     assert "16 photos" in printed
 
 
