@@ -102,3 +102,10 @@ def test_no_file_wants_to_be_two():
 def test_a_training_run_loads_no_tensorflow():
     code = "import sys, apinet_jax.training; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, check=True)
+
+
+def test_naming_a_photo_imports_only_what_it_needs():
+    packages = ("grain", "matplotlib", "scipy", "sklearn", "tensorflow_datasets")
+    code = f"import sys, apinet_jax.commands.predict; print(sys.modules.keys() & set({packages}))"
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT.parent, text=True)
+    assert found == "set()\n"
