@@ -39,6 +39,7 @@ class _Column(NamedTuple):
     evidence: tuple[Evidence, Evidence]
     limits: tuple[float, float]
     class_names: tuple[str, str]
+    trunk: str
 
 
 def draw_comparison(
@@ -92,7 +93,13 @@ def _columns(side: Side, name: str = "") -> list[_Column]:
     limits = tuple(max(float(np.abs(one.cells).max()) for one in photo) for photo in evidence)
     class_names = (side.answer.class_1[0], side.answer.class_2[0])
     return [
-        _Column(title if title == name else f"{name} {title}".strip(), kind, limits, class_names)
+        _Column(
+            title if title == name else f"{name} {title}".strip(),
+            kind,
+            limits,
+            class_names,
+            side.maps.trunk,
+        )
         for title, kind in zip(titles, zip(*evidence, strict=True), strict=True)
     ]
 
@@ -125,7 +132,12 @@ def _draw_evidence(
     page: "_Page", column: _Column, maps: PairMaps, side: int, x: float, y: float, tile: float
 ) -> None:
     evidence, limit = column.evidence[side], column.limits[side]
-    page.image(x, y, tile, overlay(maps.pixels[side], evidence.cells, limit, signed=True))
+    page.image(
+        x,
+        y,
+        tile,
+        overlay(maps.pixels[side], evidence.cells, limit, signed=True, trunk=column.trunk),
+    )
     caption = (column.class_names[side], evidence.probability)
     _draw_titles(page, column.title, caption, x, y, tile)
 
@@ -159,7 +171,7 @@ def _draw_gate(
         page.text(x, first - 0.05, title, va="bottom", fontsize=7.5, linespacing=1.25)
         limit = float(np.abs(gate.maps[:, place]).max())
         for row in (0, 1):
-            drawn = overlay(maps.pixels[row], gate.maps[row, place], limit)
+            drawn = overlay(maps.pixels[row], gate.maps[row, place], limit, trunk=maps.trunk)
             page.image(x, first + row * (small + _GAP), small, drawn)
 
 

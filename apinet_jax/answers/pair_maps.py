@@ -47,11 +47,13 @@ class PairMaps(NamedTuple):
         gates: The most active channels of both gates; `None` for a softmax run.
         evidence: For each photo, what speaks for its class: in its self and its other feature. A
             softmax run has only one kind.
+        trunk: Name of the trunk, which knows where the cells of its maps are.
     """
 
     pixels: UInt8[np.ndarray, "2 H W 3"]
     gates: tuple[GateChannels, GateChannels] | None
     evidence: tuple[tuple[Evidence, ...], tuple[Evidence, ...]]
+    trunk: str
 
 
 def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
@@ -76,7 +78,7 @@ def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
         )
         for side in (0, 1)
     )
-    return PairMaps(pixels, gates, evidence)
+    return PairMaps(pixels, gates, evidence, classifier.config.model.trunk)
 
 
 def pair_gates(

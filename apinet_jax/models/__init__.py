@@ -47,6 +47,9 @@ class TrunkSpec:
         mean: Mean of each channel of the images that its weights were trained on, from 0 to 1.
         std: Standard deviation of each channel.
         patch: Sides of images must be multiples of this.
+        first_cell: Pixel, counted from 0, at the centre of what the first cell of the feature map
+            sees, vertically and horizontally. With strided, padded layers it may be at the edge.
+        cell_step: Pixels from one cell to the next.
         crop: Default side of the images on an accelerator, in pixels.
         cpu_crop: Default side of the images on a CPU.
         rate: Default learning rate with pretrained weights.
@@ -59,6 +62,8 @@ class TrunkSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     patch: int = 1
+    first_cell: float = 0.0
+    cell_step: int = 32
     crop: int = 448
     cpu_crop: int = 224
     rate: Rate = _PRETRAINED_RATE
@@ -81,12 +86,13 @@ def _densenet(depths: Sequence[int], growth: int, width: int) -> TrunkSpec:
     for block, depth in enumerate(depths):
         features = features // (2 if block else 1) + depth * growth
     build = partial(DenseNet, tuple(depths), growth, width)
-    return TrunkSpec(build, features, classifier_prefixes=("classifier.",))
+    return TrunkSpec(build, features, classifier_prefixes=("classifier.",), first_cell=14.0)
 
 
 def _squeezenet() -> TrunkSpec:
     rate = Rate(0.002, "without BatchNorm this trunk diverges at the authors' 0.01")
-    return TrunkSpec(SqueezeNet, 512, ("classifier.",), rate=rate, scratch_rate=rate)
+    cells = {"first_cell": 15.0, "cell_step": 16}
+    return TrunkSpec(SqueezeNet, 512, ("classifier.",), **cells, rate=rate, scratch_rate=rate)
 
 
 def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) -> TrunkSpec:
@@ -96,7 +102,8 @@ def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) 
         0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
     )
     build = partial(ViT, patch, side // patch, **options)
-    return TrunkSpec(build, 768, ("head.",), *statistics, patch=patch, rate=rate, scratch_rate=rate)
+    cells = {"patch": patch, "first_cell": (patch - 1) / 2, "cell_step": patch}
+    return TrunkSpec(build, 768, ("head.",), *statistics, **cells, rate=rate, scratch_rate=rate)
 
 
 TRUNKS: dict[str, TrunkSpec] = {
@@ -115,7 +122,7 @@ TRUNKS: dict[str, TrunkSpec] = {
     "vit_base_patch14_reg4_dinov2": _vit_base(
         14, 518, layer_scale=True, registers=4, embed_prefix=False
     ),
-    "test_tiny": TrunkSpec(Tiny, width=16, classifier_prefixes=("fc.",)),  # never offered
+    "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),  # never offered
 }
 
 LISTED_TRUNKS = tuple(name for name in TRUNKS if not name.startswith("test_"))

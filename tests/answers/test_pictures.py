@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from apinet_jax.answers.pictures import overlay
+from apinet_jax.answers.pictures import enlarge, overlay
 
 PHOTO = np.full((8, 8, 3), (90, 120, 150), np.uint8)
 
@@ -19,3 +19,24 @@ def test_sign_decides_the_colour():
     unsigned = overlay(PHOTO, values)
     assert (unsigned[4, 7] == 120).all()
     assert (unsigned[4, 0] != 120).any()
+
+
+def test_cells_are_where_the_trunk_sees_them():
+    values = np.zeros((3, 4))
+    values[1, 2] = 1
+
+    def peak(trunk):
+        enlarged = enlarge(values, 96, 128, trunk)
+        assert enlarged.shape == (96, 128)
+        return np.unravel_index(enlarged.argmax(), enlarged.shape)
+
+    assert peak("resnet50") == (32, 64)
+    # 16 pixels a cell from 7.5 on: all cells of 3 x 4 are in the upper left part.
+    assert peak("vit_base_patch16_224") in {(y, x) for y in (23, 24) for x in (39, 40)}
+    assert peak(None) in {(y, x) for y in (47, 48) for x in (79, 80)}
+
+
+def test_cells_that_divide_the_photo_are_enlarged_as_before():
+    values = np.random.default_rng(0).random((14, 14)).astype(np.float32)
+    plain, placed = enlarge(values, 224, 224), enlarge(values, 224, 224, "vit_base_patch16_224")
+    np.testing.assert_allclose(plain[32:-32, 32:-32], placed[32:-32, 32:-32], atol=1e-5)
