@@ -21,6 +21,7 @@ from apinet_jax.models.weights import recognise as recognise_module
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import recognise
 from apinet_jax.models.weights.torch_names import torch_shapes
+from apinet_jax.pretrained_trunk import load_trunk
 from apinet_jax.setup.auto import choose
 from apinet_jax.setup.build import make_network
 from apinet_jax.system.errors import InputError
@@ -80,6 +81,12 @@ def test_model_is_fetched_once_with_its_pixel_statistics(hub, files, tmp_path):
     assert [method for method, _ in hub.requests] == ["HEAD"]  # is it still the newest?
     hub.stop()
     assert find_pretrained(NAME) == found
+
+
+def test_trunk_of_a_model_on_the_hub(hub):
+    trunk = load_trunk(NAME)
+    assert (trunk.name, trunk.width, trunk.resize, trunk.crop) == ("resnet10_w16", 128, 329, 288)
+    assert (trunk.source, trunk.mean, trunk.std) == (f"{NAME}@{hub.commit}", MEAN, STD)
 
 
 def test_run_keeps_the_commit_of_its_model(hub, files):
