@@ -81,7 +81,7 @@ def _split(content: bytes) -> list[str]:
 
 def _expand(name: str, listed: bool = False) -> Iterator[NamedPhoto]:
     if is_remote(name):
-        yield from _expand_address(name)
+        yield from _expand_address(name, listed)
         return
     path = os.fspath(local_path(name))
     if os.path.isdir(path):
@@ -122,7 +122,7 @@ def _file(path: str) -> NamedPhoto:
     return NamedPhoto(path, (os.path.basename(os.path.dirname(os.path.abspath(path))),))
 
 
-def _expand_address(address: str) -> Iterator[NamedPhoto]:
+def _expand_address(address: str, listed: bool) -> Iterator[NamedPhoto]:
     """Expand an address: a pattern, an image by its suffix, or else a folder."""
     path = to_path(address)
     with explain_bucket_errors(address):
@@ -130,7 +130,7 @@ def _expand_address(address: str) -> Iterator[NamedPhoto]:
             system, pattern = file_system(path)
             found = sorted(f"gs://{name}" for name in system.glob(pattern) if is_image(name))
             yield from (NamedPhoto(one, (PurePosixPath(one).parent.name,)) for one in found)
-        elif is_image(address):
+        elif is_image(address) and (listed or path.exists()):
             yield NamedPhoto(address, (PurePosixPath(address).parent.name,))
         else:
             for name in sorted(objects_below(path)):

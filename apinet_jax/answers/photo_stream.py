@@ -97,13 +97,21 @@ def _batches(
 
 def _pixels_or_reason(photo: str, resize: int, crop: int) -> UInt8[np.ndarray, "H W 3"] | str:
     try:
-        with explain_bucket_errors(photo):
-            data = (to_path(photo) if is_remote(photo) else Path(photo)).read_bytes()
-        return photo_pixels(data, None, resize, crop)
+        return photo_pixels(_read(photo), None, resize, crop)
     except OSError as error:
         return error.strerror or str(error)
     except (ValueError, InputError) as error:
         return str(error)
+
+
+def _read(photo: str) -> bytes:
+    if not is_remote(photo):
+        return Path(photo).read_bytes()
+    with explain_bucket_errors(photo):
+        try:
+            return to_path(photo).read_bytes()
+        except FileNotFoundError as error:
+            raise InputError("there is no such object") from error
 
 
 def _stacked(pixels: list[np.ndarray], crop: int) -> UInt8[np.ndarray, "N H W 3"]:

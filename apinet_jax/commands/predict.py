@@ -29,6 +29,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from apinet_jax.answers.class_names import find_classes, names_in, normal
@@ -155,7 +156,8 @@ def _predict(
         if output.done:
             say(f"{out} has {len(photos) - len(left):,} of the {len(photos):,} photos already.")
         batches = predict_rows(classifier, left, naming, arguments.top, arguments.batch_size, world)
-        with Bar("Naming photos", len(photos), len(photos) - len(left)) as bar:
+        # A generator that is closed stops its threads.
+        with closing(batches), Bar("Naming photos", len(photos), len(photos) - len(left)) as bar:
             for rows in batches:
                 for row in rows:
                     tally.add(row)

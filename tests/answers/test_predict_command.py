@@ -1,5 +1,6 @@
 """`predict` on a tiny run: its answers are those of the classifier, and its errors are clear."""
 
+import io
 import json
 import os
 import signal
@@ -7,12 +8,14 @@ import sys
 
 import numpy as np
 import pytest
+from loopback_bucket import started_cloud
 from PIL import Image
 
 from apinet_jax.__main__ import run_command
 from apinet_jax.answers import photo_stream
 from apinet_jax.answers.photo_list import list_photos
 from apinet_jax.answers.prediction_rows import parse_rows
+from apinet_jax.commands import predict as command
 from apinet_jax.system.errors import InputError, Interrupted, RunError
 
 
@@ -87,6 +90,45 @@ def test_interrupted_job_continues(workdir, photos, tmp_path, monkeypatch, capsy
     assert "16 photos in class folders" in capsys.readouterr().out
     predict(workdir, photos / "test", "--out", out)  # nothing is left
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_photos_in_a_bucket(workdir, photos, tmp_path, monkeypatch):
+    with started_cloud("bucket") as cloud:
+        cloud.put_folder("bucket", "photos", photos / "test")
+        cloud.put("bucket", "photos/class1/broken.jpg", b"")
+        for name in ("photos", "photos/class*/*.*"):
+            out = tmp_path / f"{len(name)}.jsonl"
+            with pytest.raises(RunError, match="1 of 17 photos cannot be read"):
+                predict(workdir, f"gs://bucket/{name}", "--out", out)
+            rows = rows_in(out)
+            assert rows[0]["photo"] == "gs://bucket/photos/class0/0.png"
+            assert rows[0]["true_class"] == "class0"
+            assert [row["photo"] for row in rows if row["error"]] == [
+                "gs://bucket/photos/class1/broken.jpg"
+            ]
+        out = tmp_path / "missing.csv"
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"gs://bucket/no.jpg\n")))
+        with pytest.raises(RunError, match="1 of 1 photos cannot be read"):
+            predict(workdir, "-", "--out", out)
+        assert rows_in(out)[0]["error"] == "there is no such object"
+        for name in ("empty", "no.jpg", "*.jpg"):
+            with pytest.raises(InputError, match="matches no photo"):
+                predict(workdir, f"gs://bucket/{name}")
+
+
+def test_closed_output_ends_the_job(workdir, photos, monkeypatch):
+    named = []
+    batches = photo_stream._batches
+
+    def counted(*arguments):
+        for batch in batches(*arguments):
+            named.append(len(batch[1]))
+            yield batch
+
+    monkeypatch.setattr(photo_stream, "_batches", counted)
+    monkeypatch.setattr(command, "results_are_lost", lambda: True)
+    predict(workdir, photos / "test", "--format", "csv", "--batch-size", 4)
+    assert named == [4]
 
 
 def test_only_and_filters(workdir, photos, tmp_path, capsys):

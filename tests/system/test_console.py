@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from apinet_jax.system import console as writer
-from apinet_jax.system.console import Bar, say, tracked
+from apinet_jax.system.console import Bar, print_result, say, tracked
 from apinet_jax.workdir.metrics_log import json_number
 
 
@@ -32,6 +32,14 @@ def test_nested_bars(terminal):
     for text in ("Training", "10/20", "12/20", "loss 1.250", "Evaluating", "3/3", "Epoch 1: 50.00"):
         assert text in sent
     assert sent.rindex("12/20") > sent.rindex("3/3")
+
+
+def test_results_that_go_to_a_file_are_not_printed_above_the_bar(terminal, capsys):
+    with Bar("Naming photos", 2) as bar:
+        bar.advance()
+        print_result(["a,b"])
+    assert capsys.readouterr().out == "a,b\n"
+    assert "a,b" not in terminal.getvalue()
 
 
 def test_numbers_that_are_not_finite_become_null():
