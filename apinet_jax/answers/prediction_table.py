@@ -61,7 +61,8 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
     rolled_up = any(row["reason"] for row in rows)
     header = ["photo", "answer", "p"]
     header += ["level"] * rolled_up + ["true class"] * labelled
-    table = [[*header, "why" if rolled_up else "also"]]
+    explained = rolled_up and all(row["reason"] or row["error"] for row in rows)
+    table = [[*header, "why" if explained else "also"]]
     for row in rows:
         failed = row["error"] is not None
         cells = [row["photo"], *(["-", ""] if failed else [row["answer"], _digits(row)])]
@@ -75,7 +76,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
             for best in row["classes"][1:]
             if best["probability"] >= _LEAST
         ]
-        why = row["reason"] if rolled_up else ", ".join(also)
+        why = row["reason"] or ", ".join(also)
         table.append([*cells, f"cannot be read: {row['error']}" if failed else why])
     table = [[_printable(cell or "") for cell in cells] for cells in table]
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
