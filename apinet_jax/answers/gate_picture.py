@@ -147,7 +147,7 @@ def _draw_titles(
 ) -> None:
     """Write a title above a picture, and a class with its probability below."""
     page.text(x, y - 0.05, title, va="bottom", fontsize=8)
-    page.text(x, y + tile + 0.05, f"{caption[1]:.2f}", fontsize=8.5, weight="bold")
+    page.text(x, y + tile + 0.05, shown(caption[1]), fontsize=8.5, weight="bold")
     name = "\n".join(textwrap.wrap(caption[0], int(tile / _LETTER), max_lines=2, placeholder=" …"))
     page.text(x, y + tile + 0.2, name, fontsize=7.5, linespacing=1.15)
 

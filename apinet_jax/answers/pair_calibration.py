@@ -32,10 +32,11 @@ _NO_PENALTY = 1e12  # of LogisticRegression
 class PairCalibration(NamedTuple):
     """A map from scores to log odds of the same class, where half of the pairs show one class.
 
+    It is straight between knots and constant outside of them.
+
     Attributes:
-        method: `logistic`: a straight line. `isotonic`: never decreasing, straight between knots,
-            constant outside of them.
-        scores: Scores of the knots, ascending; two for a line.
+        method: `logistic`, with two knots, or `isotonic`.
+        scores: Scores of the knots, ascending.
         log_odds: Log odds at the knots, in nats.
         images: Held-out images it was fitted on.
         pairs: Their pairs.
@@ -61,14 +62,8 @@ class PairCalibration(NamedTuple):
             InputError: If the prior is not between 0 and 1.
         """
         check_prior(prior)
-        odds = self._log_odds(scores) + math.log(prior) - math.log1p(-prior)
+        odds = np.interp(scores, self.scores, self.log_odds) + math.log(prior / (1 - prior))
         return np.exp(-np.logaddexp(0, -odds))
-
-    def _log_odds(self, scores: Float[np.ndarray, " P"]) -> Float[np.ndarray, " P"]:
-        if self.method == "isotonic":
-            return np.interp(scores, self.scores, self.log_odds)
-        slope = (self.log_odds[1] - self.log_odds[0]) / (self.scores[1] - self.scores[0])
-        return self.log_odds[0] + slope * (scores - self.scores[0])
 
 
 def check_prior(prior: float) -> float:
@@ -150,14 +145,14 @@ def fit_map(
     """Return one kind of map, fitted on pairs of both kinds.
 
     Pairs are weighted so that both kinds weigh the same. The targets are Platt's: (n + 1) / (n + 2)
-    for the n pairs of the same class, 1 / (m + 2) for the m others. They keep the map from
-    probabilities of 0 and 1, also where a threshold separates both kinds.
+    for the n pairs of the same class, 1 / (m + 2) for the m others. No probability leaves their
+    range: so many pairs do not support more.
     """
     weights = pair_weights(same, _FITTED_PRIOR) * len(same)
     positives = int(same.sum())
-    target = np.where(same, (positives + 1) / (positives + 2), 1 / (len(same) - positives + 2))
+    low, high = 1 / (len(same) - positives + 2), (positives + 1) / (positives + 2)
     fit = _fit_line if method == "logistic" else _fit_steps
-    knots, log_odds = fit(scores.astype(np.float64), target, weights)
+    knots, log_odds = fit(scores.astype(np.float64), np.where(same, high, low), weights)
     return PairCalibration(
         method, tuple(map(float, knots)), tuple(map(float, log_odds)), images, len(same)
     )
@@ -173,15 +168,24 @@ def _fit_line(scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tu
         np.repeat([1, 0], len(scores)),
         np.concatenate([weights * target, weights * (1 - target)]),
     )
-    return (centre, centre + scale), model.intercept_[0] + model.coef_[0, 0] * np.arange(2)
+    intercept, slope = float(model.intercept_[0]), float(model.coef_[0, 0])
+    if slope == 0:  # all scores are equal
+        return (centre,), (intercept,)
+    ends = _logit(np.array([target.min(), target.max()]))
+    knots = centre + scale * (ends - intercept) / slope
+    order = np.argsort(knots)  # a score that is worse than chance has a negative slope
+    return knots[order], ends[order]
 
 
 def _fit_steps(scores: np.ndarray, target: np.ndarray, weights: np.ndarray) -> tuple:
     from sklearn.isotonic import IsotonicRegression
 
     model = IsotonicRegression().fit(scores, target, sample_weight=weights)
-    probability = model.y_thresholds_
-    return model.X_thresholds_, np.log(probability) - np.log1p(-probability)
+    return model.X_thresholds_, _logit(model.y_thresholds_)
+
+
+def _logit(probability: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    return np.log(probability) - np.log1p(-probability)
 
 
 def _halves(labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
@@ -197,7 +201,7 @@ def _loss(
     calibration: PairCalibration, scores: Float[np.ndarray, " P"], same: Bool[np.ndarray, " P"]
 ) -> float:
     """Negative log-likelihood of pairs of which half show one class."""
-    odds = np.where(same, 1, -1) * calibration._log_odds(scores)
+    odds = np.where(same, 1, -1) * np.interp(scores, calibration.scores, calibration.log_odds)
     return float((pair_weights(same, _FITTED_PRIOR) * np.logaddexp(0, -odds)).sum())
 
 

@@ -177,7 +177,7 @@ def _compare_two(
     lines = [
         *_provenance(found),
         *(
-            f"{which:13} {name}: {label} {probability:.2f}"
+            f"{which:13} {name}: {label} {shown(probability)}"
             for which, name, (label, probability) in zip(
                 ("photo 1", "photo 2"), photos, (answer.class_1, answer.class_2), strict=True
             )

@@ -16,8 +16,7 @@ from apinet_jax.answers.pair_calibration import (
 from apinet_jax.method.pair_metrics import all_pairs
 from apinet_jax.system.errors import InputError
 
-LINE = PairCalibration("logistic", (0.0, 1.0), (0.0, math.log(3)), 0, 0)
-STEPS = PairCalibration("isotonic", (0.0, 1.0), (0.0, math.log(3)), 0, 0)
+LINE = PairCalibration("logistic", (0.0, 2.0), (0.0, math.log(9)), 0, 0)
 
 
 def test_prior_shifts_the_log_odds():
@@ -25,7 +24,8 @@ def test_prior_shifts_the_log_odds():
     np.testing.assert_allclose(LINE.probability(scores), [1 / 2, 3 / 4, 9 / 10])
     # Odds of 1:3 at a prior of 1/4.
     np.testing.assert_allclose(LINE.probability(scores, 1 / 4), [1 / 4, 1 / 2, 3 / 4])
-    np.testing.assert_allclose(STEPS.probability(scores), [1 / 2, 3 / 4, 3 / 4])
+    # Constant outside of the knots.
+    np.testing.assert_allclose(LINE.probability(np.array([-1.0, 5.0])), [1 / 2, 9 / 10])
 
 
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, math.nan])
@@ -51,6 +51,20 @@ def test_logistic_map_of_separated_pairs():
     found = fit_map("logistic", scores, same, images=4)
     np.testing.assert_allclose(found.probability(scores), [1 / 4, 1 / 4, 3 / 4, 3 / 4], rtol=1e-3)
     assert found.probability(np.array([1.0])) == pytest.approx(0.5, abs=1e-3)
+    np.testing.assert_allclose(found.probability(np.array([-99.0, 99])), [1 / 4, 3 / 4])
+
+
+def test_equal_scores_say_nothing():
+    same = np.array([False, False, True, True])
+    found = fit_map("logistic", np.ones(4), same, images=4)
+    np.testing.assert_allclose(found.probability(np.array([-1.0, 1, 3])), 1 / 2, atol=1e-6)
+
+
+def test_score_that_is_worse_than_chance():
+    same = np.array([False, False, True, True])
+    found = fit_map("logistic", np.array([1.0, 1, 0, 0]), same, images=4)
+    np.testing.assert_allclose(found.probability(np.array([0.0, 1])), [3 / 4, 1 / 4], rtol=1e-3)
+    assert found.scores[0] < found.scores[1]
 
 
 def pairs_with_probability(curve, classes=6, images=12):
