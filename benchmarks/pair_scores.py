@@ -157,12 +157,29 @@ def table(rows: dict[str, list[Row]], pairs: str) -> list[str]:
     return lines
 
 
+def differences(rows: dict[str, list[Row]], pairs: str) -> list[str]:
+    """Return how far the AUROC of the interaction is ahead of other scores, seed by seed."""
+    reference, *others = rows
+    lines = [f"AUROC of {reference}, less that of:"]
+    for name in others:
+        if len(rows[name]) == len(rows[reference]):
+            values = [
+                getattr(ours, pairs)[0] - getattr(theirs, pairs)[0]
+                for ours, theirs in zip(rows[reference], rows[name], strict=True)
+            ]
+            listed = ", ".join(f"{value:+.4f}" for value in values)
+            lines.append(f"- {name}: {np.mean(values):+.4f} ({listed})")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="API-Net runs")
-    parser.add_argument("--baselines", type=Path, nargs="+", default=[], help="softmax runs")
+    parser.add_argument(
+        "--baselines", type=Path, nargs="+", default=[], help="softmax runs, in the order of seeds"
+    )
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--candidates", action="store_true", help="other scores of the interaction")
     arguments = parser.parse_args()
@@ -174,6 +191,7 @@ def main() -> None:
             rows.setdefault(name, []).append(row)
     for pairs, title in (("all", "All pairs"), ("hardest", "The hardest pairs")):
         print(f"\n{title} of {arguments.split} images:\n", *table(rows, pairs), sep="\n")
+        print("", *differences(rows, pairs), sep="\n")
 
 
 if __name__ == "__main__":
