@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -15,6 +16,8 @@ from apinet_jax.system.errors import InputError
 
 class Gates(NamedTuple):
     """What the gates of a pair add to the contrast maps of both photos; see `gate_contrast`.
+
+    The maps are those of the photos as they are, also where `eval.flip` averages mirror images.
 
     Attributes:
         photo: Map of the explained photo, under its own gate.
@@ -100,7 +103,7 @@ def explain_photo(
     """
     pixels = classifier.pixels([photo], windows=None if window is None else [window])
     logits = classifier.describe_pixels(pixels).logits[0]
-    probability = _softmax(logits / classifier.temperature)
+    probability = np.asarray(jax.nn.softmax(logits / classifier.temperature))
     first = int(logits.argmax())
     rival = _rival(classifier.class_names, logits, first, against)
     own = evidence = classifier.map_pixels(pixels)
@@ -125,11 +128,6 @@ def explain_photo(
         exemplars=exemplars,
         no_exemplars=no_exemplars,
     )
-
-
-def _softmax(logits: Float[np.ndarray, " C"]) -> Float[np.ndarray, " C"]:
-    exponential = np.exp(logits - logits.max())
-    return exponential / exponential.sum()
 
 
 def _rival(
@@ -171,22 +169,16 @@ def _exemplars(
     rows = source.rows[chosen]
     windows = None if source.windows is None else [source.window(int(row)) for row in rows]
     pixels = classifier.pixels([source.read(int(index)) for index in chosen], windows=windows)
+    gates = _gates(classifier, own, pixels, train.features[chosen], pair)
     return [
         Exemplar(
             class_name=classifier.class_names[label],
             file_name=source.file_names[index],
-            similarity=float(cosine[place]),
-            pixels=pixels[number],
-            gates=gates,
+            similarity=float(similarity),
+            pixels=some,
+            gates=both,
         )
-        for number, (index, place, gates) in enumerate(
-            zip(
-                chosen,
-                best,
-                _gates(classifier, own, pixels, train.features[chosen], pair),
-                strict=True,
-            )
-        )
+        for index, similarity, some, both in zip(chosen, cosine[best], pixels, gates, strict=True)
     ]
 
 

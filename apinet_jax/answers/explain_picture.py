@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 
 from apinet_jax.answers.explain import Exemplar, Explanation
@@ -21,6 +22,12 @@ def draw_explanation(found: Explanation, name: str) -> bytes:
         found: The explanation.
         name: What the photo is called in the picture.
     """
+    # Names with two dollar signs are not formulas.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        return _draw(found, name)
+
+
+def _draw(found: Explanation, name: str) -> bytes:
     from matplotlib.figure import Figure  # no pyplot: no window, no global state
 
     has_gates = any(exemplar.gates is not None for exemplar in found.exemplars)
