@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a workdir or the folder of a checkpoint")
     parser.add_argument("action", choices=_ACTIONS, metavar="ACTION", help=", ".join(_ACTIONS))
     parser.add_argument("name", nargs="?", metavar="NAME", help="the class to add or remove")
-    parser.add_argument("photos", nargs="*", metavar="PHOTOS", help="for add: its photos")
+    parser.add_argument(
+        "photos", nargs="*", default=[], metavar="PHOTOS", help="for add: its photos"
+    )
     parser.add_argument("--checkpoint", help="last, best or a step; by default the run's choice")
 
 
