@@ -1,7 +1,7 @@
 """Are two photos of the same class? The probability, and the class of each."""
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,10 +10,11 @@ from jaxtyping import Int
 
 from apinet_jax.answers.pair_calibration import PairCalibration, check_prior
 from apinet_jax.answers.pair_scores import pair_scores
+from apinet_jax.answers.photo_stream import describe_stream
 from apinet_jax.data.photos import Photo
 from apinet_jax.inference import Classifier, Description
 from apinet_jax.method.calibration import log_softmax
-from apinet_jax.system.console import tracked
+from apinet_jax.system.console import Bar
 from apinet_jax.system.errors import InputError
 
 
@@ -47,18 +48,18 @@ def shown(probability: float) -> str:
     return f"{probability:.{2 if 0.005 <= probability < 0.995 else 4}f}"
 
 
-class Photos(NamedTuple):
-    """Photos as the network sees them, each computed once.
+class Files(NamedTuple):
+    """Photo files as the network sees them, each read once.
 
     Attributes:
-        rows: Row of each photo, -1 for those that could not be read.
-        description: Features and logits of the readable photos.
-        errors: Why each of the others could not be read, by its place.
+        rows: Row of each readable file in the description, by name.
+        description: Features and logits.
+        reasons: Why each of the others cannot be read, by name.
     """
 
-    rows: Int[np.ndarray, " N"]
+    rows: dict[str, int]
     description: Description
-    errors: dict[int, str]
+    reasons: dict[str, str]
 
 
 def compare_rows(
@@ -106,54 +107,42 @@ def compare_rows(
     ]
 
 
-def read_photos(classifier: Classifier, photos: Sequence[Photo]) -> Photos:
-    """Describe photos, each once however often it is given; those that cannot be read are listed.
+def read_files(classifier: Classifier, names: Iterable[str]) -> Files:
+    """Describe photo files, each once however often it is named.
 
     Raises:
         RunError: If the device runs out of memory.
     """
-    places: dict[Hashable, list[int]] = {}
-    for place, photo in enumerate(photos):
-        places.setdefault(_identity(photo), []).append(place)
-    groups = list(places.values())
-    size = classifier.config.eval.batch_size
-    rows, errors, count = np.full(len(photos), -1), {}, 0
+    unique = list(dict.fromkeys(names))
+    found = Files({}, _nothing(classifier), {})
+    parts = [found.description]
+    with Bar("Reading photos", len(unique)) as bar:
+        waiting = iter(unique)
+        for part in describe_stream(classifier, unique, features=True):
+            parts.append(Description(part.features, part.logits))
+            for name, reason in zip(waiting, part.reasons, strict=False):
+                if reason is None:
+                    found.rows[name] = len(found.rows)
+                else:
+                    found.reasons[name] = reason
+                bar.advance()
+    return found._replace(description=jax.tree.map(lambda *some: np.concatenate(some), *parts))
+
+
+def _nothing(classifier: Classifier) -> Description:
     width, classes = classifier.kernel.shape
-    parts = [Description(np.zeros((0, width), np.float32), np.zeros((0, classes), np.float32))]
-    starts = range(0, len(groups), size)
-    for start in tracked(starts, "Reading photos", len(starts)) if len(starts) > 1 else starts:
-        batch = groups[start : start + size]
-        reasons = _describe(classifier, [photos[group[0]] for group in batch], parts)
-        for group, reason in zip(batch, reasons, strict=True):
-            if reason is None:
-                rows[group], count = count, count + 1
-            else:
-                errors.update(dict.fromkeys(group, reason))
-    return Photos(rows, jax.tree.map(lambda *some: np.concatenate(some), *parts), errors)
+    return Description(np.zeros((0, width), np.float32), np.zeros((0, classes), np.float32))
+
+
+def unique_photos(
+    pairs: Sequence[tuple[Photo, Photo]],
+) -> tuple[list[Photo], Int[np.ndarray, "P 2"]]:
+    """Return the photos of some pairs, each once, and the place of both photos of each pair."""
+    photos = {_identity(photo): photo for pair in pairs for photo in pair}
+    places = {identity: place for place, identity in enumerate(photos)}
+    rows = [[places[_identity(photo)] for photo in pair] for pair in pairs]
+    return list(photos.values()), np.array(rows, int).reshape(-1, 2)
 
 
 def _identity(photo: Photo) -> Hashable:
     return photo if isinstance(photo, str | bytes | os.PathLike) else id(photo)
-
-
-def _describe(
-    classifier: Classifier, photos: list[Photo], parts: list[Description]
-) -> list[str | None]:
-    """Append the readable photos of a batch to `parts`; return what is wrong with the others."""
-    reasons: list[str | None] = [None] * len(photos)
-    try:
-        parts.append(classifier.describe(photos))
-    except InputError:
-        reasons = [_reason(classifier, photo) for photo in photos]
-        pairs = zip(photos, reasons, strict=True)
-        if readable := [photo for photo, reason in pairs if reason is None]:
-            parts.append(classifier.describe(readable))
-    return reasons
-
-
-def _reason(classifier: Classifier, photo: Photo) -> str | None:
-    try:
-        classifier.pixels([photo])
-    except InputError as error:
-        return str(error)
-    return None

@@ -13,13 +13,12 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from apinet_jax.answers.bank import FOLDER, Bank
+from apinet_jax.answers.bank import Bank
+from apinet_jax.answers.cache import FOLDER, cached, write_cache
 from apinet_jax.answers.pair_scores import pair_scores
 from apinet_jax.inference import Classifier
 from apinet_jax.method.pair_metrics import all_pairs, pair_weights
-from apinet_jax.system.console import say
-from apinet_jax.system.errors import InputError, RunError
-from apinet_jax.system.paths import AnyPath, write_atomically
+from apinet_jax.system.errors import InputError
 from apinet_jax.workdir.record import recorded_fingerprint
 
 Method = Literal["logistic", "isotonic"]
@@ -223,34 +222,21 @@ def read_pair_calibration(classifier: Classifier, bank: Callable[[str], Bank]) -
             "data.val_fraction=0.1, for instance, to hold some out."
         )
     workdir = classifier.checkpoint.parents[1]
-    path = workdir / FOLDER / f"{classifier.step}-pairs.json"
+    path = workdir / FOLDER / f"{classifier.step}-pairs.npz"
     fingerprint = recorded_fingerprint(workdir)
-    key = [_FORMAT, classifier.provenance.hash, fingerprint, classifier.temperature]
-    if fingerprint is not None and (stored := _stored(path, key)) is not None:
-        return stored
+    key = json.dumps([_FORMAT, classifier.provenance.hash, fingerprint, classifier.temperature])
+    if fingerprint is not None and (stored := cached(path, key)) is not None:
+        return PairCalibration(
+            str(stored["method"]),
+            *(tuple(stored[name].tolist()) for name in ("scores", "log_odds")),
+            *(int(stored[name]) for name in ("images", "pairs")),
+        )
     held_out = bank("validation")
     pairs = calibration_pairs(held_out.labels)
     scores = pair_scores(classifier, held_out.features, pairs)
     if not np.isfinite(scores).all():
         raise InputError("The scores of held-out images are not finite: the run has diverged.")
     found = fit_pair_calibration(held_out.labels, pairs, scores)
-    try:
-        write_atomically(path, json.dumps({"key": key, **found._asdict()}))
-    except RunError as error:
-        say(f"WARNING: {error} The calibration is fitted each time.")
+    arrays = {name: np.array(value) for name, value in found._asdict().items()}
+    write_cache(path, key, arrays, "The probabilities of pairs")
     return found
-
-
-def _stored(path: AnyPath, key: list) -> PairCalibration | None:
-    """Return a stored map; `None` if there is none of this checkpoint and these images."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text())
-        if content.pop("key") != key:
-            return None
-        found = PairCalibration(**content)
-        return found._replace(scores=tuple(found.scores), log_odds=tuple(found.log_odds))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        say(f"WARNING: {path} cannot be read ({error}); it is fitted again.")
-        return None

@@ -7,7 +7,7 @@ import jax
 
 from apinet_jax.answers.audit import Audit, Images, audit_images
 from apinet_jax.answers.bank import Bank, read_bank
-from apinet_jax.answers.compare import Comparison, compare_rows, read_photos
+from apinet_jax.answers.compare import Comparison, compare_rows, unique_photos
 from apinet_jax.answers.detector import Detector, Verdict, read_detector
 from apinet_jax.answers.explain import Explanation, explain_photo
 from apinet_jax.answers.gallery import read_class_means, read_gallery
@@ -156,11 +156,11 @@ class TrainedRun(Classifier):
     ) -> list[Comparison]:
         """Return `compare` of many pairs; a photo that is in several of them is read once."""
         check_prior(prior)
-        photos = read_photos(self, [photo for pair in pairs for photo in pair])
-        for message in photos.errors.values():
-            raise InputError(message)
-        places = photos.rows.reshape(-1, 2)
-        return compare_rows(self, lambda: self.pair_calibration, photos.description, places, prior)
+        photos, rows = unique_photos(pairs)
+        if not photos:
+            return []
+        description = self.describe(photos)
+        return compare_rows(self, lambda: self.pair_calibration, description, rows, prior)
 
     @cached_property
     def pair_calibration(self) -> PairCalibration:

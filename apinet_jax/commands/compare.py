@@ -16,17 +16,20 @@ run next to it, for instance the softmax run. A softmax run has no gates: its sc
 of the plain probabilities.
 
 FILE.csv has two columns, with the names of two photos in each line. A first line without a dot or a
-slash is a header. Lines of unreadable photos are reported in the column `error`; the exit code is
-then 1.
+slash is a header. The output is CSV; its first line, which starts with #, has the provenance. Lines
+of unreadable photos are reported in the column `error`; the exit code is then 1.
 """
 
 import argparse
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from apinet_jax.answers.compare import Comparison, compare_rows, read_photos, shown
+import numpy as np
+
+from apinet_jax.answers.compare import Comparison, Files, compare_rows, read_files, shown
 from apinet_jax.answers.gate_picture import FORMATS, Side, draw_comparison
 from apinet_jax.answers.pair_calibration import check_prior
 from apinet_jax.answers.pair_maps import pair_maps
@@ -218,54 +221,61 @@ def _provenance(found: TrainedRun) -> list[str]:
 def _compare_many(
     found: TrainedRun, pairs: list[list[str]], prior: float, out: Path | None
 ) -> None:
-    photos = read_photos(found, [name for pair in pairs for name in pair])
-    rows = photos.rows.reshape(-1, 2)
-    readable = (rows >= 0).all(axis=1)
+    files = read_files(found, (name for pair in pairs for name in pair))
+    rows = [[files.rows[name] for name in pair] for pair in pairs if _is_readable(pair, files)]
     answers = compare_rows(
-        found, lambda: found.pair_calibration, photos.description, rows[readable], prior
+        found,
+        lambda: found.pair_calibration,
+        files.description,
+        np.array(rows, int).reshape(-1, 2),
+        prior,
     )
-    say(*_provenance(found))
-    if answers:
-        uncalibrated = "" if answers[0].same is not None else "WARNING: column `same` is empty. "
-        say(f"calibration   {uncalibrated}{answers[0].calibration}")
-    text = _table(pairs, iter(answers), readable.tolist(), photos.errors)
+    if answers and answers[0].same is None:
+        say(f"WARNING: the column `same` is empty. {answers[0].calibration}")
+    provenance = {
+        "program": "apinet_jax compare",
+        **found.provenance._asdict(),
+        "prior": prior,
+        "calibration": answers[0].calibration if answers else None,
+    }
+    waiting = iter(answers)
+    lines = [f"# {json.dumps(provenance)}", _csv_line(COLUMNS)]
+    for pair in pairs:
+        if _is_readable(pair, files):
+            cells = [*pair, *_cells(next(waiting)), None]
+        else:
+            reasons = [f"{name}: {files.reasons[name]}" for name in pair if name in files.reasons]
+            cells = [*pair, *[None] * 7, "; ".join(dict.fromkeys(reasons))]
+        lines.append(_csv_line(cells))
     if out is None:
-        print_result([text.rstrip("\n")])
+        print_result(lines)
     else:
-        write_atomically(out, text)
+        write_atomically(out, "\n".join(lines) + "\n")
         print_result([f"{len(answers):,} of {len(pairs):,} pairs compared: {out}"])
     if len(answers) < len(pairs):
-        first = next(iter(photos.errors.values()))
+        name, reason = next(iter(files.reasons.items()))
         raise RunError(
             f"{len(pairs) - len(answers):,} of {len(pairs):,} pairs have a photo that cannot be "
-            f"read; see the column `error`. The first: {first}"
+            f"read; see the column `error`. The first is {name}: {reason}."
         )
 
 
-def _table(
-    pairs: list[list[str]],
-    answers: Iterator[Comparison],
-    readable: Sequence[bool],
-    errors: dict[int, str],
-) -> str:
-    """Return one line for each pair, readable or not, as CSV."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for index, pair in enumerate(pairs):
-        if readable[index]:
-            writer.writerow([*pair, *_cells(next(answers)), ""])
-        else:
-            found = (errors.get(2 * index + side) for side in (0, 1))
-            writer.writerow([*pair, *[""] * 7, " ".join(dict.fromkeys(filter(None, found)))])
-    return table.getvalue()
+def _is_readable(pair: list[str], files: Files) -> bool:
+    return all(name in files.rows for name in pair)
 
 
-def _cells(answer: Comparison) -> list[str]:
-    same = "" if answer.same is None else f"{answer.same:.6g}"
+def _cells(answer: Comparison) -> list[float | str | None]:
+    rounded = (None if one is None else float(f"{one:.6g}") for one in (answer.same, answer.score))
     classes = (
         cell
         for name, probability in (answer.class_1, answer.class_2)
-        for cell in (name, f"{probability:.6g}")
+        for cell in (name, float(f"{probability:.6g}"))
     )
-    return [same, f"{answer.score:.6g}", f"{answer.prior:g}", *classes]
+    return [*rounded, answer.prior, *classes]
+
+
+def _csv_line(cells: Sequence[float | str | None]) -> str:
+    line = io.StringIO()
+    # Quoted strings: readers that skip comments would cut an unquoted name at its `#`.
+    csv.writer(line, quoting=csv.QUOTE_NONNUMERIC, lineterminator="").writerow(cells)
+    return line.getvalue()

@@ -119,9 +119,8 @@ def test_map_is_fitted_once_and_without_photos_then(run, workdir, tmp_path, monk
     assert moved.pair_calibration == expected
 
 
-def test_damaged_map_is_fitted_again(run, workdir, capsys):
+def test_damaged_map_is_fitted_again(run, workdir):
     expected = run.pair_calibration
-    path = workdir / "answers" / f"{run.step}-pairs.json"
-    for damage in ("{", "[]", '{"key": 1}'):
-        path.write_text(damage)
-        assert apinet_jax.load(workdir).pair_calibration == expected
+    path = workdir / "answers" / f"{run.step}-pairs.npz"
+    path.write_bytes(path.read_bytes()[:50])
+    assert apinet_jax.load(workdir).pair_calibration == expected

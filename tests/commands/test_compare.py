@@ -1,7 +1,7 @@
 """The command `compare`."""
 
 import csv
-import io
+import json
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,9 @@ def test_many_pairs(workdir, photos, tmp_path, capsys):
     file.write_text(f"first,second\n{a},{b}\n{a},{tmp_path}/missing.png\n\n{b},{b}\n")
     with pytest.raises(RunError, match=r"1 of 3 pairs .*missing\.png"):
         run_command(["compare", str(workdir), "--pairs", str(file)])
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    provenance, *lines = capsys.readouterr().out.splitlines()
+    assert json.loads(provenance.removeprefix("# "))["prior"] == 0.5
+    rows = list(csv.DictReader(lines))
     assert tuple(rows[0]) == COLUMNS
     assert [bool(row["error"]) for row in rows] == [False, True, False]
     assert rows[1]["same"] == ""
@@ -63,7 +65,7 @@ def test_many_pairs(workdir, photos, tmp_path, capsys):
     out = tmp_path / "compared.csv"
     file.write_text(f"{a},{b}\n")
     run_command(["compare", str(workdir), "--pairs", str(file), "--out", str(out)])
-    assert next(csv.DictReader(out.read_text().splitlines())) == rows[0]
+    assert next(csv.DictReader(out.read_text().splitlines()[1:])) == rows[0]
 
 
 @pytest.mark.parametrize(
