@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from apinet_jax.commands import program_flags
 from apinet_jax.commands.cli import parse_flags, run_with_exit_codes
+from apinet_jax.system.errors import InputError
 
 flags.adopt_module_key_flags(program_flags)  # for --help
 
@@ -27,10 +28,15 @@ def main(argv: Sequence[str]) -> None:
     program_flags.check_flags(argv[1:])
     config = program_flags.CONFIG.value
     if program_flags.DISTRIBUTED.value:
-        from apinet_jax.system.hosts import initialize_job
+        from apinet_jax.system.hosts import initialize_job, is_multiprocess
 
         job = (program_flags.COORDINATOR, program_flags.PROCESSES, program_flags.PROCESS)
         initialize_job(*(flag.value for flag in job))
+        if program_flags.REPORT.value and is_multiprocess():
+            raise InputError(
+                "--report needs a single process. Leave it out, and write the report afterwards: "
+                "python -m apinet_jax report RUN."
+            )
     from apinet_jax.system.compilation_cache import enable_compilation_cache
 
     enable_compilation_cache()
@@ -39,14 +45,19 @@ def main(argv: Sequence[str]) -> None:
 
         checkpoint = program_flags.CHECKPOINT.value
         if program_flags.names_folder(checkpoint):
-            evaluate(checkpoint, config=config)
+            run, checkpoint = checkpoint, None
         else:
-            evaluate(program_flags.run_folder(), checkpoint, config)
-        return
+            run = program_flags.run_folder()
+        evaluate(run, checkpoint, config)
+    else:
+        from apinet_jax.training import train
 
-    from apinet_jax.training import train
+        run, checkpoint = program_flags.run_folder(), None
+        train(config, run, extend=program_flags.EXTEND.value)
+    if program_flags.REPORT.value:
+        from apinet_jax.commands.report import write
 
-    train(config, program_flags.run_folder(), extend=program_flags.EXTEND.value)
+        write(run, checkpoint)
 
 
 def entry_point() -> None:

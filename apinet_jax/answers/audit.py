@@ -9,10 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from apinet_jax.answers.label_errors import mistakenness, out_of_fold
+from apinet_jax.data.source import Dataset, Source
+from apinet_jax.pretrained_trunk import PretrainedTrunk
+from apinet_jax.system.console import tracked
+
 NEIGHBOURS = 10
-NEAR_DUPLICATE = 0.99  # the least cosine
-LIKELY = 0.9  # the least mistakenness of a likely label error
-_TEMPERATURE = 0.07  # of the votes of neighbours: Wu et al., CVPR 2018; Caron et al., ICCV 2021
+NEAR_DUPLICATE = 0.2  # the greatest ratio of distances
+LIKELY = 0.01  # the greatest probability of a likely wrong label
+_SAME = 1e-5  # cosine distance of identical images, up to rounding
+_BATCH = 32
 
 
 class Images(NamedTuple):
@@ -55,12 +61,14 @@ class LabelError(NamedTuple):
         image: The image.
         suggested: The class that its features suggest.
         confidence: Probability of that class.
+        own: Probability of its label, by which label errors are ranked.
         mistakenness: From 0 to 1; see `mistakenness`.
     """
 
     image: Image
     suggested: int
     confidence: float
+    own: float
     mistakenness: float
 
 
@@ -71,6 +79,7 @@ class NearDuplicate(NamedTuple):
         first: One image.
         second: The other.
         cosine: Cosine of their centred features.
+        ratio: Their cosine distance, divided by the mean distance of both to their tenth neighbour.
         across_splits: Whether they are in different splits: a leak from training to test images.
         across_classes: Whether they have different labels, one of which must be wrong.
     """
@@ -78,6 +87,7 @@ class NearDuplicate(NamedTuple):
     first: Image
     second: Image
     cosine: float
+    ratio: float
     across_splits: bool
     across_classes: bool
 
@@ -99,11 +109,11 @@ class Audit(NamedTuple):
 
     Attributes:
         images: Images audited.
-        label_errors: Images whose features suggest another class.
+        label_errors: Images whose features suggest another class, the least probable label first.
         near_duplicates: Pairs in different splits or classes.
         repeated: Near-duplicate pairs of one split and class, which are only counted.
         outliers: Every image, by its distance to its neighbours.
-        scored_by: What scored the labels of each split: `network` or `neighbours`.
+        scored_by: What scored the labels of each split: `network` or `folds`.
     """
 
     images: int
@@ -115,24 +125,34 @@ class Audit(NamedTuple):
 
     @property
     def likely_errors(self) -> int:
-        """Label errors with a mistakenness of at least 0.9."""
-        return sum(found.mistakenness >= LIKELY for found in self.label_errors)
+        """Images whose label has a probability of at most `LIKELY`."""
+        return sum(found.own <= LIKELY for found in self.label_errors)
 
 
-def mistakenness(
-    probability: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]
-) -> Float[np.ndarray, " N"]:
-    """Return how likely each label is wrong, from 0 to 1.
+def audit_dataset(dataset: Dataset, trunk: PretrainedTrunk) -> Audit:
+    """Search a data set by features of pretrained weights; folds score all labels.
 
-    FiftyOne's score of a classification: `(1 + s exp(-H)) / 2`, where H is the entropy of the
-    probabilities in nats, and s is -1 if the most probable class is the label, else 1. A confident
-    prediction of another class gives 1, a confident confirmation gives 0, and a uniform prediction
-    over many classes is near 1/2.
+    Raises:
+        InputError: If a photo cannot be read.
+        RunError: If the device runs out of memory.
     """
-    terms = np.where(probability > 0, probability, 1)
-    certainty = np.exp((probability * np.log(terms)).sum(axis=1))
-    sign = np.where(probability.argmax(axis=1) == labels, -1, 1)
-    return (1 + sign * certainty) / 2
+
+    def features(source: Source) -> Float[np.ndarray, "N D"]:
+        starts = range(0, len(source), _BATCH)
+        return np.concatenate(
+            [
+                trunk.features(
+                    [source.picture(int(row)) for row in source.rows[first : first + _BATCH]]
+                )
+                for first in tracked(starts, "Computing features", len(starts))
+            ]
+        )
+
+    splits = {
+        split: Images(features(source), source.labels, source.file_names, None)
+        for split, source in dataset.splits.items()
+    }
+    return audit_images(splits, len(dataset.class_names))
 
 
 def audit_images(splits: Mapping[str, Images], classes: int) -> Audit:
@@ -152,14 +172,10 @@ def audit_images(splits: Mapping[str, Images], classes: int) -> Audit:
         )
     ]
     neighbours, cosine = nearest(features)
-    voted = neighbour_votes(neighbours, cosine, labels, classes)
-    parts, first = [], 0
-    for images in splits.values():
-        rows = slice(first, first := first + len(images.labels))
-        parts.append(voted[rows] if images.probability is None else images.probability)
-    probability = np.concatenate(parts)
+    probability = _probabilities(splits, classes)
     scores = mistakenness(probability, labels)
     suggested = probability.argmax(axis=1)
+    own = np.take_along_axis(probability, labels[:, None], axis=1)[:, 0]
     wrong = np.flatnonzero(suggested != labels)
     duplicates, repeated = _near_duplicates(every, neighbours, cosine)
     distance = 1 - cosine.mean(axis=1) if cosine.size else np.zeros(len(labels))
@@ -170,9 +186,10 @@ def audit_images(splits: Mapping[str, Images], classes: int) -> Audit:
                 every[row],
                 int(suggested[row]),
                 float(probability[row, suggested[row]]),
+                float(own[row]),
                 float(scores[row]),
             )
-            for row in wrong[np.argsort(-scores[wrong], kind="stable")].tolist()
+            for row in wrong[np.argsort(own[wrong], kind="stable")].tolist()
         ],
         near_duplicates=duplicates,
         repeated=repeated,
@@ -181,7 +198,7 @@ def audit_images(splits: Mapping[str, Images], classes: int) -> Audit:
             for row in np.argsort(-distance, kind="stable").tolist()
         ],
         scored_by={
-            split: "neighbours" if images.probability is None else "network"
+            split: "folds" if images.probability is None else "network"
             for split, images in splits.items()
         },
     )
@@ -210,24 +227,22 @@ def nearest(
     return index, cosine.astype(float)
 
 
-def neighbour_votes(
-    neighbours: Int[np.ndarray, "N K"],
-    cosine: Float[np.ndarray, "N K"],
-    labels: Int[np.ndarray, " N"],
-    classes: int,
-) -> Float[np.ndarray, "N C"]:
-    """Return class probabilities of each image by the labels of its neighbours.
-
-    Each neighbour votes with weight exp(cosine / 0.07). An image has no vote on itself, so its
-    label does not influence its own probabilities: every image is a fold.
-    """
-    votes = np.zeros((len(labels), classes))
-    if not neighbours.size:
-        return np.full_like(votes, 1 / classes)
-    weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / _TEMPERATURE)
-    rows = np.broadcast_to(np.arange(len(labels))[:, None], neighbours.shape)
-    np.add.at(votes, (rows, labels[neighbours]), weight)
-    return votes / votes.sum(axis=1, keepdims=True)
+def _probabilities(splits: Mapping[str, Images], classes: int) -> Float[np.ndarray, "N C"]:
+    """Probabilities of all images: by the network where it is independent, else across folds."""
+    unknown = [images for images in splits.values() if images.probability is None]
+    if unknown:
+        features = np.concatenate([images.features for images in unknown])
+        scored = out_of_fold(
+            features, np.concatenate([images.labels for images in unknown]), classes
+        )
+    parts, first = [], 0
+    for images in splits.values():
+        if images.probability is None:
+            parts.append(scored[first : first + len(images.labels)])
+            first += len(images.labels)
+        else:
+            parts.append(images.probability)
+    return np.concatenate(parts)
 
 
 def _near_duplicates(
@@ -236,19 +251,24 @@ def _near_duplicates(
     cosine: Float[np.ndarray, "N K"],
 ) -> tuple[list[NearDuplicate], int]:
     """Return pairs of different splits or classes, most similar first; count the other pairs."""
+    if not neighbours.size:
+        return [], 0
+    distance = 1 - cosine
+    scale = (distance[:, -1:] + distance[neighbours, -1]) / 2
+    ratio = np.where(distance <= _SAME, 0, distance / np.maximum(scale, _SAME))
+    pairs: dict[tuple[int, int], tuple[float, float]] = {}
+    for row, place in np.argwhere(ratio <= NEAR_DUPLICATE).tolist():
+        other = int(neighbours[row, place])
+        similarity = float(cosine[row, place]), float(ratio[row, place])
+        pairs[min(row, other), max(row, other)] = similarity
     found: list[NearDuplicate] = []
     repeated = 0
-    close = cosine >= NEAR_DUPLICATE
-    pairs: dict[tuple[int, int], float] = {}
-    for row, place in np.argwhere(close).tolist():
-        other = int(neighbours[row, place])
-        pairs[min(row, other), max(row, other)] = float(cosine[row, place])
     for (row, other), similarity in pairs.items():
         first, second = images[row], images[other]
         splits, classes = first.split != second.split, first.label != second.label
         if splits or classes:
-            found.append(NearDuplicate(first, second, similarity, splits, classes))
+            found.append(NearDuplicate(first, second, *similarity, splits, classes))
         else:
             repeated += 1
-    # The order of the images decides between equal cosines, as the sort is stable.
-    return sorted(found, key=lambda pair: -pair.cosine), repeated
+    # The order of the images decides between equal ratios, as the sort is stable.
+    return sorted(found, key=lambda pair: pair.ratio), repeated

@@ -213,7 +213,7 @@ class TrainedRun(Classifier):
         """Search the images of all splits for wrong labels, near-duplicates and outliers.
 
         Test and held-out images are scored by the network, which was not trained on them; training
-        images by the labels of their nearest neighbours.
+        images by a linear discriminant across folds.
 
         Raises:
             InputError: If the photos cannot be opened.

@@ -5,6 +5,7 @@ A command is a module with `add_arguments(parser)` and `run(arguments)`. Its doc
 """
 
 COMMANDS = {
+    "audit": "search a folder of photos for wrong labels, near-duplicates and outliers",
     "compare": "say whether two photos show the same class, with a probability",
     "compile_check": "compile for TPUs without having any: does it fit, what does it cost",
     "convert": "convert weights and checkpoints from PyTorch to this project and back",

@@ -31,6 +31,9 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the job.", 1)
 PROCESS = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
+REPORT = flags.DEFINE_bool(
+    "report", False, "Write RUN/report.html at the end, as python -m apinet_jax report does."
+)
 EXTEND = flags.DEFINE_bool(
     "extend", False, "Continue a run over more epochs; the learning-rate cosine is recomputed."
 )

@@ -16,9 +16,8 @@ The figures are those of the test images, or of the held-out images if no test i
 
 import argparse
 
-from apinet_jax.system.console import print_result, say
-from apinet_jax.system.errors import InputError
-from apinet_jax.system.paths import to_path
+from apinet_jax.system.console import print_result
+from apinet_jax.system.paths import AnyPath, to_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,31 +44,47 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: If the run, its photos or the images to report on are missing.
         RunError: If a file cannot be written, or the device runs out of memory.
     """
-    from apinet_jax.answers.report.files import audit_lines, write_report
-    from apinet_jax.answers.report.gather import SPLITS, make_report
-    from apinet_jax.answers.trained_run import load
+    from apinet_jax.answers.report.files import check_page
     from apinet_jax.system.compilation_cache import enable_compilation_cache
 
     out = to_path(arguments.out) if arguments.out else None
-    if out is not None and (out.is_dir() or out.suffix.lower() not in (".html", ".htm")):
-        raise InputError(f"--out={out} is not an HTML file. Name one, as in --out=report.html.")
+    if out is not None:
+        check_page(out)
     enable_compilation_cache()
-    trained = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
-    report = make_report(trained, audit=not arguments.no_audit)
+    write(
+        arguments.run,
+        arguments.checkpoint,
+        data_dir=arguments.data_dir,
+        out=out,
+        audit=not arguments.no_audit,
+    )
+
+
+def write(
+    run: AnyPath | str,
+    checkpoint: str | None = None,
+    *,
+    data_dir: str | None = None,
+    out: AnyPath | None = None,
+    audit: bool = True,
+) -> None:
+    """Write the report of a run, print its main figures and where to open it; see `run`."""
+    from apinet_jax.answers.report.files import audit_lines, file_lines, write_report
+    from apinet_jax.answers.report.gather import make_report
+    from apinet_jax.answers.report.html import SPLITS
+    from apinet_jax.answers.trained_run import load
+
+    trained = load(run, checkpoint, data_dir=data_dir)
+    report = make_report(trained, audit=audit)
     files = write_report(report, trained, out)
-    if files.left_out:
-        say(f"{files.left_out:,} pictures are left out to keep the page small.")
     figures = report.headline
+    low, high = figures.interval
     lines = [
-        f"{SPLITS[report.bank.split].capitalize()} images, step {trained.step}",
-        f"  images                {figures.images:,}",
+        f"Report on {figures.images:,} {SPLITS[report.bank.split]} images, step {trained.step}",
         f"  top-1                 {100 * figures.top1:.2f} % "
-        f"(95 % interval {100 * figures.interval.low:.1f} to {100 * figures.interval.high:.1f} %)",
+        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)",
         f"  mean over classes     {100 * figures.macro:.2f} %",
         f"  calibration error     {100 * figures.ece_scaled:.2f} %",
+        *(audit_lines(report.audit) if report.audit else ()),
     ]
-    if report.audit is not None:
-        lines += audit_lines(report.audit)
-    print_result(
-        [*lines, f"  report                {files.page}", f"  tables                {files.tables}"]
-    )
+    print_result([*lines, *file_lines(files)])

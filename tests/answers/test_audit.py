@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from apinet_jax.answers import audit
-from apinet_jax.answers.audit import Images, audit_images, mistakenness, nearest, neighbour_votes
+from apinet_jax.answers import audit, label_errors
+from apinet_jax.answers.audit import Images, audit_images, nearest
+from apinet_jax.answers.label_errors import mistakenness, out_of_fold
 
 
 def test_mistakenness():
@@ -37,13 +38,37 @@ def test_few_images_have_fewer_neighbours():
     assert nearest(np.eye(3))[0].shape == (3, 2)
 
 
-def test_votes_are_weighted_by_cosine():
-    neighbours = np.array([[1, 2], [0, 2], [0, 1]])
-    cosine = np.array([[0.9, 0.83], [0.9, 0.9], [0.83, 0.9]])
-    votes = neighbour_votes(neighbours, cosine, np.array([0, 0, 1]), 2)
-    # A cosine lower by 0.07 has a vote lower by a factor e. The own label has none.
-    weight = 1 / (1 + np.exp(-1))
-    np.testing.assert_allclose(votes, [[weight, 1 - weight], [0.5, 0.5], [1, 0]])
+def test_label_does_not_influence_its_own_probability():
+    features = np.random.default_rng(0).normal(size=(20, 3)) + np.repeat([[0], [9]], 10, axis=0)
+    labels = np.repeat([0, 1], 10)
+    expected = out_of_fold(features, labels, 2)
+    assert (expected.argmax(axis=1) == labels).all()
+    labels[4] = 1
+    found = out_of_fold(features, labels, 2)
+    assert found[4, 0] > 0.9
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+
+
+def test_discriminant_is_fishers():
+    # Both classes have the covariance I / 2, and shrinkage keeps a multiple of I.
+    square = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    features = np.concatenate([square, square + np.array([4, 0])]).astype(float)
+    weights, bias = label_errors._discriminant(features, np.repeat([0, 1], 4))
+    np.testing.assert_allclose(weights, [[0, 8], [0, 0]], atol=1e-9)  # 2 x mean
+    np.testing.assert_allclose(bias, np.log(0.5) - np.array([0, 16]), atol=1e-9)
+
+
+def test_only_image_of_a_class_is_not_doubted():
+    features = np.random.default_rng(0).normal(size=(9, 4))
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    np.testing.assert_array_equal(out_of_fold(features, labels, 4)[8], [0, 0, 1, 0])
+
+
+def test_many_copies_are_duplicates():
+    features = np.random.default_rng(0).normal(size=(40, 8))
+    features[:14] = features[0]
+    train = Images(features, np.zeros(40, int), [str(i) for i in range(40)], None)
+    assert audit_images({"train": train}, 1).repeated >= 14 * 10 / 2
 
 
 @pytest.fixture
@@ -65,14 +90,15 @@ def splits():
 def test_planted_errors_are_found(splits):
     found = audit_images(splits, 2)
     assert found.images == 42
-    assert found.scored_by == {"train": "neighbours", "test": "network"}
+    assert found.scored_by == {"train": "folds", "test": "network"}
     files = [(one.image.file_name, one.suggested) for one in found.label_errors]
     assert set(files) == {("train/3.jpg", 0), ("test/a.jpg", 0)}
-    assert found.label_errors[0].mistakenness >= found.label_errors[1].mistakenness > 0.5
+    assert found.label_errors[0].own <= found.label_errors[1].own < 0.5
     (pair,) = found.near_duplicates
     assert (pair.first.file_name, pair.second.file_name) == ("train/0.jpg", "test/a.jpg")
     assert (pair.across_splits, pair.across_classes) == (True, True)
     assert pair.cosine == pytest.approx(1, abs=1e-5)
+    assert pair.ratio == 0
     assert found.repeated == 1
     assert found.outliers[0].image.file_name == "test/b.jpg"
     assert len(found.outliers) == 42
@@ -86,7 +112,7 @@ def test_one_image():
 
 def test_run_scores_test_images_by_the_network(run):
     found = run.audit()
-    assert found.scored_by == {"train": "neighbours", "validation": "network", "test": "network"}
+    assert found.scored_by == {"train": "folds", "validation": "network", "test": "network"}
     bank = run.bank("test")
     wrong = (bank.logits.argmax(axis=1) != bank.labels).sum()
     assert sum(one.image.split == "test" for one in found.label_errors) == wrong

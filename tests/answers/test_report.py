@@ -147,7 +147,7 @@ def test_held_out_images_are_reported(run, monkeypatch):
     monkeypatch.setitem(run.__dict__, "dataset", replace(run.dataset, test=None))
     report = make_report(run)
     assert report.bank.split == "validation"
-    assert report.audit.scored_by == {"train": "neighbours", "validation": "network"}
+    assert report.audit.scored_by == {"train": "folds", "validation": "network"}
     page = report_page.render_report(report, run, "tables")[0].decode()
     assert "The data set has no test images" in page
     assert f"{len(run.dataset.validation)} held-out images" in page
@@ -170,6 +170,6 @@ def test_command(workdir, tmp_path, capsys):
     page = tmp_path / "x.html"
     run_command(["report", str(workdir), f"--out={page}", "--no-audit", "--checkpoint=last"])
     printed = capsys.readouterr().out
-    assert "Test images" in printed
-    assert str(page) in printed
+    assert "Report on 16 test images" in printed
+    assert f"Open {page.as_uri()} in a browser." in printed
     assert (tmp_path / "x-tables/classes.csv").exists()

@@ -16,8 +16,6 @@ from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.workdir.metrics_log import read_rows
 
-SPLITS = {"test": "test", "validation": "held-out", "train": "training"}  # for people
-
 
 class Slices(NamedTuple):
     """Accuracy of parts of the images; each part has its least and its greatest value.

@@ -13,6 +13,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+PICTURE_BYTES = 6_000_000  # of all pictures of a page; tables and plots need the rest
+SPLITS = {"test": "test", "validation": "held-out", "train": "training"}  # for people
 _TEMPLATES = Path(__file__).parent / "templates"
 _SIDE = 192  # the greatest width and height of a picture, in pixels
 _QUALITY = 80

@@ -9,15 +9,14 @@ from apinet_jax.answers.contrast import contrast_map, mirror_average
 from apinet_jax.answers.pictures import overlay
 from apinet_jax.answers.report.audit_section import audit_section
 from apinet_jax.answers.report.figures import ConfusedPair
-from apinet_jax.answers.report.gather import SPLITS, Report
-from apinet_jax.answers.report.html import Shown, Thumbnails, render
+from apinet_jax.answers.report.gather import Report
+from apinet_jax.answers.report.html import PICTURE_BYTES, SPLITS, Shown, Thumbnails, render
 from apinet_jax.answers.report.plots import plot_coverage, plot_curves, plot_reliability
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.data.survey import readable_names
 from apinet_jax.system.console import tracked
 
-PICTURE_BYTES = 6_000_000  # of all pictures; the table of classes and the plots need the rest
 MOST_CLASSES = 1000  # of the table
 PAIRS = 10
 _PER_WAY = 3  # pictures of each direction of a pair

@@ -88,11 +88,14 @@ def audit_tables(audit: Audit, names: Sequence[str]) -> Tables:
 
     return {
         "label_errors.csv": _csv(
-            ("split", "file", "class", "suggested", "probability", "mistakenness", "scored_by"),
+            (
+                *("split", "file", "class", "suggested", "probability_of_class"),
+                *("probability_of_suggested", "mistakenness", "scored_by"),
+            ),
             (
                 (
                     *place(found.image),
-                    *(names[found.suggested], found.confidence, found.mistakenness),
+                    *(names[found.suggested], found.own, found.confidence, found.mistakenness),
                     audit.scored_by[found.image.split],
                 )
                 for found in audit.label_errors
@@ -101,10 +104,10 @@ def audit_tables(audit: Audit, names: Sequence[str]) -> Tables:
         "near_duplicates.csv": _csv(
             (
                 *("split_1", "file_1", "class_1", "split_2", "file_2", "class_2"),
-                *("cosine", "across_splits", "across_classes"),
+                *("cosine", "ratio", "across_splits", "across_classes"),
             ),
             (
-                (*place(found.first), *place(found.second), found.cosine, *found[3:])
+                (*place(found.first), *place(found.second), *found[2:])
                 for found in audit.near_duplicates
             ),
         ),
