@@ -2,11 +2,13 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +17,8 @@ from apinet_jax.data.photos import photo_pixels
 from apinet_jax.inference import Classifier
 from apinet_jax.system.errors import InputError, explain_out_of_memory
 from apinet_jax.system.paths import explain_bucket_errors, is_remote, to_path
+
+S, T = TypeVar("S"), TypeVar("T")
 
 _AHEAD = 2  # batches that are decoded while one is on the device
 
@@ -72,25 +76,25 @@ def _batches(
     """Yield the pixels of up to `batch_size` readable photos, and what is wrong with the others."""
     crop = classifier.config.data.crop
     read = partial(_pixels_or_reason, resize=classifier.config.data.resize, crop=crop)
+    with closing(_map_ahead(read, photos, _AHEAD * batch_size)) as results:
+        while batch := list(islice(results, batch_size)):
+            pixels = [result for result in batch if not isinstance(result, str)]
+            reasons = (result if isinstance(result, str) else None for result in batch)
+            # numpy cannot stack no arrays.
+            empty = np.zeros((0, crop, crop, 3), np.uint8)
+            yield np.stack(pixels) if pixels else empty, tuple(reasons)
+
+
+def _map_ahead(function: Callable[[S], T], items: Iterable[S], ahead: int) -> Iterator[T]:
+    """Yield the results of threads in order; at most `ahead` of them wait."""
+    items = iter(items)
     pool = ThreadPoolExecutor(os.cpu_count())
-    pending: deque[Future] = deque()
-    waiting = iter(photos)
-    pixels, reasons = [], []
     try:
-        while True:
-            while len(pending) < _AHEAD * batch_size and (photo := next(waiting, None)) is not None:
-                pending.append(pool.submit(read, photo))
-            if not pending:
-                break
-            found = pending.popleft().result()
-            reasons.append(found if isinstance(found, str) else None)
-            if not isinstance(found, str):
-                pixels.append(found)
-            if len(reasons) == batch_size:
-                yield _stacked(pixels, crop), tuple(reasons)
-                pixels, reasons = [], []
-        if reasons:
-            yield _stacked(pixels, crop), tuple(reasons)
+        pending = deque(pool.submit(function, item) for item in islice(items, ahead))
+        while pending:
+            result = pending.popleft().result()
+            pending.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -112,7 +116,3 @@ def _read(photo: str) -> bytes:
             return to_path(photo).read_bytes()
         except FileNotFoundError as error:
             raise InputError("there is no such object") from error
-
-
-def _stacked(pixels: list[np.ndarray], crop: int) -> UInt8[np.ndarray, "N H W 3"]:
-    return np.stack(pixels) if pixels else np.zeros((0, crop, crop, 3), np.uint8)
