@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_runs import draw_photos
+from tiny_runs import draw_photos, save_trunk
 
 README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -14,6 +14,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     draw_photos(folder / "photos", train=8, test=2)
+    save_trunk(folder / "weights.safetensors")
     return folder
 
 
