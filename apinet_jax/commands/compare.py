@@ -186,13 +186,13 @@ def _compare_two(
             )
         ),
         f"same class    {_same(answer)}",
-        f"score         {answer.score:.3f}",
+        f"score         {answer.score:.4g}",
         f"calibration   {answer.calibration}",
     ]
     other = None
     if baseline is not None:
         other = Side(baseline.compare(*photos, prior), pair_maps(baseline, photos))
-        lines.append(f"baseline      {_same(other.answer)}, score {other.answer.score:.3f}")
+        lines.append(f"baseline      {_same(other.answer)}, score {other.answer.score:.4g}")
     try:
         names = [PurePath(name).name for name in photos]
         side = Side(answer, pair_maps(found, photos))

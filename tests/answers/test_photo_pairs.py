@@ -1,5 +1,7 @@
 """Comparison of two photos by a run."""
 
+import shutil
+
 import numpy as np
 import pytest
 from tiny_runs import config_for, train
@@ -90,3 +92,13 @@ def test_run_without_held_out_images(photos, tmp_path):
     assert answer.score < 0
     assert "no held-out images" in answer.calibration
     assert "data.val_fraction" in answer.calibration
+
+
+def test_run_without_its_photos(workdir, photos, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("answers"))
+    found = apinet_jax.load(copy, data_dir=str(tmp_path / "missing"))
+    answer = found.compare(photos / "test/class0/0.png", photos / "test/class1/0.png")
+    assert answer.same is None
+    assert "cannot be opened" in answer.calibration
+    assert "--data-dir" in answer.calibration
