@@ -4,7 +4,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from scipy.stats import rankdata
 
 TOLERANCE = 15  # pixels, as in Zhang et al. (ECCV 2016), who introduced the pointing game
 MASKED = 0.05  # share of the pixels, as in Finer-CAM
@@ -77,7 +76,7 @@ def rank_correlation(
     a: Float[np.ndarray, "*N J"], b: Float[np.ndarray, "*N J"]
 ) -> Float[np.ndarray, "*N"]:
     """Return Spearman's correlation along the last axis; 0 where one side is constant."""
-    a, b = (rankdata(values, axis=-1) for values in (a, b))
+    a, b = (_ranks(values) for values in (a, b))
     a, b = (values - values.mean(axis=-1, keepdims=True) for values in (a, b))
     scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
     return (a * b).sum(axis=-1) / np.where(scale > 0, scale, 1) * (scale > 0)
@@ -93,5 +92,11 @@ def rank_within(
     ranks = np.empty(len(values))
     for group in np.unique(groups):
         inside = groups == group
-        ranks[inside] = rankdata(values[inside]) / inside.sum()
+        ranks[inside] = _ranks(values[inside]) / inside.sum()
     return ranks
+
+
+def _ranks(values: Float[np.ndarray, "*N J"]) -> Float[np.ndarray, "*N J"]:
+    from scipy.stats import rankdata  # slow to import
+
+    return rankdata(values, axis=-1)

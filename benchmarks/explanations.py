@@ -51,6 +51,7 @@ from benchmarks.explanation_scores import (
 
 SMALLEST = 10  # visible pixels of a part; birds with fewer are left out
 DRAWS = 1000  # of the bootstrap
+OURS = "contrast map"
 THE_PART = "the part, at the map's resolution"
 
 
@@ -184,21 +185,18 @@ def summarise(kinds: dict[str, list[Scores]]) -> Table:
 
 
 def compare(kinds: dict[str, list[Scores]]) -> Table:
-    """Return paired differences: API-Net's maps less softmax's, and its pair maps less its own."""
-    if set(kinds) != {"API-Net", "softmax"}:
-        return {}
-    ours, plain = "contrast map", "contrast map"
-    pairs = [name for name in kinds["API-Net"][0] if name.startswith("pair: ")]
-    rows = [(name, "softmax", plain) for name in (ours, *pairs)]
-    rows += [(name, "API-Net", ours) for name in pairs]
+    """Return paired differences: ours less CAM, API-Net's maps less softmax's and less ours."""
+    rows = [(kind, OURS, kind, "CAM of the class") for kind in kinds]
+    if len({len(runs) for runs in kinds.values()}) == 1 and len(kinds) == 2:
+        pair_maps = [name for name in kinds["API-Net"][0] if name.startswith("pair: ")]
+        rows += [("API-Net", name, "softmax", OURS) for name in (OURS, *pair_maps)]
+        rows += [("API-Net", name, "API-Net", OURS) for name in pair_maps]
     return {
-        (f"API-Net less {kind}", f"{name} less {other}"): {
-            column: bootstrap(
-                _stack(kinds["API-Net"], name, column), _stack(kinds[kind], other, column)
-            )
-            for column in kinds["API-Net"][0][name]
+        (f"{kind} less {other}", f"{name} less {less}"): {
+            column: bootstrap(_stack(kinds[kind], name, column), _stack(kinds[other], less, column))
+            for column in kinds[kind][0][name]
         }
-        for name, kind, other in rows
+        for kind, name, other, less in rows
     }
 
 
