@@ -151,8 +151,9 @@ def table(rows: dict[str, list[Row]], pairs: str) -> list[str]:
     lines = [f"| score | {' | '.join(COLUMNS)} |", "|---|" + "---|" * len(COLUMNS)]
     for name, runs in rows.items():
         values = np.array([getattr(row, pairs) for row in runs])
-        mean, spread = values.mean(axis=0), values.std(axis=0, ddof=len(runs) > 1)
-        cells = [f"{mean[0]:.4f} ± {spread[0]:.4f}", *(f"{value:.3f}" for value in mean[1:])]
+        mean = values.mean(axis=0)
+        spread = f" ± {values[:, 0].std(ddof=1):.4f}" if len(runs) > 1 else ""
+        cells = [f"{mean[0]:.4f}{spread}", *(f"{value:.3f}" for value in mean[1:])]
         lines.append(f"| {name} | {' | '.join(cells)} |".replace("nan", "-"))
     return lines
 
