@@ -187,10 +187,10 @@ def summarise(kinds: dict[str, list[Scores]]) -> Table:
 def compare(kinds: dict[str, list[Scores]]) -> Table:
     """Return paired differences: ours less CAM, API-Net's maps less softmax's and less ours."""
     rows = [(kind, OURS, kind, "CAM of the class") for kind in kinds]
-    if len({len(runs) for runs in kinds.values()}) == 1 and len(kinds) == 2:
-        pair_maps = [name for name in kinds["API-Net"][0] if name.startswith("pair: ")]
+    pair_maps = [name for name in kinds.get("API-Net", [{}])[0] if name.startswith("pair: ")]
+    if len(kinds) == 2 and len({len(runs) for runs in kinds.values()}) == 1:
         rows += [("API-Net", name, "softmax", OURS) for name in (OURS, *pair_maps)]
-        rows += [("API-Net", name, "API-Net", OURS) for name in pair_maps]
+    rows += [("API-Net", name, "API-Net", OURS) for name in pair_maps]
     return {
         (f"{kind} less {other}", f"{name} less {less}"): {
             column: bootstrap(_stack(kinds[kind], name, column), _stack(kinds[other], less, column))
