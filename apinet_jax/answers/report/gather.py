@@ -10,10 +10,12 @@ from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.report import figures
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.data.decoding import stored_size
+from apinet_jax.data.records.walk import escaped
 from apinet_jax.data.source import Source
 from apinet_jax.inference import Provenance
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.paths import to_path
 from apinet_jax.workdir.metrics_log import read_rows
 
 
@@ -103,7 +105,7 @@ def make_report(run: TrainedRun, *, audit: bool = True) -> Report:
         method="API-Net" if run.has_gates else "softmax",
         trunk=run.config.model.trunk,
         data={
-            "name": dataset.name,
+            "name": _name(dataset.name, run.config.data.dir),
             "fingerprint": dataset.fingerprint,
             "images": {name: len(source) for name, source in dataset.splits.items()},
         },
@@ -139,3 +141,8 @@ def _areas(source: Source) -> Float[np.ndarray, " N"]:
 
     indices = tracked(range(len(source)), "Reading sizes", len(source))
     return np.array([area(index) for index in indices], float)
+
+
+def _name(name: str, folder: str | None) -> str:
+    """Return the name of a data set; for photos of a user, that of their folder."""
+    return escaped(to_path(folder).name) or name if name == "folder" and folder else name
