@@ -39,7 +39,9 @@ def run_command(argv: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
-    command.run(parser.parse_args(rest))
+    # `job` passes on what follows its options, which argparse cannot mix with them.
+    parse = parser.parse_args if name == "job" else parser.parse_intermixed_args
+    command.run(parse(rest))
 
 
 def entry_point() -> None:

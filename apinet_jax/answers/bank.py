@@ -1,12 +1,11 @@
 """Features and logits of every image of a split, computed once for each checkpoint."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from apinet_jax.answers.cache import FOLDER, cached, write_cache
+from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.data.pipeline import stream
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.inference import Classifier
@@ -45,14 +44,7 @@ def read_bank(classifier: Classifier, dataset: Dataset, split: str) -> Bank:
     """
     source = dataset.splits[split]
     path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-{split}.npz"
-    key = json.dumps(
-        [
-            classifier.provenance.hash,
-            dataset.fingerprint,
-            bool(classifier.config.eval.flip),
-            source.rows.tolist(),
-        ]
-    )
+    key = run_key(classifier, source.rows.tolist())
     if (stored := cached(path, key)) is not None:
         return Bank(split, stored["features"], stored["logits"], source)
     bank = _compute(classifier, dataset, split)

@@ -17,6 +17,8 @@ from apinet_jax.method.calibration import log_softmax
 from apinet_jax.system.console import Bar
 from apinet_jax.system.errors import InputError
 
+_ADVICE = "Compare on a device with more memory."
+
 
 class Comparison(NamedTuple):
     """What a run says about two photos.
@@ -118,7 +120,7 @@ def read_files(classifier: Classifier, names: Iterable[str]) -> Files:
     parts = [found.description]
     with Bar("Reading photos", len(unique)) as bar:
         waiting = iter(unique)
-        for part in describe_stream(classifier, unique, features=True):
+        for part in describe_stream(classifier, unique, features=True, advice=_ADVICE):
             parts.append(Description(part.features, part.logits))
             for name, reason in zip(waiting, part.reasons, strict=False):
                 if reason is None:

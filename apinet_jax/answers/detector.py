@@ -1,6 +1,5 @@
 """A score for unknown photos with what it was fitted on, stored in the run's folder `answers/`."""
 
-import json
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from apinet_jax.answers.bank import Bank
-from apinet_jax.answers.cache import FOLDER, cached, write_cache
+from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.answers.unknown import (
     FALSE_ALARMS,
     SCORES,
@@ -86,7 +85,15 @@ def fit_detector(
         classifier: The network.
         train: Training images; only `knn` and `vim` need them.
         validation: Held-out images.
+
+    Raises:
+        InputError: If features are not finite.
     """
+    for bank in (train, validation):
+        if bank is not None and not np.isfinite(bank.features).all():
+            raise InputError(
+                f"The features of {bank.split} images are not finite: the run diverged."
+            )
     detector = Detector(name, np.zeros(0))
     if name == "knn":
         detector = detector._replace(training=train.features)
@@ -119,7 +126,7 @@ def read_detector(
     if name not in SCORES:
         raise InputError(f"There is no score {name!r}. Choose one of {', '.join(SCORES)}.")
     path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-unknown-{name}.npz"
-    key = json.dumps([classifier.provenance.hash, bool(classifier.config.eval.flip)])
+    key = run_key(classifier)
     if (stored := cached(path, key)) is not None:
         return _from_arrays(name, stored)
     if "validation" not in splits():

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from apinet_jax.answers.bank import Bank
-from apinet_jax.answers.cache import FOLDER, cached, write_arrays, write_cache
+from apinet_jax.answers.cache import FOLDER, cached, run_key, write_arrays, write_cache
 from apinet_jax.answers.unknown import unit_length
 from apinet_jax.inference import Classifier, Description
 from apinet_jax.method.calibration import fit_temperature, log_softmax
@@ -205,7 +205,7 @@ def read_class_means(
         RunError: If the device runs out of memory.
     """
     path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-class-means.npz"
-    key = classifier.provenance.hash
+    key = run_key(classifier)
     if (stored := cached(path, key)) is not None:
         return ClassMeans(stored["means"], float(stored["temperature"]), bool(stored["fitted"]))
     validation = bank("validation") if "validation" in splits() else None

@@ -5,25 +5,22 @@ tried: logistic regression (Platt 1999) and isotonic regression (Zadrozny and El
 with the lower loss on pairs of images that it was not fitted on is fitted again on all pairs.
 """
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from apinet_jax.answers.bank import Bank
-from apinet_jax.answers.cache import FOLDER, cached, write_cache
+from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.answers.pair_scores import pair_scores
 from apinet_jax.inference import Classifier
 from apinet_jax.method.pair_metrics import all_pairs, pair_weights
 from apinet_jax.system.errors import InputError
-from apinet_jax.workdir.record import recorded_fingerprint
 
 Method = Literal["logistic", "isotonic"]
 _FITTED_PRIOR = 0.5
-_FORMAT = 1  # of the stored map; raise it if scores or maps change
 _MOST_PAIRS = 50_000  # of each kind
 _NO_PENALTY = 1e12  # of LogisticRegression
 
@@ -204,32 +201,33 @@ def _loss(
     return float((pair_weights(same, _FITTED_PRIOR) * np.logaddexp(0, -odds)).sum())
 
 
-def read_pair_calibration(classifier: Classifier, bank: Callable[[str], Bank]) -> PairCalibration:
+def read_pair_calibration(
+    classifier: Classifier, bank: Callable[[str], Bank], splits: Callable[[], Collection[str]]
+) -> PairCalibration:
     """Return the map of a run, from its folder `answers/` where it was fitted before.
 
     Args:
         classifier: The run.
         bank: Returns the features of a split. Only called if the map is not stored, so a run can
             compare photos where its own are missing.
+        splits: Returns the names of the splits.
 
     Raises:
         InputError: If there are no held-out images, or they cannot be opened.
         RunError: If the device runs out of memory.
     """
-    if not classifier.config.data.val_fraction:
-        raise InputError(
-            "The run has no held-out images, so its scores are not calibrated. Train with "
-            "data.val_fraction=0.1, for instance, to hold some out."
-        )
-    workdir = classifier.checkpoint.parents[1]
-    path = workdir / FOLDER / f"{classifier.step}-pairs.npz"
-    fingerprint = recorded_fingerprint(workdir)
-    key = json.dumps([_FORMAT, classifier.provenance.hash, fingerprint, classifier.temperature])
-    if fingerprint is not None and (stored := cached(path, key)) is not None:
+    path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-pairs.npz"
+    key = run_key(classifier, classifier.temperature)
+    if (stored := cached(path, key)) is not None:
         return PairCalibration(
             str(stored["method"]),
             *(tuple(stored[name].tolist()) for name in ("scores", "log_odds")),
             *(int(stored[name]) for name in ("images", "pairs")),
+        )
+    if "validation" not in splits():
+        raise InputError(
+            "The run has no held-out images, so its scores are not calibrated. Train with "
+            "data.val_fraction=0.1, for instance, to hold some out."
         )
     held_out = bank("validation")
     pairs = calibration_pairs(held_out.labels)

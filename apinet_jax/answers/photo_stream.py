@@ -43,6 +43,7 @@ def describe_stream(
     batch_size: int | None = None,
     *,
     features: bool = False,
+    advice: str = "Set --batch-size lower.",
 ) -> Iterator[Described]:
     """Yield scores, and features if asked, of consecutive photos; unreadable ones do not stop it.
 
@@ -51,14 +52,16 @@ def describe_stream(
         photos: Files, or addresses in buckets.
         batch_size: Photos on the device at once; that of the run's evaluation by default.
         features: Whether features are wanted too.
+        advice: What to do if the device runs out of memory.
 
     Raises:
+        InputError: If scores are not finite: the run has diverged.
         RunError: If the device runs out of memory.
     """
     batch_size = batch_size or classifier.config.eval.batch_size
     # All batches have one size, so that one program is compiled; it is smaller for few photos.
     batch_size = min(batch_size, 1 << (len(photos) - 1).bit_length()) if photos else batch_size
-    with explain_out_of_memory("Set --batch-size lower."):
+    with explain_out_of_memory(advice):
         for pixels, reasons in _batches(classifier, photos, batch_size):
             padded = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
             padded[: len(pixels)] = pixels
@@ -67,6 +70,11 @@ def describe_stream(
                 logits, rows = found.logits[: len(pixels)], found.features[: len(pixels)]
             else:
                 logits, rows = classifier.classify_pixels(padded)[: len(pixels)], None
+            if not np.isfinite(logits).all():
+                raise InputError(
+                    f"The scores of {classifier.checkpoint} are not finite: the run has diverged. "
+                    "Choose an earlier checkpoint."
+                )
             yield Described(logits, rows, reasons)
 
 

@@ -170,7 +170,7 @@ class TrainedRun(Classifier):
             InputError: If there are no held-out images to fit it on, or they cannot be opened.
             RunError: If the device runs out of memory.
         """
-        return read_pair_calibration(self, self.bank)
+        return read_pair_calibration(self, self.bank, lambda: self.dataset.splits)
 
     def detector(self, score: str = DEFAULT_SCORE) -> Detector:
         """Return a score for unknown photos, fitted on the run's images.

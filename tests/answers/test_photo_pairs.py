@@ -102,3 +102,16 @@ def test_run_without_its_photos(workdir, photos, tmp_path):
     assert answer.same is None
     assert "cannot be opened" in answer.calibration
     assert "--data-dir" in answer.calibration
+
+
+def test_images_of_a_validation_folder_calibrate(photos, tmp_path):
+    for split, source in (("train", "train"), ("val", "test"), ("test", "test")):
+        shutil.copytree(photos / source, tmp_path / "photos" / split)
+    # Other bytes, so that no photo is in two splits.
+    config = config_for(
+        tmp_path / "photos", model__trunk="test_tiny", data__workers=0, data__val_fraction=0.0
+    )
+    config.optim.epochs = 1.0
+    run = apinet_jax.load(train(config, tmp_path / "run").workdir)
+    photo = next((photos / "test").rglob("*.png"))
+    assert run.compare(photo, photo).same is not None

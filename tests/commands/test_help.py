@@ -6,6 +6,12 @@ import pytest
 
 from apinet_jax.__main__ import run_command
 from apinet_jax.commands import COMMANDS
+from apinet_jax.system.errors import InputError
+
+
+def test_options_may_be_between_positionals():
+    with pytest.raises(InputError, match="missing"):
+        run_command(["compare", "missing", "--prior", "0.3", "a.jpg", "b.jpg"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
