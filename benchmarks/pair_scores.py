@@ -21,12 +21,12 @@ import apinet_jax
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.pair_calibration import calibration_pairs, fit_pair_calibration
 from apinet_jax.answers.pair_scores import (
-    GATED,
     PAIRS_AT_ONCE,
     agreement,
     cosine,
     interaction_logits,
     pair_scores,
+    pair_temperature,
 )
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.method.calibration import log_softmax
@@ -84,7 +84,7 @@ def candidate_scores(run: TrainedRun, x_1: np.ndarray, x_2: np.ndarray) -> Score
     own_1, own_2 = (gate_1 + back_1) / 2, (gate_2 + back_2) / 2
 
     def logits(x: np.ndarray, gate: np.ndarray) -> np.ndarray:
-        return (x * (1 + gate) @ run.kernel + run.bias) / (GATED * run.temperature)
+        return (x * (1 + gate) @ run.kernel + run.bias) / pair_temperature(run)
 
     self_1, other_1 = logits(x_1, own_1), logits(x_1, own_2)
     self_2, other_2 = logits(x_2, own_2), logits(x_2, own_1)

@@ -51,7 +51,7 @@ def pair_scores(
     `agreement` of the `interaction_logits`, or of the plain logits of a softmax run, divided by the
     temperature of the run. Reversing a pair changes no bit of its score.
     """
-    temperature = classifier.temperature * (GATED if classifier.has_gates else 1.0)
+    temperature = pair_temperature(classifier)
     parts = [np.zeros(0)]
     starts = range(0, len(pairs), PAIRS_AT_ONCE)
     long = len(starts) > _FEW_PARTS
@@ -63,6 +63,11 @@ def pair_scores(
             logits = (x @ classifier.kernel + classifier.bias for x in (x_1, x_2))
         parts.append(agreement(*(rows / temperature for rows in logits)))
     return np.concatenate(parts)
+
+
+def pair_temperature(classifier: Classifier) -> float:
+    """Return the divisor of the logits of a pair: of attentive features where there are gates."""
+    return classifier.temperature * (GATED if classifier.has_gates else 1.0)
 
 
 def interaction_logits(

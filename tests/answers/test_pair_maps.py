@@ -39,6 +39,8 @@ def test_evidence_sums_to_the_logit(run, two):
             bias = run.bias[label] - run.bias.mean()
             total = expected[label] - expected.mean()
             np.testing.assert_allclose(evidence.cells.sum() + bias, total, rtol=1e-3, atol=1e-5)
+            odds = np.exp((expected - expected[label]) / (1.5 * run.temperature))
+            assert evidence.probability == pytest.approx(1 / odds.sum(), rel=1e-3)
         gate = found.gates[side]
         np.testing.assert_allclose(gate.gates, gates[side][gate.channels], rtol=1e-5)
         means = gate.maps[side].mean(axis=(1, 2))
