@@ -1,5 +1,6 @@
 """A file of predictions that an interrupted job continues."""
 
+import csv
 import fcntl
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +25,13 @@ from apinet_jax.system.errors import InputError, RunError, explain_failed_writes
 class PredictionFile:
     """A CSV, JSON Lines or Parquet file with one row a photo.
 
-    Rows are appended as they are computed. A line that a kill cut off is dropped when the same
-    command continues. Parquet cannot be appended to: its rows are collected in FILE.part.jsonl,
-    and become the Parquet file when the job is complete.
+    Rows are appended as they are computed. When the same command continues, a line that a kill cut
+    off is dropped, and so are the rows of unreadable photos: they are tried again. Parquet cannot
+    be appended to: its rows are collected in FILE.part.jsonl, and become the Parquet file when the
+    job is complete.
 
     Attributes:
-        done: The photos that have a row.
+        done: The photos that an earlier job could read.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class PredictionFile:
             for row in self._distinct(finished, self._resume()):
                 self.done.add(row["photo"])
                 count(row)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
             self._file.close()
             raise InputError(
                 f"{self._lines} is damaged ({error}). Remove it, or name another file."
@@ -95,15 +97,15 @@ class PredictionFile:
             self._lines.unlink()
 
     def _finished(self) -> Iterator[Row]:
-        """Return the rows of a Parquet file that an earlier job completed."""
+        """Return the rows of photos that could be read, of a Parquet file that is complete."""
         if not (self._is_parquet and self._path.exists()):
             return iter(())
         stored, rows = read_parquet(self._path)
         self._check(self._path, stored)
-        return rows
+        return (row for row in rows if row["error"] is None)
 
     def _resume(self) -> Iterator[Row]:
-        """Return the complete rows of the file, after cutting off what follows them."""
+        """Return the complete rows of readable photos, after removing anything else."""
         content = self._content()
         header = "".join(f"{line}\n" for line in header_lines(self._kind, self._provenance))
         # A job that was killed while it wrote the first line has nothing to continue.
@@ -113,8 +115,15 @@ class PredictionFile:
             return iter(())
         end = complete_bytes(self._kind, content)
         self._check(self._lines, parse_header(self._kind, content[:end].partition(b"\n")[0]))
-        self._file.truncate(end)
-        return parse_rows(self._kind, content[:end])
+        rows = list(parse_rows(self._kind, content[:end]))
+        kept = [row for row in rows if row["error"] is None]
+        if len(kept) == len(rows):
+            self._file.truncate(end)
+        else:
+            self._file.truncate(0)
+            self._append(header)
+            self.write(kept)
+        return iter(kept)
 
     def _content(self) -> bytes:
         self._file.seek(0)

@@ -32,9 +32,9 @@ def row(number, label=None):
 ROWS = [
     row(1) | {"score": -0.5},
     row(2, label=1),
-    failed_row("3.jpg", "empty file", NAMES[0]),
-    row(4, label=0),
+    row(3, label=0),
 ]
+FAILED = failed_row("4.jpg", "empty file", NAMES[0])
 
 
 def read(path, kind):
@@ -59,27 +59,30 @@ def test_row():
             {"name": 'Wren, "the" small', "probability": 0.1},
         ],
     }
-    assert [row["correct"] for row in ROWS] == [None, True, None, False]
+    assert [row["correct"] for row in (*ROWS, FAILED)] == [None, True, False, None]
 
 
 @EVERY
 def test_round_trip(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     with PredictionFile(path, kind, PROVENANCE) as file:
-        file.write(ROWS[:3])
-        file.write(ROWS[3:])
+        file.write(ROWS)
+        file.write([FAILED])
         file.finish()
-    assert read(path, kind) == ROWS
+    assert read(path, kind) == [*ROWS, FAILED]
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 def test_csv_is_read_by_other_programs(tmp_path):
-    lines = [*header_lines("csv", PROVENANCE), *(row_line("csv", row, 2) for row in ROWS)]
+    lines = [
+        *header_lines("csv", PROVENANCE),
+        *(row_line("csv", row, 2) for row in (*ROWS, FAILED)),
+    ]
     first, *rest = "\n".join(lines).split("\n")
     assert json.loads(first.removeprefix("# ")) == PROVENANCE
     found = list(csv.DictReader(rest))
     assert found[1]["class_2"] == 'Wren, "the" small'
-    assert found[2]["error"] == "empty file"
+    assert found[3]["error"] == "empty file"
     # A reader that skips comments finds no # outside of quotes.
     assert all("#" not in part for part in "\n".join(rest).split('"')[::2])
 
@@ -113,16 +116,32 @@ def test_parquet_continues(tmp_path):
     kept = []
     with PredictionFile(path, "parquet", PROVENANCE, kept.append) as file:
         assert kept == ROWS[:2]
-        file.write(ROWS[2:3])
         file.finish()
-    assert read(path, "parquet") == ROWS[:3]
     kept = []
     with PredictionFile(path, "parquet", PROVENANCE, kept.append) as file:  # more photos than then
-        assert kept == ROWS[:3]
-        file.write(ROWS[3:])
+        assert kept == ROWS[:2]
+        file.write(ROWS[2:])
         file.finish()
     assert read(path, "parquet") == ROWS
     assert list(tmp_path.iterdir()) == [path]
+
+
+@EVERY
+@pytest.mark.parametrize("finished", [True, False])
+def test_unreadable_photos_are_tried_again(tmp_path, kind, finished):
+    path = tmp_path / "x"
+    with PredictionFile(path, kind, PROVENANCE) as file:
+        file.write([ROWS[0], FAILED, ROWS[1]])
+        if finished:
+            file.finish()
+    kept = []
+    with PredictionFile(path, kind, PROVENANCE, kept.append) as file:
+        assert kept == ROWS[:2]
+        assert FAILED["photo"] not in file.done
+        now = ROWS[2] | {"photo": FAILED["photo"]}
+        file.write([now])
+        file.finish()
+    assert read(path, kind) == [*ROWS[:2], now]
 
 
 @EVERY
@@ -145,10 +164,11 @@ def test_other_settings_are_refused(tmp_path, kind):
 
 
 @TEXT
-def test_damaged_lines(tmp_path, kind):
+@pytest.mark.parametrize("damaged", ['"a","b"', '"a"b'])
+def test_damaged_lines(tmp_path, kind, damaged):
     path = tmp_path / "x"
     lines = header_lines(kind, PROVENANCE)
-    path.write_text("\n".join([*lines, '{"photo": 3}' if kind == "jsonl" else '"a","b"', ""]))
+    path.write_text("\n".join([*lines, '{"photo": 3}' if kind == "jsonl" else damaged, ""]))
     with pytest.raises(InputError, match="is damaged"):
         PredictionFile(path, kind, PROVENANCE)
 
