@@ -49,8 +49,8 @@ def list_photos(names: Sequence[str], lines: bytes | None = None) -> list[NamedP
 
     Args:
         names: Files, folders, patterns, addresses (`gs://`), or `-` for `lines`.
-        lines: A list of names: one a line, or separated by NUL as by `find -print0`. Files in it
-            need not exist: the command reports them as unreadable.
+        lines: A list of names: one a line, or separated by NUL as by `find -print0`. They are
+            folders, or photos that need not exist: the command reports those as unreadable.
 
     Raises:
         InputError: If a name matches no photo, or a folder cannot be read.
@@ -60,7 +60,7 @@ def list_photos(names: Sequence[str], lines: bytes | None = None) -> list[NamedP
         if name == LIST:
             if lines is None:
                 raise InputError("There is no list of photos on standard input.")
-            listed = [one for line in _split(lines) for one in _expand(line, listed=True)]
+            listed = [photo for line in _split(lines) for photo in _listed(line)]
             if not listed:
                 raise InputError("The list of photos on standard input is empty.")
         else:
@@ -79,14 +79,22 @@ def _split(content: bytes) -> list[str]:
     return [os.fsdecode(part) for part in parts if part.strip()]
 
 
-def _expand(name: str, listed: bool = False) -> Iterator[NamedPhoto]:
+def _listed(line: str) -> Iterator[NamedPhoto]:
+    """Return the photos of a folder; any other line is one photo, and never a pattern."""
+    if is_remote(line):
+        return iter([_object(line)])
+    path = os.path.expanduser(line)
+    return _in_folder(path) if os.path.isdir(path) else iter([_file(path)])
+
+
+def _expand(name: str) -> Iterator[NamedPhoto]:
     if is_remote(name):
-        yield from _expand_address(name, listed)
+        yield from _expand_address(name)
         return
     path = os.fspath(local_path(name))
     if os.path.isdir(path):
         yield from _in_folder(path)
-    elif os.path.lexists(path) or (listed and not glob.has_magic(path)):
+    elif os.path.lexists(path):
         yield _file(path)
     elif glob.has_magic(path):
         for found in sorted(glob.iglob(path, recursive=True)):
@@ -122,16 +130,20 @@ def _file(path: str) -> NamedPhoto:
     return NamedPhoto(path, (os.path.basename(os.path.dirname(os.path.abspath(path))),))
 
 
-def _expand_address(address: str, listed: bool) -> Iterator[NamedPhoto]:
+def _object(address: str) -> NamedPhoto:
+    return NamedPhoto(address, (PurePosixPath(address).parent.name,))
+
+
+def _expand_address(address: str) -> Iterator[NamedPhoto]:
     """Expand an address: a pattern, an image by its suffix, or else a folder."""
     path = to_path(address)
     with explain_bucket_errors(address):
         if glob.has_magic(address):
             system, pattern = file_system(path)
             found = sorted(f"gs://{name}" for name in system.glob(pattern) if is_image(name))
-            yield from (NamedPhoto(one, (PurePosixPath(one).parent.name,)) for one in found)
-        elif is_image(address) and (listed or path.exists()):
-            yield NamedPhoto(address, (PurePosixPath(address).parent.name,))
+            yield from map(_object, found)
+        elif is_image(address) and path.exists():
+            yield _object(address)
         else:
             for name in sorted(objects_below(path)):
                 if is_image(name):

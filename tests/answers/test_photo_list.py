@@ -53,6 +53,11 @@ def test_lists(folder):
     assert paths("-", lines=b"a.PNG\0b.jpg\0") == ["a.PNG", "b.jpg"]
 
 
+def test_no_line_of_a_list_is_dropped(folder):
+    names = ["x[1].jpg", "*.jpg", "~nosuchuser/a.jpg", "http://x/y.jpg", "gs://b/photo", "gs://b/*.jpg"]
+    assert paths("-", lines="\n".join(names).encode()) == names
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
