@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import io
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -36,7 +37,7 @@ def find_classes(names: Iterable[str], class_names: Sequence[str]) -> list[int]:
 
 
 def names_in(text: str) -> list[str]:
-    """Return names that are separated by commas, or those in a file, one a line.
+    """Return names that are separated by commas or on lines, or those in a file, one a line.
 
     A name with a comma is quoted, as in CSV.
 
@@ -49,7 +50,11 @@ def names_in(text: str) -> list[str]:
         except UnicodeDecodeError as error:
             raise InputError(f"{text} is not UTF-8: it cannot be a list of classes.") from error
     else:
-        lines = next(csv.reader([text], skipinitialspace=True), [])
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True))
+        except csv.Error as error:
+            raise InputError(f"{text[:80]!r} is not a list of names: {error}.") from error
+        lines = [cell for row in rows for cell in row]
     if not (names := [line.strip() for line in lines if line.strip()]):
         raise InputError(f"{text!r} names no class.")
     return names

@@ -149,15 +149,18 @@ def read_pairs(name: str) -> list[list[str]]:
         raise InputError(f"{name} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is not a text file in UTF-8. Save it as CSV (UTF-8).") from error
-    rows = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{name}, line {reader.line_num}: {error}.") from error
     pairs = []
-    for row in rows:
-        cells = [cell.strip() for cell in row]
+    for number, cells in rows:
         if not any(cells):
             continue
         if len(cells) != 2 or not all(cells):
             raise InputError(
-                f"{name}, line {rows.line_num}: {len(list(filter(None, cells)))} columns instead "
+                f"{name}, line {number}: {len(list(filter(None, cells)))} columns instead "
                 "of two. Write the names of two photos, separated by a comma; put names that "
                 "contain a comma in quotation marks."
             )

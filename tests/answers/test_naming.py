@@ -53,6 +53,7 @@ def test_class_names():
 
 def test_lists_of_names(tmp_path):
     assert names_in('Wren, "Robin, red" ,, Mallard') == ["Wren", "Robin, red", "Mallard"]
+    assert names_in('Wren\nRobin, "Ma\nllard"') == ["Wren", "Robin", "Ma\nllard"]
     (tmp_path / "names.txt").write_bytes("\ufeffWren\r\n\r\n Robin, red\n".encode())
     assert names_in(str(tmp_path / "names.txt")) == ["Wren", "Robin, red"]
     (tmp_path / "names.txt").write_bytes(b"\xff\xd8\xff")
@@ -60,3 +61,5 @@ def test_lists_of_names(tmp_path):
         names_in(str(tmp_path / "names.txt"))
     with pytest.raises(InputError, match="names no class"):
         names_in(" , ")
+    with pytest.raises(InputError, match="is not a list of names: field larger"):
+        names_in("a" * 200_000)

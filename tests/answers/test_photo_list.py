@@ -54,7 +54,14 @@ def test_lists(folder):
 
 
 def test_no_line_of_a_list_is_dropped(folder):
-    names = ["x[1].jpg", "*.jpg", "~nosuchuser/a.jpg", "http://x/y.jpg", "gs://b/photo", "gs://b/*.jpg"]
+    names = [
+        "x[1].jpg",
+        "*.jpg",
+        "~nosuchuser/a.jpg",
+        "http://x/y.jpg",
+        "gs://b/photo",
+        "gs://b/*.jpg",
+    ]
     assert paths("-", lines="\n".join(names).encode()) == names
 
 

@@ -76,6 +76,7 @@ def test_many_pairs(workdir, photos, tmp_path, capsys):
         (b"a.jpg,\n", "line 1: 1 columns"),
         (b"first,second\n", "no pairs"),
         (b"\xff\xfe", "UTF-8"),
+        (b'"' + b"a.jpg,b.jpg\n" * 20_000, "line 10923: field larger"),
     ],
 )
 def test_wrong_pairs_file(content, message, tmp_path):
