@@ -7,10 +7,12 @@ from jaxtyping import Float, Int
 
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.contrast import contrast_map, gate_contrast
+from apinet_jax.answers.pair_maps import pair_gates
 from apinet_jax.answers.trained_run import TrainedRun
+from apinet_jax.models import trunk_spec
 
 EXEMPLARS = 3  # of each class, as in the command's picture
-BLOB = 0.25  # standard deviation of the centred blob, of the side of the map
+BLOB = 0.25  # standard deviation of the centred blob, of the side of the image
 
 
 class Question(NamedTuple):
@@ -36,9 +38,12 @@ def all_maps(run: TrainedRun, question: Question, seed: int) -> dict[str, np.nda
     """
     maps, first, rival = question
     kernel = run.kernel
-    height, width = maps.shape[1:3]
-    down, right = np.meshgrid(np.linspace(-0.5, 0.5, height), np.linspace(-0.5, 0.5, width))
-    blob = np.exp(-(down.T**2 + right.T**2) / (2 * BLOB**2))
+    spec, side = trunk_spec(run.config.model.trunk), run.config.data.crop
+    down, right = (
+        (spec.first_cell + spec.cell_step * np.arange(cells) + 0.5) / side - 0.5
+        for cells in maps.shape[1:3]
+    )
+    blob = np.exp(-(down[:, None] ** 2 + right[None] ** 2) / (2 * BLOB**2))
     noise = np.random.default_rng(seed).standard_normal(maps.shape[:3])
     found = {
         "contrast map": contrast_map(maps, kernel, first, rival),
@@ -98,7 +103,7 @@ def _gates(
     run: TrainedRun, x: Float[np.ndarray, "N D"], exemplars: Float[np.ndarray, "N E D"]
 ) -> tuple[np.ndarray, np.ndarray]:
     count = exemplars.shape[1]
-    pairs = run.gates(x.repeat(count, axis=0), exemplars.reshape(-1, x.shape[1]))
+    pairs = pair_gates(run, x.repeat(count, axis=0), exemplars.reshape(-1, x.shape[1]))
     return tuple(gates.reshape(exemplars.shape) for gates in pairs)
 
 

@@ -2,21 +2,10 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
 TOLERANCE = 15  # pixels, as in Zhang et al. (ECCV 2016), who introduced the pointing game
 MASKED = 0.05  # share of the pixels, as in Finer-CAM
-
-
-def enlarge(maps: Float[np.ndarray, "N h w"], side: int) -> Float[np.ndarray, "N H W"]:
-    """Return maps at the size of the image, as the pictures show them."""
-
-    def one(values: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(values.astype(np.float32))
-        return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-
-    return np.stack([one(values) for values in maps])
 
 
 def distances(parts: Bool[np.ndarray, "N H W"]) -> Float[np.ndarray, "N H W"]:

@@ -28,10 +28,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from apinet_jax.answers.pictures import enlarge
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.data.birds.species import SPECIES
+from apinet_jax.models import TrunkSpec, trunk_spec
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import say
 from benchmarks.bird_interventions import Birds, changed_pixels, draw_birds, draw_recoloured
@@ -41,7 +43,6 @@ from benchmarks.explanation_scores import (
     distances,
     energy_inside,
     energy_share,
-    enlarge,
     mask_largest,
     pointing,
     rank_correlation,
@@ -72,11 +73,11 @@ def score_birds(run: TrainedRun, birds: Birds, recoloured: np.ndarray, seed: int
     before, after = _describe(run, birds.images), _describe(run, birds.swapped)
     first, rival = birds.labels, birds.rivals
     rows = np.arange(len(first))
-    side = birds.images.shape[1]
     maps = _maps(run, birds.images)
     found = all_maps(run, Question(maps, first, rival), seed)
     other = all_maps(run, Question(maps, first, _best_of_another_genus(before, first)), seed)
-    found[THE_PART] = other[THE_PART] = _pooled(birds.parts, maps.shape[1:3])
+    cells = pooled(birds.parts, maps.shape[1:3], trunk_spec(run.config.model.trunk))
+    found[THE_PART] = other[THE_PART] = cells
     changed, away = changed_pixels(birds.images, birds.swapped), distances(birds.parts)
 
     def difference(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, " N"]:
@@ -95,7 +96,7 @@ def score_birds(run: TrainedRun, birds: Birds, recoloured: np.ndarray, seed: int
     drops, regions = np.stack(drops, 1), np.stack(regions, 1)
 
     def score(name: str) -> dict[str, np.ndarray]:
-        large, against_other = enlarge(found[name], side), enlarge(other[name], side)
+        large, against_other = _enlarged(run, found[name]), _enlarged(run, other[name])
         inside = energy_share(large, birds.parts)
         elsewhere = energy_share(against_other, birds.parts)
         moved = np.where(inside == elsewhere, 0.5, inside > elsewhere)
@@ -123,9 +124,8 @@ def score_photos(run: TrainedRun, limit: int, seed: int) -> Scores:
     order = np.argsort(-before, axis=1)
     pair = order[:, 0], order[:, 1]
     found = all_maps(run, Question(_maps(run, images), *pair), seed)
-    side = images.shape[1]
     return {
-        name: {"RD": _drop(run, enlarge(values, side), images, before, pair)}
+        name: {"RD": _drop(run, _enlarged(run, values), images, before, pair)}
         for name, values in found.items()
     }
 
@@ -242,11 +242,24 @@ def _best_of_another_genus(logits: np.ndarray, labels: np.ndarray) -> np.ndarray
     return np.where(genus[None] == genus[labels][:, None], -np.inf, logits).argmax(axis=1)
 
 
-def _pooled(parts: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the share of each cell that the part covers: the best a map of this size can do."""
-    count, height, width = parts.shape
-    cells = parts.reshape(count, shape[0], height // shape[0], shape[1], width // shape[1])
-    return cells.mean(axis=(2, 4))
+def _enlarged(run: TrainedRun, maps: Float[np.ndarray, "N h w"]) -> Float[np.ndarray, "N H W"]:
+    """Return maps at the size of the images, as the pictures show them."""
+    side, trunk = run.config.data.crop, run.config.model.trunk
+    return np.stack([enlarge(values, side, side, trunk) for values in maps])
+
+
+def pooled(
+    parts: Bool[np.ndarray, "N H W"], shape: tuple[int, int], spec: TrunkSpec
+) -> Float[np.ndarray, "N h w"]:
+    """Return the pixels of a part that are nearest to each cell: the best such a map can do."""
+    down, right = (
+        np.rint((np.arange(side) - spec.first_cell) / spec.cell_step).clip(0, cells - 1)
+        == np.arange(cells)[:, None]
+        for side, cells in zip(parts.shape[1:], shape, strict=True)
+    )  # [h H], [w W]
+    return np.einsum(
+        "hH,nHW,wW->nhw", *(some.astype(float) for some in (down, parts, right)), optimize=True
+    )
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from apinet_jax.models import trunk_spec
 from benchmarks import bird_interventions, explanation_scores
-from benchmarks.explanations import Interval, bootstrap
+from benchmarks.explanations import Interval, bootstrap, pooled
 
 PART = np.array([[[True, False, False, False], [False] * 4, [False] * 4, [False] * 4]])  # [1 4 4]
 
@@ -21,6 +22,13 @@ def test_pointing_counts_the_distance_to_the_part():
     assert explanation_scores.pointing(peak_at(0, 0), away, 0) == [1]
     assert explanation_scores.pointing(peak_at(0, 2), away, 1) == [0]
     assert explanation_scores.pointing(peak_at(0, 2), away, 2) == [1]
+
+
+def test_pixels_of_a_part_go_to_the_nearest_cell():
+    parts = np.zeros((1, 64, 64), bool)
+    parts[0, 0, 0] = parts[0, 20, 40] = parts[0, 63, 10] = parts[0, 63, 9] = True
+    # Cells of a ResNet are at pixels 0 and 32.
+    assert pooled(parts, (2, 2), trunk_spec("resnet50")).tolist() == [[[1, 0], [2, 1]]]
 
 
 def test_energy_ignores_negative_values():

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.class_names import find_classes
 from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contrast, mirror_average
+from apinet_jax.answers.pair_maps import pair_gates
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.inference import Classifier
 from apinet_jax.system.errors import InputError
@@ -17,7 +18,8 @@ from apinet_jax.system.errors import InputError
 class Gates(NamedTuple):
     """What the gates of a pair add to the contrast maps of both photos; see `gate_contrast`.
 
-    The maps are those of the photos as they are, also where `eval.flip` averages mirror images.
+    Gates are the mean over both orders of the pair. The maps are those of the photos as they are,
+    also where `eval.flip` averages mirror images.
 
     Attributes:
         photo: Map of the explained photo, under its own gate.
@@ -62,6 +64,7 @@ class Explanation(NamedTuple):
         pixels: What the network sees of the photo.
         exemplars: The nearest training photos of the predicted class, then those of the rival.
         no_exemplars: Why there are none; `None` if there are some.
+        trunk: Name of the trunk, which knows where the cells of the maps are.
     """
 
     predicted: str
@@ -74,6 +77,7 @@ class Explanation(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"]
     exemplars: tuple[Exemplar, ...]
     no_exemplars: str | None
+    trunk: str
 
 
 def explain_photo(
@@ -127,6 +131,7 @@ def explain_photo(
         pixels=pixels[0],
         exemplars=exemplars,
         no_exemplars=no_exemplars,
+        trunk=classifier.config.model.trunk,
     )
 
 
@@ -193,7 +198,7 @@ def _gates(
     if not classifier.has_gates:
         return [None] * len(partners)
     feature = own.astype(np.float32).mean(axis=(0, 1))
-    both = classifier.gates(np.broadcast_to(feature, partners.shape), partners)
+    both = pair_gates(classifier, np.broadcast_to(feature, partners.shape), partners)
     maps = np.broadcast_to(own, (len(partners), *own.shape)), classifier.map_pixels(pixels)
     drawn = (
         gate_contrast(one, gates, classifier.kernel, *pair)

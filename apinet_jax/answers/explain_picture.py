@@ -74,7 +74,8 @@ def _draw_photo(figure: Any, found: Explanation, name: str) -> None:
     photo.set_title(textwrap.shorten(name, 60), fontsize=9, color=_GREY)
     limit = float(np.abs(found.contrast).max()) or 1.0
     contrast.imshow(
-        overlay(found.pixels, found.contrast, limit, signed=True), interpolation="bicubic"
+        overlay(found.pixels, found.contrast, limit, trunk=found.trunk, signed=True),
+        interpolation="bicubic",
     )
     contrast.set_title(
         f"difference of the logits: {found.difference:+.2f} = {found.contrast.sum():+.2f} (sum of "
@@ -130,5 +131,6 @@ def _draw_exemplars(
         row[columns // 2].set_title(f"added by the gates of {title}, up to {limit:.2g}", **style)
         for axes, exemplar in zip(row, exemplars, strict=False):
             pixels = exemplar.pixels if part == "exemplar" else found.pixels
-            drawn = overlay(pixels, getattr(exemplar.gates, part), limit, signed=True)
+            values = getattr(exemplar.gates, part)
+            drawn = overlay(pixels, values, limit, trunk=found.trunk, signed=True)
             axes.imshow(drawn, interpolation="bicubic")

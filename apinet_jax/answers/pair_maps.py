@@ -70,7 +70,8 @@ def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
         plain = np.zeros_like(description.features)
         kinds, gates = [plain], None
     else:
-        own = pair_gates(classifier, description.features)
+        first, second = description.features
+        own = np.concatenate(pair_gates(classifier, first[None], second[None]))
         kinds = [own, own[::-1]]  # the other feature of a photo has its partner's gate
         gates = tuple(_channels(own[side], description.features[side], maps) for side in (0, 1))
     evidence = tuple(
@@ -83,11 +84,11 @@ def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
 
 
 def pair_gates(
-    classifier: Classifier, features: Float[np.ndarray, "2 D"]
-) -> Float[np.ndarray, "2 D"]:
-    """Return the gate of each photo, as the mean over both orders of the pair."""
-    gates = classifier.gates(features, features[::-1])  # rows: the pair, and its reverse
-    return (gates[0] + gates[1][::-1]) / 2
+    classifier: Classifier, x_1: Float[np.ndarray, "P D"], x_2: Float[np.ndarray, "P D"]
+) -> tuple[Float[np.ndarray, "P D"], Float[np.ndarray, "P D"]]:
+    """Return the gates of both photos of each pair, as the mean over both orders of the pair."""
+    there, back = classifier.gates(x_1, x_2), classifier.gates(x_2, x_1)
+    return (there[0] + back[1]) / 2, (there[1] + back[0]) / 2
 
 
 def most_active(

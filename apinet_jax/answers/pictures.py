@@ -18,18 +18,18 @@ def overlay(
     values: Float[np.ndarray, "h w"],
     limit: float | None = None,
     *,
+    trunk: str,
     signed: bool = False,
-    trunk: str | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw a map over a photo: the larger a value, the more its colour covers the photo.
 
     Args:
         pixels: The photo.
-        values: A map over it, of any size; it is enlarged smoothly.
+        values: The value of each cell of its feature map; enlarged smoothly.
         limit: The value that is drawn in full colour; the largest magnitude by default.
+        trunk: Name of the trunk, which knows where the cells are; see `enlarge`.
         signed: Whether negative values have their own colour (blue; positive ones are red).
             Otherwise they are not drawn.
-        trunk: Name of the trunk of whose feature map the values are; see `enlarge`.
     """
     height, width = pixels.shape[:2]
     enlarged = enlarge(values, height, width, trunk)
@@ -47,32 +47,24 @@ def overlay(
 
 
 def enlarge(
-    values: Float[np.ndarray, "h w"], height: int, width: int, trunk: str | None = None
+    values: Float[np.ndarray, "h w"], height: int, width: int, trunk: str
 ) -> Float[np.ndarray, "H W"]:
     """Return a map in the size of the photo, interpolated smoothly.
 
+    Each cell is placed at the centre of what it sees. A ResNet's cells are 15.5 pixels further up
+    and left than a division of the photo into equal cells.
+
     Args:
-        values: A map over the photo.
+        values: The value of each cell of the feature map.
         height: Height of the photo in pixels.
         width: Its width.
-        trunk: Name of the trunk of whose feature map the values are: each is placed at the centre
-            of what its cell sees. A ResNet's are 15.5 pixels further up and left than a division of
-            the photo into equal cells. Without a name, the cells divide the photo.
+        trunk: Name of the trunk.
     """
-    picture, box = Image.fromarray(values.astype(np.float32)), None
-    if trunk is not None:
-        spec = trunk_spec(trunk)
-        # Photo pixel p is at (p - first_cell) / cell_step cells from the centre of the first cell.
-        sides = (width, height)
-        low = (-0.5 - spec.first_cell) / spec.cell_step + 0.5
-        margin = max(
-            0,
-            *(
-                math.ceil(side / spec.cell_step + low - cells)
-                for side, cells in zip(sides, picture.size, strict=True)
-            ),
-            math.ceil(-low),
-        )
-        picture = Image.fromarray(np.pad(values.astype(np.float32), margin, mode="edge"))
-        box = (*[low + margin] * 2, *(side / spec.cell_step + low + margin for side in sides))
+    spec, (rows, columns) = trunk_spec(trunk), values.shape
+    # Photo pixel p is at (p - first_cell) / cell_step cells from the centre of the first cell.
+    low = (-0.5 - spec.first_cell) / spec.cell_step + 0.5
+    right, below = (side / spec.cell_step + low for side in (width, height))
+    margin = max(0, math.ceil(-low), math.ceil(right - columns), math.ceil(below - rows))
+    picture = Image.fromarray(np.pad(values.astype(np.float32), margin, mode="edge"))
+    box = tuple(edge + margin for edge in (low, low, right, below))
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box))

@@ -1,9 +1,9 @@
 r"""Explains a prediction: why this class, and not that one.
 
-Writes a picture and, next to it, a JSON file. The picture shows the photo; the contrast map, red
-where the photo speaks for the predicted class and blue where it speaks for the rival; and the
-nearest training photos of both classes. For an API-Net run, the maps below each training photo show
-what the gates add to the contrast when both photos are compared.
+Writes a picture and, next to it, its figures as FILE.png.json. The picture shows the photo; the
+contrast map, red where the photo speaks for the predicted class and blue where it speaks for the
+rival; and the nearest training photos of both classes. For an API-Net run, the maps below each
+training photo show what the gates add to the contrast when both photos are compared.
 
 The map is exact: its cells and the biases sum to the difference of the two logits. docs/answers.md
 says how well it finds the parts in which classes differ.
@@ -80,7 +80,8 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"No training photos are shown: {found.no_exemplars}")
     write_atomically(out, draw_explanation(found, name))
     figures = as_json(found, arguments.photo, trained.provenance)
-    write_atomically(out.with_suffix(".json"), json.dumps(figures, indent=2) + "\n")
+    figures_file = out.with_name(f"{out.name}.json")  # of no other program, as package.json is
+    write_atomically(figures_file, json.dumps(figures, indent=2) + "\n")
     print_result(
         [
             f"predicted    {found.predicted} ({found.probability:.2f})",
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
                 for one in found.exemplars
             ),
             f"picture      {out}",
-            f"figures      {out.with_suffix('.json')}",
+            f"figures      {figures_file}",
         ]
     )
 

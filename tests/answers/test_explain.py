@@ -63,13 +63,15 @@ def test_gate_maps_complete_the_pair_logits(run, softmax_run, photo):
     found = run.explain(photo, exemplars=1)
     exemplar, bank = found.exemplars[1], run.bank("train")
     partner = bank.features[[bank.source.file_names.index(exemplar.file_name)]]
-    logits = run.interact(run.features([photo]), partner)
+    feature = run.features([photo])
+    there, back = run.interact(feature, partner), run.interact(partner, feature)
+    own, theirs = ((a[0] + b[0]) / 2 for a, b in ((there[0], back[2]), (there[2], back[0])))
     first, rival = (run.class_names.index(name) for name in (found.predicted, found.against))
-    difference = logits.self_1[0, first] - logits.self_1[0, rival]
+    difference = own[first] - own[rival]
     total = 1.5 * found.contrast.sum() + exemplar.gates.photo.sum() + found.bias
     assert total == pytest.approx(float(difference), abs=1e-4)
     x = (partner @ run.kernel)[0]
-    expected = logits.self_2[0, first] - logits.self_2[0, rival] - found.bias
+    expected = theirs[first] - theirs[rival] - found.bias
     expected -= 1.5 * (x[first] - x[rival])
     assert exemplar.gates.exemplar.sum() == pytest.approx(float(expected), abs=1e-4)
     assert softmax_run.explain(photo, exemplars=1).exemplars[0].gates is None

@@ -11,10 +11,11 @@ from apinet_jax.answers.explain_picture import draw_explanation
 
 PIXELS = np.full((32, 32, 3), 128, np.uint8)
 MAP = np.array([[1.0, 0.0], [0.0, -1.0]], np.float32)
+TRUNK = "vit_base_patch16_224"  # its cells divide the photo
 
 
 def explanation(exemplars=(), reason=None):
-    return Explanation("left", "right", 0.8, 0.1, 2.0, MAP, 2.0, PIXELS, exemplars, reason)
+    return Explanation("left", "right", 0.8, 0.1, 2.0, MAP, 2.0, PIXELS, exemplars, reason, TRUNK)
 
 
 def exemplar(name, gates=None):
@@ -44,6 +45,22 @@ def test_training_photos_make_it_taller(gates):
     exemplars = (exemplar("left", gates), exemplar("right", gates))
     drawn = Image.open(io.BytesIO(draw_explanation(explanation(exemplars), "x")))
     assert drawn.height > without.height + (100 if gates is None else 400)
+
+
+@pytest.mark.parametrize("part", ["contrast", "photo", "exemplar"])
+def test_cells_are_where_the_trunk_sees_them(part):
+    """Of 64 pixels the last cell of 2 x 2 has 48 x 48, as a ResNet's cells are at 0 and 32."""
+
+    def red(values):
+        maps = dict.fromkeys(["contrast", "photo", "exemplar"], 0 * MAP) | {part: values}
+        pixels = np.full((64, 64, 3), 128, np.uint8)
+        gates = Gates(maps["photo"], maps["exemplar"])
+        found = explanation((exemplar("left", gates)._replace(pixels=pixels),))
+        found = found._replace(contrast=maps["contrast"], pixels=pixels, trunk="resnet50")
+        return colours(found)[0]
+
+    none, first, last = map(red, (0 * MAP, np.diag([1.0, 0]), np.diag([0, 1.0])))
+    assert last - none > 3 * (first - none) > 0
 
 
 def test_zero_map_and_one_sided_exemplars_are_drawn():

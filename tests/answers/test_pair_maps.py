@@ -23,13 +23,14 @@ def test_most_active_channels_are_those_that_a_gate_adds_to():
 
 def test_gates_do_not_depend_on_the_order(run, two):
     features = run.features(two)
-    np.testing.assert_array_equal(pair_gates(run, features)[::-1], pair_gates(run, features[::-1]))
+    own, reversed_ = (pair_gates(run, *pair[:, None]) for pair in (features, features[::-1]))
+    np.testing.assert_array_equal(own, reversed_[::-1])
 
 
 def test_evidence_sums_to_the_logit(run, two):
     found = pair_maps(run, two)
     features, logits = run.describe(two)
-    gates = pair_gates(run, features)
+    gates = np.concatenate(pair_gates(run, *features[:, None]))
     for side in (0, 1):
         label = int(logits[side].argmax())
         for evidence, gate in zip(

@@ -23,9 +23,12 @@ def workdir(request, tmp_path_factory):
 def test_writes_picture_and_figures(workdir, tmp_path, capsys):
     photo = workdir.parent / "photos/test/class1/0.png"
     out = tmp_path / "why.png"
+    others = tmp_path / "why.json"
+    others.write_text("{}")
     run_command(["explain", str(workdir), str(photo), "--out", str(out), "--exemplars", "1"])
+    assert others.read_text() == "{}"
     assert np.asarray(Image.open(out)).std() > 10
-    figures = json.loads((tmp_path / "why.json").read_text())
+    figures = json.loads((tmp_path / "why.png.json").read_text())
     total = np.sum(figures["contrast"]) + figures["bias"]
     assert total == pytest.approx(figures["difference"], abs=1e-4)
     names = [one["class_name"] for one in figures["exemplars"]]
@@ -40,7 +43,7 @@ def test_without_the_photos_of_the_run(workdir, tmp_path, capsys):
     arguments = ["--out", str(tmp_path / "why.png"), "--data-dir", str(tmp_path / "moved")]
     run_command(["explain", str(workdir), str(photo), *arguments])
     assert "No training photos are shown" in capsys.readouterr().err
-    assert json.loads((tmp_path / "why.json").read_text())["exemplars"] == []
+    assert json.loads((tmp_path / "why.png.json").read_text())["exemplars"] == []
     assert (tmp_path / "why.png").stat().st_size > 10_000
 
 

@@ -117,7 +117,7 @@ class _Page:
     def _mistakes(self, rows: list[int]) -> list[Shown]:
         bank, probability = self._report.bank, self._report.probability
         labels, predicted = bank.labels, probability.argmax(axis=1)
-        shown = []
+        trunk, shown = self._run.config.model.trunk, []
         for row, pixels, contrast in zip(rows, *self._contrasts(rows), strict=True):
             shown.append(
                 Shown(
@@ -127,7 +127,7 @@ class _Page:
                         f"{self._names[label]} {probability[row, label]:.2f}"
                         for label in (predicted[row], labels[row])
                     ),
-                    self._pictures.add(overlay(pixels, contrast, signed=True)),
+                    self._pictures.add(overlay(pixels, contrast, trunk=trunk, signed=True)),
                 )
             )
         return shown
