@@ -10,6 +10,7 @@ import numpy as np
 
 from apinet_jax.answers.explain import Exemplar, Explanation
 from apinet_jax.answers.pictures import SIGNED, overlay
+from apinet_jax.data.records.walk import escaped
 
 _RED, _BLUE, _GREY = "#b2182b", "#2166ac", "#555555"  # dark enough for text
 _WIDTH = 9.0  # inches
@@ -24,7 +25,7 @@ def draw_explanation(found: Explanation, name: str) -> bytes:
     """
     # Names with two dollar signs are not formulas.
     with matplotlib.rc_context({"text.parse_math": False}):
-        return _draw(found, name)
+        return _draw(found, escaped(name))
 
 
 def _draw(found: Explanation, name: str) -> bytes:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from apinet_jax.answers.compare import Comparison, shown
 from apinet_jax.answers.pair_maps import CHANNELS, Evidence, PairMaps
 from apinet_jax.answers.pictures import overlay
+from apinet_jax.data.records.walk import escaped
 
 FORMATS = ("png", "jpg", "jpeg", "pdf", "svg")
 _INK, _GREY = "#1a1a1a", "#666666"
@@ -71,7 +72,11 @@ def draw_comparison(
         left = _MARGIN + side * (half + _BETWEEN)
         page.text(left, _HEADER, f"Photo {side + 1}", weight="bold")
         page.text(
-            left + 0.6, _HEADER + 0.02, _end(names[side], half - 0.6), color=_GREY, fontsize=7.5
+            left + 0.6,
+            _HEADER + 0.02,
+            _end(escaped(names[side]), half - 0.6),
+            color=_GREY,
+            fontsize=7.5,
         )
         page.image(left, top, tile, run.maps.pixels[side])
         caption = (run.answer.class_1, run.answer.class_2)[side]
@@ -203,6 +208,7 @@ class _Page:
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         style = {"ha": "left", "va": "top", "color": _INK, "fontsize": 9, **style}
+        style["parse_math"] = False  # names with two dollar signs are not formulas
         self._figure.text(x / self._width, 1 - y / self._height, text, **style)
 
     def image(self, x: float, y: float, size: float, pixels: UInt8[np.ndarray, "H W 3"]) -> None:

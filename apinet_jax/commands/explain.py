@@ -27,6 +27,7 @@ import numpy as np
 from apinet_jax.answers.explain import Explanation
 from apinet_jax.answers.explain_picture import draw_explanation
 from apinet_jax.answers.trained_run import load
+from apinet_jax.data.records.walk import escaped
 from apinet_jax.inference import Provenance
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result, say
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     if found.no_exemplars is not None and arguments.exemplars:
         say(f"No training photos are shown: {found.no_exemplars}")
     write_atomically(out, draw_explanation(found, name))
-    figures = as_json(found, arguments.photo, trained.provenance)
+    figures = as_json(found, escaped(arguments.photo), trained.provenance)
     figures_file = out.with_name(f"{out.name}.json")  # of no other program, as package.json is
     write_atomically(figures_file, json.dumps(figures, indent=2) + "\n")
     print_result(

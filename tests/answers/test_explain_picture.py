@@ -71,4 +71,4 @@ def test_zero_map_and_one_sided_exemplars_are_drawn():
 
 def test_dollar_signs_are_not_formulas():
     found = explanation((exemplar("a$\\b$c"),))._replace(predicted="a$\\b$c", against="$x^$")
-    assert len(draw_explanation(found, "$_$.jpg")) > 10_000
+    assert len(draw_explanation(found, "$_$\udcff.jpg")) > 10_000
