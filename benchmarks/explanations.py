@@ -52,7 +52,7 @@ from benchmarks.explanation_scores import (
 
 SMALLEST = 10  # visible pixels of a part; birds with fewer are left out
 DRAWS = 1000  # of the bootstrap
-OURS = "contrast map"
+OURS, LESS_RIVAL = "contrast map", "Finer-CAM, gamma 0.6"
 THE_PART = "the part, at the map's resolution"
 
 
@@ -187,9 +187,11 @@ def summarise(kinds: dict[str, list[Scores]]) -> Table:
 def compare(kinds: dict[str, list[Scores]]) -> Table:
     """Return paired differences: ours less CAM, API-Net's maps less softmax's and less ours."""
     rows = [(kind, OURS, kind, "CAM of the class") for kind in kinds]
+    rows += [(kind, LESS_RIVAL, kind, "Finer-CAM, gamma 1") for kind in kinds]
     pair_maps = [name for name in kinds.get("API-Net", [{}])[0] if name.startswith("pair: ")]
     if len(kinds) == 2 and len({len(runs) for runs in kinds.values()}) == 1:
         rows += [("API-Net", name, "softmax", OURS) for name in (OURS, *pair_maps)]
+        rows += [("API-Net", name, "softmax", LESS_RIVAL) for name in pair_maps]
     rows += [("API-Net", name, "API-Net", OURS) for name in pair_maps]
     return {
         (f"{kind} less {other}", f"{name} less {less}"): {
