@@ -109,3 +109,8 @@ def test_naming_a_photo_imports_only_what_it_needs():
     code = f"import sys, apinet_jax.commands.predict; print(sys.modules.keys() & set({packages}))"
     found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT.parent, text=True)
     assert found == "set()\n"
+
+
+def test_names_of_test_files_are_unique():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test files by their names only"
