@@ -16,7 +16,7 @@ from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.answers.pair_scores import pair_scores
 from apinet_jax.inference import Classifier
-from apinet_jax.method.pair_metrics import all_pairs, pair_weights
+from apinet_jax.method.pair_metrics import pair_weights
 from apinet_jax.system.errors import InputError
 
 Method = Literal["logistic", "isotonic"]
@@ -81,15 +81,37 @@ def calibration_pairs(
 ) -> Int[np.ndarray, "P 2"]:
     """Return the pairs of held-out images to calibrate on: all, or `most` of each kind.
 
-    Where there are more, they are evenly spaced in the order of `all_pairs`.
+    Where there are more, they are evenly spaced in the order of first and second image.
     """
-    pairs = all_pairs(len(labels))
-    same = labels[pairs[:, 0]] == labels[pairs[:, 1]]
-    kinds = (np.flatnonzero(same), np.flatnonzero(~same))
-    spaced = [
-        kind[np.linspace(0, len(kind) - 1, min(len(kind), most)).astype(int)] for kind in kinds
-    ]
-    return pairs[np.sort(np.concatenate(spaced))]
+    rows = np.arange(len(labels))
+    place = np.zeros_like(rows)  # of each image in its class
+    later = np.zeros_like(rows)  # images of its class after it
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    for own in classes:
+        place[own] = np.arange(len(own))
+        later[own] = place[own][::-1]
+    # The pairs of each kind are counted by their first image, so that none but the chosen exist.
+    same, same_rank = _spaced(later, most)
+    other, other_rank = _spaced(rows[::-1] - later, most)
+    second_same, second_other = np.zeros_like(same), np.zeros_like(other)
+    for own in classes:
+        mine = labels[same] == labels[own[0]]
+        second_same[mine] = own[place[same[mine]] + 1 + same_rank[mine]]
+        mine = labels[other] == labels[own[0]]
+        rank = other[mine] - place[other[mine]] + other_rank[mine]  # among images of other classes
+        skipped = np.searchsorted(own - np.arange(len(own)), rank, side="right")
+        second_other[mine] = rank + skipped
+    first, second = np.append(same, other), np.append(second_same, second_other)
+    return np.stack([first, second], axis=1)[np.lexsort((second, first))]
+
+
+def _spaced(counts: Int[np.ndarray, " N"], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and rank in it of evenly spaced items, of which each row has `counts`."""
+    ends = np.cumsum(counts)
+    total = int(counts.sum())
+    chosen = np.linspace(0, total - 1, min(total, most)).astype(int)
+    row = np.searchsorted(ends, chosen, side="right")
+    return row, chosen - (ends - counts)[row]
 
 
 def fit_pair_calibration(

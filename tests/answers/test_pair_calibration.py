@@ -1,6 +1,7 @@
 """Pair calibration: the prior, both maps, the choice between them, and what is stored."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -110,6 +111,17 @@ def test_many_pairs_are_thinned_evenly():
     # Same: 01 02 12 34. Different: 03 04 13 14 23 24.
     found = calibration_pairs(labels, most=2).tolist()
     assert found == [[0, 1], [0, 3], [2, 4], [3, 4]]
+
+
+def test_only_the_chosen_pairs_need_memory():
+    labels = np.random.default_rng(0).integers(0, 50, 3000)  # 4.5 million pairs
+    tracemalloc.start()
+    pairs = calibration_pairs(labels, most=1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5e6
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert (labels[pairs[:, 0]] == labels[pairs[:, 1]]).sum() == 1000 == len(pairs) / 2
 
 
 def test_map_is_fitted_once_and_without_photos_then(run, workdir, tmp_path, monkeypatch):
