@@ -19,6 +19,7 @@ NEAR_DUPLICATE = 0.2  # the greatest ratio of distances
 LIKELY = 0.01  # the greatest probability of a likely wrong label
 _SAME = 1e-5  # cosine distance of identical images, up to rounding
 _BATCH = 32
+_ROWS = 256  # images whose neighbours are compared at once
 
 
 class Images(NamedTuple):
@@ -223,8 +224,11 @@ def nearest(
     # On the unit sphere the order of Euclidean distances is that of cosines.
     search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(unit)
     _, index = search.kneighbors()  # of the fitted rows, each without itself
-    cosine = np.einsum("nd,nkd->nk", unit, unit[index])
-    return index, cosine.astype(float)
+    cosine = np.empty(index.shape)
+    for first in range(0, len(unit), _ROWS):  # the neighbours of all images may not fit into memory
+        rows = slice(first, first + _ROWS)
+        cosine[rows] = np.einsum("nd,nkd->nk", unit[rows], unit[index[rows]])
+    return index, cosine
 
 
 def _probabilities(splits: Mapping[str, Images], classes: int) -> Float[np.ndarray, "N C"]:

@@ -1,5 +1,7 @@
 """Suspicious images, against values computed by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,19 @@ def test_copies_are_each_others_nearest():
     index, cosine = nearest(features, 3)
     assert index[:10, 0].tolist() == list(range(20, 30))
     np.testing.assert_allclose(cosine[:10, 0], 1, atol=1e-5)
+
+
+def test_neighbours_of_all_images_need_not_fit_into_memory(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(600, 2000)).astype(np.float32)  # 5 MB
+    nearest(features[:20])  # imports
+    peaks = []
+    for rows in (50, 600):
+        monkeypatch.setattr(audit, "_ROWS", rows)
+        tracemalloc.start()
+        nearest(features)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] < peaks[1] - 10e6
 
 
 def test_few_images_have_fewer_neighbours():
