@@ -10,11 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import ml_collections
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from apinet_jax.data.photos import photo_pixels
 from apinet_jax.inference import Classifier
+from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError, explain_out_of_memory
 from apinet_jax.system.paths import explain_bucket_errors, is_remote, to_path
 
@@ -35,6 +37,14 @@ class Described(NamedTuple):
     logits: Float[np.ndarray, "N C"]
     features: Float[np.ndarray, "N D"] | None
     reasons: tuple[str | None, ...]
+
+
+def warn_of_whole_photos(config: ml_collections.ConfigDict) -> None:
+    """Print a warning if the run was trained on parts of photos, as named photos are used whole."""
+    if config.data.crop_to_box:
+        say("WARNING: the run was trained on boxes (data.crop_to_box); whole photos are used.")
+    if config.data.name == "aircraft":
+        say("WARNING: FGVC-Aircraft photos are used with their banner, which training cuts off.")
 
 
 def describe_stream(

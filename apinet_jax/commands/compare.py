@@ -33,6 +33,7 @@ from apinet_jax.answers.compare import Comparison, Files, compare_rows, read_fil
 from apinet_jax.answers.gate_picture import FORMATS, Side, draw_comparison
 from apinet_jax.answers.pair_calibration import check_prior
 from apinet_jax.answers.pair_maps import pair_maps
+from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result, say
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     pairs = read_pairs(arguments.pairs) if arguments.pairs is not None else [arguments.photos]
     enable_compilation_cache()
     found = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
+    warn_of_whole_photos(found.config)
     if arguments.pairs is not None:
         _compare_many(found, pairs, arguments.prior, out)
         return

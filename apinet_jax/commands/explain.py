@@ -26,6 +26,7 @@ import numpy as np
 
 from apinet_jax.answers.explain import Explanation
 from apinet_jax.answers.explain_picture import draw_explanation
+from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.trained_run import load
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.inference import Provenance
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"--exemplars={arguments.exemplars} is not between 0 and 12.")
     enable_compilation_cache()
     trained = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
+    warn_of_whole_photos(trained.config)
     found = trained.explain(arguments.photo, arguments.against, exemplars=arguments.exemplars)
     if found.no_exemplars is not None and arguments.exemplars:
         say(f"No training photos are shown: {found.no_exemplars}")

@@ -33,6 +33,7 @@ from apinet_jax.answers.gallery import (
     write_gallery,
 )
 from apinet_jax.answers.photo_list import list_photos
+from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.taxonomy import UNKNOWN
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.inference import Classifier
@@ -77,6 +78,7 @@ def _add(classifier: Classifier, name: str, named: Sequence[str]) -> None:
             f"{name!r} is a class of the run. Choose another name; to improve a class of the run, "
             "train with the new photos."
         )
+    warn_of_whole_photos(classifier.config)
     gallery = read_gallery(classifier)
     files = _absolute([photo.path for photo in list_photos(named)])
     gallery = add_photos(gallery, normal(name), files, classifier.features(files))
@@ -106,6 +108,7 @@ def _rebuild(classifier: Classifier, *_: object) -> None:
     old = read_gallery(classifier, any_checkpoint=True)
     if not old.files:
         raise InputError(f"There is nothing to rebuild: {gallery_file(classifier)} has no photos.")
+    warn_of_whole_photos(classifier.config)
     features = classifier.features(old.files)
     hash_ = empty_gallery(classifier).checkpoint
     write_gallery(classifier, old._replace(checkpoint=hash_, features=features))

@@ -36,6 +36,7 @@ from apinet_jax.answers.class_names import find_classes, names_in, normal
 from apinet_jax.answers.naming import CONFIDENCE, Naming
 from apinet_jax.answers.open_world import OpenWorld
 from apinet_jax.answers.photo_list import LIST, NamedPhoto, list_photos
+from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.prediction import predict_rows
 from apinet_jax.answers.prediction_file import PredictionFile
 from apinet_jax.answers.prediction_rows import FORMATS, check_parquet
@@ -274,7 +275,4 @@ def _report_limits(classifier: TrainedRun, world: OpenWorld) -> None:
             "NOTE: the probabilities of the gallery's classes are not calibrated: the run has no "
             "held-out images."
         )
-    if classifier.config.data.crop_to_box:
-        say("WARNING: the run was trained on boxes (data.crop_to_box); photos are used complete.")
-    if classifier.config.data.name == "aircraft":
-        say("WARNING: FGVC-Aircraft photos are used with their banner, which training cuts off.")
+    warn_of_whole_photos(classifier.config)
