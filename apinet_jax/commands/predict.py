@@ -48,7 +48,7 @@ from apinet_jax.data.records.walk import escaped
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import Bar, print_result, results_are_lost, say
 from apinet_jax.system.errors import InputError, Interrupted, RunError
-from apinet_jax.system.paths import AnyPath, local_path, to_path
+from apinet_jax.system.paths import AnyPath, explain_bucket_errors, local_path, to_path
 from apinet_jax.system.signals import stop_requests
 
 _TAXONOMY = "taxonomy.csv"
@@ -206,8 +206,14 @@ def _taxonomy(named: str | None, classifier: TrainedRun) -> AnyPath | None:
         return None if named == _NONE else to_path(named)
     if not classifier.config.data.dir:
         return None
-    found = to_path(classifier.config.data.dir) / _TAXONOMY
-    return found if found.exists() else None
+    folder = classifier.config.data.dir
+    try:
+        with explain_bucket_errors(folder):
+            found = to_path(folder) / _TAXONOMY
+            return found if found.exists() else None
+    except (OSError, InputError) as error:
+        say(f"NOTE: {_TAXONOMY} is not used, because {folder} cannot be read: {error}")
+        return None
 
 
 def _naming(

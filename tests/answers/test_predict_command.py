@@ -1,8 +1,10 @@
 """`predict` on a tiny run: its answers are those of the classifier, and its errors are clear."""
 
+import importlib.util
 import io
 import json
 import os
+import pathlib
 import signal
 import sys
 
@@ -160,6 +162,22 @@ def test_taxonomy_of_the_data_folder(workdir, photos, tmp_path, capsys):
         predict(workdir, photo, "--data-dir", tmp_path)
     predict(workdir, photo, "--data-dir", tmp_path, "--taxonomy", "none")
     assert "class0" in capsys.readouterr().out
+
+
+def test_taxonomy_needs_no_data_folder(workdir, photos, monkeypatch, capsys):
+    def refused(path):
+        if path.name == "taxonomy.csv":
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.path.exists(path)
+
+    monkeypatch.setattr(pathlib.Path, "exists", refused)
+    predict(workdir, photos / "test/class0/0.png")
+    out, err = capsys.readouterr()
+    assert "class0" in out
+    assert "NOTE: taxonomy.csv is not used" in err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # no gcsfs
+    predict(workdir, photos / "test/class0/0.png", "--data-dir", "gs://bucket/photos")
+    assert "taxonomy.csv is not used, because gs://bucket/photos" in capsys.readouterr().err
 
 
 def test_flip(run, workdir, photos, tmp_path):
