@@ -63,11 +63,18 @@ def only_classes(class_names: Sequence[str]) -> tuple[Level, ...]:
     return (Level("class", tuple(class_names), np.arange(len(class_names))),)
 
 
-def read_taxonomy(path: AnyPath, class_names: Sequence[str]) -> tuple[Level, ...]:
+def read_taxonomy(
+    path: AnyPath, class_names: Sequence[str], added: Sequence[str] = ()
+) -> tuple[Level, ...]:
     """Return the levels of a taxonomy, from the classes to the coarsest.
 
     Rows of classes that the run does not have are printed and not used. An empty cell means that
     the class has no group at that level.
+
+    Args:
+        path: The file.
+        class_names: The classes of the run.
+        added: The classes of its gallery, after them; without a row they have no groups.
 
     Raises:
         InputError: If the file cannot be read, misses a class, or has a class twice.
@@ -79,7 +86,8 @@ def read_taxonomy(path: AnyPath, class_names: Sequence[str]) -> tuple[Level, ...
         if name in row_of:
             raise InputError(f"{path}, line {number}: {row[0]!r} has two rows. Remove one.")
         row_of[name] = row
-    known = {normal(name) for name in class_names}
+    every = (*class_names, *added)
+    known = {normal(name) for name in every}
     unused = [row[0] for name, row in row_of.items() if name not in known]
     if missing := [name for name in class_names if normal(name) not in row_of]:
         hints = "".join(nearest_hint(name, unused) for name in missing[:3])
@@ -90,10 +98,11 @@ def read_taxonomy(path: AnyPath, class_names: Sequence[str]) -> tuple[Level, ...
         )
     if unused:
         say(f"{path} has rows for classes that the run does not have: {quoted(unused)}.")
-    columns = zip(*(row_of[normal(name)] for name in class_names), strict=True)
+    no_groups = [""] * len(header[1])
+    columns = zip(*(row_of.get(normal(name), no_groups) for name in every), strict=True)
     next(columns)
     levels = [_level(name, cells) for name, cells in zip(header[1][1:], columns, strict=True)]
-    return (only_classes(class_names)[0]._replace(name=header[1][0]), *levels)
+    return (only_classes(every)[0]._replace(name=header[1][0]), *levels)
 
 
 def _level(name: str, cells: Sequence[str]) -> Level:

@@ -222,13 +222,12 @@ def _naming(
     world: OpenWorld,
     taxonomy: AnyPath | None,
 ) -> Naming:
-    names = classifier.class_names
-    if world.gallery is not None:
-        names = (*names, *world.gallery.names)
+    added = () if world.gallery is None else world.gallery.names
+    names = (*classifier.class_names, *added)
     confidence = arguments.confidence
     levels = only_classes(names)
     if taxonomy is not None:
-        levels = read_taxonomy(taxonomy, names)
+        levels = read_taxonomy(taxonomy, classifier.class_names, added)
         confidence = CONFIDENCE if confidence is None else confidence
     allowed = None
     if arguments.only is not None:

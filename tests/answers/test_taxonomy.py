@@ -71,6 +71,14 @@ def test_names_of_any_kind(write):
     assert read_taxonomy(write(text), names)[1].group_of.tolist() == [0, 0, 1]
 
 
+def test_added_classes_need_no_row(write):
+    species, genus, family = read_taxonomy(write(TABLE), NAMES[:3], ("Heron", "Mallard"))
+    assert species.group_of.tolist() == [0, 1, 2, 3, 4]
+    assert species.groups == (*NAMES[:3], "Heron", "Mallard")
+    assert genus.group_of.tolist() == [3, 1, 2, -1, 0]
+    assert family.group_of.tolist() == [1, 0, 0, -1, -1]
+
+
 def test_rows_of_other_classes_are_reported(write, capsys):
     read_taxonomy(write(TABLE), NAMES[:3])
     assert "'Mallard'" in capsys.readouterr().err
