@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     Attributes:
         name: A class, a coarser group, or `unknown`.
         level: Its level in the taxonomy: `class` without one.
-        probability: How probable it is.
+        probability: How probable it is; `None` for a photo that looks unknown.
         reason: Why it is not the best class, or why that is sure enough.
         labels: The classes that it covers; none for `unknown`.
         best: Label and probability of the most probable classes, best first.
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
     name: str
     level: str
-    probability: float
+    probability: float | None
     reason: str
     labels: tuple[int, ...]
     best: tuple[tuple[int, float], ...]

@@ -84,6 +84,8 @@ def name_photos(photos: Described, naming: Naming, world: OpenWorld, top: int = 
         if not is_unknown or answer.best[0][0] >= own:
             return answer
         reason = f"{name} {score:.4g} is below {least:.4g}"
-        return answer._replace(name=UNKNOWN, level=UNKNOWN, reason=reason, labels=())
+        return answer._replace(
+            name=UNKNOWN, level=UNKNOWN, probability=None, reason=reason, labels=()
+        )
 
     return [judged(*each) for each in zip(answers, scores, unknown, strict=True)]

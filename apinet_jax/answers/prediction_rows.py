@@ -42,7 +42,7 @@ def make_row(
         "photo": photo,
         "answer": answer.name,
         "level": answer.level,
-        "probability": _rounded(answer.probability),
+        "probability": None if answer.probability is None else _rounded(answer.probability),
         "reason": answer.reason or None,
         "score": None if answer.score is None else _rounded(answer.score),
         "true_class": class_names[true_label] if known else None,

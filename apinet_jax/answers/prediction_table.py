@@ -87,7 +87,7 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _digits(row: Row) -> str:
-    return f"{row['probability']:.2f}"
+    return "-" if row["probability"] is None else f"{row['probability']:.2f}"
 
 
 def _printable(text: str) -> str:

@@ -1,6 +1,7 @@
 """`gallery` and what `predict` makes of it, on a tiny run."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -85,6 +86,11 @@ def test_unknown_photos_in_the_output(files, capsys, kind):
     assert "unknown" in out
     assert "max_logit" in out
     assert " is below " in out
+    # An unknown photo has no probability: that of its best class says nothing about it.
+    unknown = [line for line in out.splitlines() if ".png" in line and " is below " in line]
+    pattern = '"unknown","unknown","",' if kind == "csv" else r"  unknown +-  "
+    assert unknown
+    assert all(re.search(pattern, line) for line in unknown)
 
 
 @pytest.mark.parametrize(
