@@ -113,8 +113,14 @@ def run(arguments: argparse.Namespace) -> None:
     photos = list_photos(arguments.photos, lines)
     enable_compilation_cache()
     classifier = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
-    if arguments.flip is not None:
+    if arguments.flip not in (None, bool(classifier.config.eval.flip)):
         classifier.config.eval.flip = arguments.flip
+        if classifier.temperature != 1:
+            say(
+                "NOTE: the temperature was fitted "
+                f"{'without' if arguments.flip else 'with'} mirror images: the probabilities are "
+                "less well calibrated."
+            )
     taxonomy = _taxonomy(arguments.taxonomy, classifier)
     world = read_open_world(arguments, classifier)
     naming = _naming(arguments, classifier, world, taxonomy)

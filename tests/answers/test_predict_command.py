@@ -180,9 +180,10 @@ def test_taxonomy_needs_no_data_folder(workdir, photos, monkeypatch, capsys):
     assert "taxonomy.csv is not used, because gs://bucket/photos" in capsys.readouterr().err
 
 
-def test_flip(run, workdir, photos, tmp_path):
+def test_flip(run, workdir, photos, tmp_path, capsys):
     photo = photos / "test/class0/0.png"
     predict(workdir, photo, "--flip", "--out", tmp_path / "x.jsonl", "--top", 1)
+    assert "temperature was fitted without mirror images" in capsys.readouterr().err
     image = np.asarray(Image.open(photo))
     both = run.logits([image, image[:, ::-1]]).mean(axis=0) / run.temperature
     expected = (np.exp(both) / np.exp(both).sum()).max()
