@@ -221,7 +221,7 @@ def nearest(
     centred = features.astype(np.float32) - features.mean(axis=0, dtype=np.float32)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
     unit = centred / np.maximum(length, np.finfo(np.float32).tiny)
-    # On the unit sphere the order of Euclidean distances is that of cosines.
+    # On the unit sphere Euclidean distances and cosines have the same order.
     search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(unit)
     _, index = search.kneighbors()  # of the fitted rows, each without itself
     cosine = np.empty(index.shape)

@@ -21,7 +21,7 @@ def contrast_map(
     gamma: float = 1.0,
     relu: bool = False,
 ) -> Float[np.ndarray, "*N h w"]:
-    """Return what each cell adds to the logit of one class, less that of its rival.
+    """Return what each cell adds to the logit of one class, less what it adds to its rival's.
 
     With the default options, `contrast.sum() + contrast_bias(...)` is the difference of the logits.
 

@@ -18,8 +18,8 @@ from apinet_jax.system.errors import InputError
 class Gates(NamedTuple):
     """What the gates of a pair add to the contrast maps of both photos; see `gate_contrast`.
 
-    Gates are the mean over both orders of the pair. The maps are those of the photos as they are,
-    also where `eval.flip` averages mirror images.
+    Gates are the mean over both orders of the pair. The maps show the photos as they are, also
+    where `eval.flip` averages mirror images.
 
     Attributes:
         photo: Map of the explained photo, under its own gate.
@@ -56,13 +56,13 @@ class Explanation(NamedTuple):
         against: The rival.
         probability: Calibrated probability of the predicted class.
         rival_probability: Calibrated probability of the rival.
-        difference: Logit of the predicted class less that of the rival, without temperature.
+        difference: Logit of the predicted class less the rival's, without temperature.
         contrast: What each cell of the feature map adds to the difference: positive for the
             predicted class, negative for the rival. `contrast.sum() + bias` is the difference, up
             to rounding.
         bias: What the biases of the classifier add.
         pixels: What the network sees of the photo.
-        exemplars: The nearest training photos of the predicted class, then those of the rival.
+        exemplars: The nearest training photos of the predicted class, then of the rival.
         no_exemplars: Why there are none; `None` if there are some.
         trunk: Name of the trunk, which knows where the cells of the maps are.
     """

@@ -3,7 +3,7 @@
 `RUN/answers/gallery.npz` has the pooled feature of each photo. A photo is compared with the mean
 feature of each class by their cosine. The softmax of these similarities divides the probability
 between the classes of the run and the added ones. The classifier then divides the share of its
-classes among them, as it is better at that than class means.
+classes among them, because it separates them better than class means do.
 """
 
 import io

@@ -15,7 +15,7 @@ from apinet_jax.inference import Description
 
 
 class OpenWorld(NamedTuple):
-    """What else than a class of the run a photo may be; nothing by default.
+    """Answers other than the classes of the run; none by default.
 
     Attributes:
         detector: The score by which photos are called unknown.
@@ -31,7 +31,7 @@ class OpenWorld(NamedTuple):
 
     @property
     def is_closed(self) -> bool:
-        """Whether a photo is of a class of the run in any case."""
+        """Whether only classes of the run are answers."""
         return self.detector is None and self.gallery is None
 
     def provenance(self) -> dict[str, Any]:
@@ -63,8 +63,8 @@ def name_photos(photos: Described, naming: Naming, world: OpenWorld, top: int = 
 
     Args:
         photos: Photos after the network; an open world needs their features.
-        naming: How scores become names; with the classes of the gallery after those of the run.
-        world: What else a photo may be.
+        naming: How scores become names; the classes of the gallery follow the run's.
+        world: Answers other than the classes of the run.
         top: Classes to list of each.
     """
     if world.is_closed:

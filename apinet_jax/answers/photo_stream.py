@@ -60,7 +60,7 @@ def describe_stream(
     Args:
         classifier: The network.
         photos: Files, or addresses in buckets.
-        batch_size: Photos on the device at once; that of the run's evaluation by default.
+        batch_size: Photos on the device at once; as in the run's evaluation by default.
         features: Whether features are wanted too.
         advice: What to do if the device runs out of memory.
 

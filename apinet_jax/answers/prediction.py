@@ -27,8 +27,8 @@ def predict_rows(
         photos: The photos.
         naming: How scores become names.
         top: Classes to list of each photo.
-        batch_size: Photos on the device at once; that of the run's evaluation by default.
-        world: What else than a class of the run a photo may be.
+        batch_size: Photos on the device at once; as in the run's evaluation by default.
+        world: Answers other than the classes of the run.
 
     Raises:
         RunError: If the device runs out of memory.

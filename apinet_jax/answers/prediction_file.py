@@ -164,7 +164,7 @@ class PredictionFile:
 
     @staticmethod
     def _distinct(*parts: Iterable[Row]) -> Iterator[Row]:
-        """Yield rows without those of photos that occurred already."""
+        """Yield the first row of each photo."""
         seen = set()
         for row in chain(*parts):
             if row["photo"] not in seen:

@@ -97,7 +97,7 @@ def _printable(text: str) -> str:
 
 @dataclass
 class Tally:
-    """How many photos were named, and how many of those in class folders rightly.
+    """How many photos were named, and how many photos in class folders correctly.
 
     Attributes:
         photos: Photos.
@@ -128,7 +128,7 @@ class Tally:
         level[2] += row["correct"] is True
 
     def lines(self, levels: Sequence[str]) -> list[str]:
-        """Return the accuracy, and that of each level if answers were rolled up.
+        """Return the accuracy, also of each level if answers were rolled up.
 
         Args:
             levels: Names of the levels, from fine to coarse.

@@ -126,7 +126,7 @@ def _read_rows(path: AnyPath) -> list[tuple[int, list[str]]]:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: {error}.") from error
-    # The name is kept as it is: it is that of a folder.
+    # The name of a class is a folder's name, and is kept as it is.
     rows = [(number, [row[0], *map(str.strip, row[1:])]) for number, row in rows if any(row)]
     if not rows or len(rows[0][1]) < 2:
         raise InputError(

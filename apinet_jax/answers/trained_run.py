@@ -82,7 +82,7 @@ class TrainedRun(Classifier):
         if known not in (None, dataset.fingerprint):
             changes = dataset.changes_since(known)
             raise InputError(
-                f"The photos in {self.config.data.dir} are not those of the run {workdir}"
+                f"The photos in {self.config.data.dir} are not the photos of the run {workdir}"
                 f"{f' ({changes})' if changes else ''}: their fingerprint is "
                 f"{dataset.fingerprint[:12]}, the run's {known[:12]}. {advice}"
             )
@@ -233,7 +233,7 @@ class TrainedRun(Classifier):
         *,
         gallery: bool = False,
     ) -> OpenWorld:
-        """Return what else than a class of the run a photo may be, for `predict`.
+        """Return answers other than the classes of the run, for `predict`.
 
         Args:
             unknown: The score by which photos are called unknown; `None` if none are.

@@ -44,8 +44,8 @@ def energy(logits: Logits) -> Scores:
 def nearness(features: Features, training: Float[np.ndarray, "M D"], k: int = NEIGHBOURS) -> Scores:
     """Return minus the distance to the k-th nearest training feature (Sun et al., ICML 2022).
 
-    Features are normalised to length 1 first. Of fewer than k training features the furthest
-    counts.
+    Features are normalised to length 1 first. With fewer than k training
+    features, the furthest is used.
     """
     from sklearn.neighbors import NearestNeighbors  # a second to import
 
@@ -93,7 +93,7 @@ def fit_residual(
         logits: Their logits.
         kernel: Weights of the classifier.
         bias: Its bias.
-        dimension: Dimension of the principal space; that of the paper's program by default: 1000
+        dimension: Dimension of the principal space; as in the paper's program by default: 1000
             of at least 2048, 512 of at least 768, else half of the channels.
     """
     width = features.shape[1]

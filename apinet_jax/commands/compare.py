@@ -114,8 +114,7 @@ def _check_out(out: Path, *, picture: bool) -> None:
         raise InputError(f"{out} is a folder. Name a file with --out.")
     if picture and _kind(out) not in FORMATS:
         raise InputError(
-            f"{out.name} is no kind of picture that can be written. Choose one of: "
-            f"{', '.join(FORMATS)}."
+            f"{out.name} is not a supported picture format. Choose one of: {', '.join(FORMATS)}."
         )
 
 

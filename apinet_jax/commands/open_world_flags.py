@@ -28,7 +28,7 @@ def add_open_world_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_open_world(arguments: argparse.Namespace, run: TrainedRun) -> OpenWorld:
-    """Return what else than a class of the run a photo may be.
+    """Return answers other than the classes of the run.
 
     Raises:
         InputError: If a flag has no effect, or as `TrainedRun.open_world`.

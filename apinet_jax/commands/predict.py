@@ -61,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTOS", help="files, folders, patterns, -")
     parser.add_argument("--checkpoint", help="last, best or a step; by default the run's choice")
     parser.add_argument("--data-dir", metavar="FOLDER", help="where the run's photos are now")
-    parser.add_argument(
-        "--format", choices=FORMATS, help="table by default, else that of --out's name"
-    )
+    parser.add_argument("--format", choices=FORMATS, help="by the suffix of --out, else a table")
     parser.add_argument(
         "--out", type=local_path, metavar="FILE", help="a .csv, .jsonl or .parquet file"
     )
@@ -95,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="average with mirror images; as the run's evaluation by default",
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="photos at once; that of the run's evaluation"
+        "--batch-size", type=int, metavar="N", help="photos at once; as in the run's evaluation"
     )
 
 
@@ -207,7 +205,7 @@ def _format(arguments: argparse.Namespace) -> str:
 
 
 def _taxonomy(named: str | None, classifier: TrainedRun) -> AnyPath | None:
-    """Return the taxonomy's file: the named one, else that of the data folder, if any."""
+    """Return the taxonomy's file: the named one, else the one in the data folder, if any."""
     if named is not None:
         return None if named == _NONE else to_path(named)
     if not classifier.config.data.dir:

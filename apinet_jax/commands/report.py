@@ -11,7 +11,7 @@ Examples:
   another file, for photos that were moved:
   python -m apinet_jax report runs/birds --out=birds.html --data-dir=PHOTOS
 
-The figures are those of the test images, or of the held-out images if no test images exist.
+The figures describe the test images, or the held-out images if no test images exist.
 """
 
 import argparse

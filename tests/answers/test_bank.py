@@ -42,7 +42,7 @@ def test_other_photos_are_refused(workdir, photos, tmp_path):
     extra.unlink()
     extra.mkdir()
     (extra / "one.png").write_bytes((photos / "test/class0/0.png").read_bytes())
-    with pytest.raises(InputError, match="not those of the run"):
+    with pytest.raises(InputError, match="not the photos of the run"):
         apinet_jax.load(workdir, data_dir=str(tmp_path)).bank("test")
     with pytest.raises(InputError, match="cannot be opened"):
         apinet_jax.load(workdir, data_dir=str(tmp_path / "missing")).bank("test")

@@ -94,7 +94,7 @@ def test_wrong_pairs_file(content, message, tmp_path):
         (["one.jpg", "two.jpg", "--prior", "1"], "between 0 and 1"),
         (["--pairs", "missing.csv"], "missing.csv cannot be read"),
         (["one.jpg", "two.jpg", "--out", "missing/x.png"], "no folder missing"),
-        (["one.jpg", "two.jpg", "--out", "x.gif"], "no kind of picture"),
+        (["one.jpg", "two.jpg", "--out", "x.gif"], "not a supported picture format"),
         (["one.jpg", "two.jpg", "--out", "."], "no kind|is a folder"),
         (["--pairs", "x.csv", "--baseline", "runs/y"], "picture of two photos"),
     ],

@@ -86,7 +86,7 @@ def test_unknown_photos_in_the_output(files, capsys, kind):
     assert "unknown" in out
     assert "max_logit" in out
     assert " is below " in out
-    # An unknown photo has no probability: that of its best class says nothing about it.
+    # An unknown photo has no probability: its best class says nothing about it.
     unknown = [line for line in out.splitlines() if ".png" in line and " is below " in line]
     pattern = '"unknown","unknown","",' if kind == "csv" else r"  unknown +-  "
     assert unknown
