@@ -15,6 +15,7 @@ import apinet_jax
 from apinet_jax.batches import in_batches
 from apinet_jax.config import recorded_config
 from apinet_jax.data.photos import Photo, Window, read_pixels
+from apinet_jax.method.calibration import softmax
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits
@@ -159,8 +160,7 @@ class Classifier:
         Returns:
             For each photo a list of (class name, probability), calibrated by `temperature`.
         """
-        scaled = self.logits(photos, windows=windows) / self.temperature
-        probability = np.asarray(jax.nn.softmax(scaled, axis=-1))
+        probability = softmax(self.logits(photos, windows=windows), self.temperature)
         best = np.argsort(-probability, axis=-1, kind="stable")[:, :top]
         return [
             [(self.class_names[label], float(row[label])) for label in labels]

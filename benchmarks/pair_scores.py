@@ -29,7 +29,7 @@ from apinet_jax.answers.pair_scores import (
     pair_temperature,
 )
 from apinet_jax.answers.trained_run import TrainedRun
-from apinet_jax.method.calibration import log_softmax
+from apinet_jax.method.calibration import softmax
 from apinet_jax.method.pair_metrics import (
     all_pairs,
     auroc,
@@ -88,11 +88,11 @@ def candidate_scores(run: TrainedRun, x_1: np.ndarray, x_2: np.ndarray) -> Score
 
     self_1, other_1 = logits(x_1, own_1), logits(x_1, own_2)
     self_2, other_2 = logits(x_2, own_2), logits(x_2, own_1)
-    probability_1 = (np.exp(log_softmax(self_1)) + np.exp(log_softmax(other_1))) / 2
-    probability_2 = (np.exp(log_softmax(self_2)) + np.exp(log_softmax(other_2))) / 2
+    probability_1 = (softmax(self_1) + softmax(other_1)) / 2
+    probability_2 = (softmax(self_2) + softmax(other_2)) / 2
     rows = np.arange(len(x_1))
     margins = [
-        (np.exp(log_softmax(own)) - np.exp(log_softmax(other)))[rows, own.argmax(axis=1)]
+        (softmax(own) - softmax(other))[rows, own.argmax(axis=1)]
         for own, other in ((self_1, other_1), (self_2, other_2))
     ]
     both = 1 + (own_1 + own_2) / 2

@@ -19,8 +19,9 @@ from PIL import Image, ImageEnhance
 
 from apinet_jax.answers.audit import LIKELY, NEAR_DUPLICATE, NEIGHBOURS, nearest
 from apinet_jax.answers.label_errors import mistakenness, out_of_fold
-from apinet_jax.answers.report.figures import auroc, probabilities
+from apinet_jax.answers.report.figures import auroc
 from apinet_jax.data.catalog import open_dataset
+from apinet_jax.method.calibration import softmax
 from apinet_jax.pretrained_trunk import load_trunk
 from apinet_jax.system.console import tracked
 
@@ -55,7 +56,7 @@ def network(run: str) -> tuple[np.ndarray, Callable]:
 
     trained = apinet_jax.load(run)
     bank = trained.bank("test")
-    probability = probabilities(bank.logits, trained.temperature)
+    probability = softmax(bank.logits, trained.temperature)
     return bank.labels, lambda wrong: probability
 
 

@@ -13,7 +13,7 @@ from apinet_jax.answers.pair_scores import pair_scores
 from apinet_jax.answers.photo_stream import describe_stream
 from apinet_jax.data.photos import Photo
 from apinet_jax.inference import Classifier, Description
-from apinet_jax.method.calibration import log_softmax
+from apinet_jax.method.calibration import softmax
 from apinet_jax.system.console import Bar
 from apinet_jax.system.errors import InputError
 
@@ -98,7 +98,7 @@ def compare_rows(
         )
     except InputError as error:
         same, calibration = [None] * len(pairs), str(error)
-    probability = np.exp(log_softmax(description.logits / classifier.temperature))
+    probability = softmax(description.logits, classifier.temperature)
     best = [
         (classifier.class_names[label], float(row[label]))
         for label, row in zip(probability.argmax(axis=1), probability, strict=True)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -12,6 +11,7 @@ from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contra
 from apinet_jax.answers.pair_maps import pair_gates
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.inference import Classifier
+from apinet_jax.method.calibration import softmax
 from apinet_jax.system.errors import InputError
 
 
@@ -107,7 +107,7 @@ def explain_photo(
     """
     pixels = classifier.pixels([photo], windows=None if window is None else [window])
     logits = classifier.describe_pixels(pixels).logits[0]
-    probability = np.asarray(jax.nn.softmax(logits / classifier.temperature))
+    probability = softmax(logits[None], classifier.temperature)[0]
     first = int(logits.argmax())
     rival = _rival(classifier.class_names, logits, first, against)
     own = evidence = classifier.map_pixels(pixels)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from apinet_jax.method.calibration import fit_temperature, log_softmax
+from apinet_jax.method.calibration import fit_temperature, softmax
 
 FOLDS = 5
 _SHRINKAGE = 0.3
@@ -51,7 +51,7 @@ def out_of_fold(
     if judged.any():
         finite = np.where(np.isfinite(logits), logits, -1e9)[judged]
         temperature = fit_temperature(finite, labels[judged])
-        probability[judged] = np.exp(log_softmax(finite / temperature))
+        probability[judged] = softmax(finite, temperature)
     return probability
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from apinet_jax.answers.taxonomy import Level, RolledUp, only_classes, roll_up
-from apinet_jax.method.calibration import log_softmax
+from apinet_jax.method.calibration import softmax
 
 CONFIDENCE = 0.8
 """The least probability of a sure answer, unless the user asks for another one."""
@@ -73,12 +73,11 @@ def name_rows(logits: Float[np.ndarray, "N C"], naming: Naming, top: int = 5) ->
 
 def probabilities(logits: Float[np.ndarray, "N C"], naming: Naming) -> Float[np.ndarray, "N C"]:
     """Return calibrated probabilities; classes that are not allowed have none of it."""
-    scaled = logits / naming.temperature
     if naming.allowed is None:
-        return np.exp(log_softmax(scaled))
+        return softmax(logits, naming.temperature)
     allowed = list(naming.allowed)
     probability = np.zeros(logits.shape)
-    probability[:, allowed] = np.exp(log_softmax(scaled[:, allowed]))
+    probability[:, allowed] = softmax(logits[:, allowed], naming.temperature)
     return probability
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from apinet_jax.answers.pair_scores import pair_temperature
 from apinet_jax.data.photos import Photo
 from apinet_jax.inference import Classifier
-from apinet_jax.method.calibration import log_softmax
+from apinet_jax.method.calibration import softmax
 
 CHANNELS = 5  # of each gate, as in the paper's figure
 
@@ -116,7 +116,7 @@ def class_evidence(
     weights = classifier.kernel - classifier.kernel.mean(axis=1, keepdims=True)  # [D C]
     cells = attentive @ weights[:, label] / (height * width)
     logits = attentive.mean(axis=(0, 1)) @ classifier.kernel + classifier.bias
-    probability = np.exp(log_softmax(logits[None] / pair_temperature(classifier)))[0, label]
+    probability = softmax(logits[None], pair_temperature(classifier))[0, label]
     return Evidence(cells, float(probability))
 
 

@@ -72,7 +72,7 @@ def header_lines(kind: str, provenance: dict[str, Any]) -> list[str]:
     columns = [*_COLUMNS]
     for rank in range(1, provenance["top"] + 1):
         columns += [f"class_{rank}", f"probability_{rank}"]
-    return [f"# {json.dumps(provenance)}", _csv_line(columns)]
+    return [f"# {json.dumps(provenance)}", csv_line(columns)]
 
 
 def row_line(kind: str, row: Row, top: int) -> str:
@@ -83,10 +83,11 @@ def row_line(kind: str, row: Row, top: int) -> str:
     for rank in range(top):
         best = row["classes"][rank] if rank < len(row["classes"]) else {}
         cells += [best.get("name"), best.get("probability")]
-    return _csv_line(cells)
+    return csv_line(cells)
 
 
-def _csv_line(cells: Iterable[Any]) -> str:
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return cells as a line of CSV."""
     line = io.StringIO()
     # Quoted strings: readers that skip comments would cut an unquoted name at its `#`.
     csv.writer(line, quoting=csv.QUOTE_NONNUMERIC, lineterminator="").writerow(cells)

@@ -17,11 +17,11 @@ from apinet_jax.answers.pair_calibration import (
     check_prior,
     read_pair_calibration,
 )
-from apinet_jax.answers.report.figures import probabilities
 from apinet_jax.answers.unknown import DEFAULT_SCORE, FALSE_ALARMS
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.data.source import Dataset
 from apinet_jax.inference import Classifier
+from apinet_jax.method.calibration import softmax
 from apinet_jax.setup.build import make_dataset
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath
@@ -222,7 +222,7 @@ class TrainedRun(Classifier):
         splits = {}
         for split in self.dataset.splits:
             bank = self.bank(split)
-            known = None if split == "train" else probabilities(bank.logits, self.temperature)
+            known = None if split == "train" else softmax(bank.logits, self.temperature)
             splits[split] = Images(bank.features, bank.labels, bank.source.file_names, known)
         return audit_images(splits, len(self.class_names))
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from apinet_jax.method.calibration import log_softmax
+from apinet_jax.method.calibration import log_softmax, softmax
 from apinet_jax.system.errors import InputError
 
 SCORES = ("max_logit", "max_softmax", "energy", "knn", "vim")
@@ -28,7 +28,7 @@ Scores = Float[np.ndarray, " N"]
 
 def max_softmax(logits: Logits) -> Scores:
     """Return the probability of the best class (Hendrycks and Gimpel, ICLR 2017)."""
-    return np.exp(log_softmax(logits).max(axis=1))
+    return softmax(logits).max(axis=1)
 
 
 def max_logit(logits: Logits) -> Scores:

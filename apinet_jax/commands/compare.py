@@ -34,6 +34,7 @@ from apinet_jax.answers.gate_picture import FORMATS, Side, draw_comparison
 from apinet_jax.answers.pair_calibration import check_prior
 from apinet_jax.answers.pair_maps import pair_maps
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
+from apinet_jax.answers.prediction_rows import csv_line
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result, say
@@ -243,14 +244,14 @@ def _compare_many(
         "calibration": answers[0].calibration if answers else None,
     }
     waiting = iter(answers)
-    lines = [f"# {json.dumps(provenance)}", _csv_line(COLUMNS)]
+    lines = [f"# {json.dumps(provenance)}", csv_line(COLUMNS)]
     for pair in pairs:
         if _is_readable(pair, files):
             cells = [*pair, *_cells(next(waiting)), None]
         else:
             reasons = [f"{name}: {files.reasons[name]}" for name in pair if name in files.reasons]
             cells = [*pair, *[None] * 7, "; ".join(dict.fromkeys(reasons))]
-        lines.append(_csv_line(cells))
+        lines.append(csv_line(cells))
     if out is None:
         print_result(lines)
     else:
@@ -276,10 +277,3 @@ def _cells(answer: Comparison) -> list[float | str | None]:
         for cell in (name, float(f"{probability:.6g}"))
     )
     return [*rounded, answer.prior, *classes]
-
-
-def _csv_line(cells: Sequence[float | str | None]) -> str:
-    line = io.StringIO()
-    # Quoted strings: readers that skip comments would cut an unquoted name at its `#`.
-    csv.writer(line, quoting=csv.QUOTE_NONNUMERIC, lineterminator="").writerow(cells)
-    return line.getvalue()

@@ -18,6 +18,19 @@ def log_softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
+def softmax(logits: Float[np.ndarray, "N C"], temperature: float = 1.0) -> Float[np.ndarray, "N C"]:
+    """Return the probability of each class, in float64.
+
+    Args:
+        logits: Scores of each image.
+        temperature: Divisor of the logits.
+
+    >>> softmax(np.array([[0.0, 2 * np.log(3)]]), temperature=2.0)
+    array([[0.25, 0.75]])
+    """
+    return np.exp(log_softmax(logits / temperature))
+
+
 def calibration_error(
     logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], temperature: float = 1.0
 ) -> float:
@@ -33,7 +46,7 @@ def calibration_error(
     """
     if not np.isfinite(logits).all():
         return math.nan
-    probability = np.exp(log_softmax(logits / temperature))
+    probability = softmax(logits, temperature)
     confidence = probability.max(axis=1)
     correct = probability.argmax(axis=1) == labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from apinet_jax.method.calibration import BINS, calibration_error, log_softmax
+from apinet_jax.method.calibration import BINS, calibration_error
 from apinet_jax.method.metrics import summarise
 from apinet_jax.method.statistics import Interval, wilson_interval
 
@@ -106,13 +106,6 @@ class Bin(NamedTuple):
     images: int
     confidence: float
     accuracy: float
-
-
-def probabilities(
-    logits: Float[np.ndarray, "N C"], temperature: float = 1.0
-) -> Float[np.ndarray, "N C"]:
-    """Return the probability of each class, in float64."""
-    return np.exp(log_softmax(logits / temperature))
 
 
 def headline(

@@ -13,6 +13,7 @@ from apinet_jax.data.decoding import stored_size
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.data.source import Source
 from apinet_jax.inference import Provenance
+from apinet_jax.method.calibration import softmax
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.paths import to_path
@@ -97,7 +98,7 @@ def make_report(run: TrainedRun, *, audit: bool = True) -> Report:
             f"The network gives scores that are not finite: {run.checkpoint} cannot be reported "
             "on. Name an earlier checkpoint with --checkpoint."
         )
-    probability, labels = figures.probabilities(bank.logits, run.temperature), bank.labels
+    probability, labels = softmax(bank.logits, run.temperature), bank.labels
     correct = probability.argmax(axis=1) == labels
     training_images = np.bincount(dataset.train.labels, minlength=len(run.class_names))
     return Report(
@@ -115,7 +116,7 @@ def make_report(run: TrainedRun, *, audit: bool = True) -> Report:
         loss=figures.losses(probability, labels),
         headline=figures.headline(bank.logits, labels, run.temperature),
         bins=(
-            figures.reliability(figures.probabilities(bank.logits), labels),
+            figures.reliability(softmax(bank.logits), labels),
             figures.reliability(probability, labels),
         ),
         coverage=figures.coverage(probability, labels),
