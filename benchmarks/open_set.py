@@ -20,7 +20,7 @@ import numpy as np
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.answers.unknown import DEFAULT_SCORE, SCORES
 from apinet_jax.inference import Description
-from apinet_jax.method.pair_metrics import auroc, far_at_tar, roc_curve
+from benchmarks.pair_metrics import auroc, far_at_tar, roc_curve
 from benchmarks.photo_classes import (
     METHODS,
     link_classes,

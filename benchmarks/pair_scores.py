@@ -30,7 +30,8 @@ from apinet_jax.answers.pair_scores import (
 )
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.method.calibration import softmax
-from apinet_jax.method.pair_metrics import (
+from apinet_jax.system.compilation_cache import enable_compilation_cache
+from benchmarks.pair_metrics import (
     all_pairs,
     auroc,
     equal_error_rate,
@@ -39,7 +40,6 @@ from apinet_jax.method.pair_metrics import (
     roc_curve,
     tar_at_far,
 )
-from apinet_jax.system.compilation_cache import enable_compilation_cache
 
 PRIOR = 0.5
 COLUMNS = ("AUROC", "EER", "TAR at 1e-2", "TAR at 1e-3", "ECE")

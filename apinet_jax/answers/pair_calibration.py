@@ -16,7 +16,6 @@ from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.answers.pair_scores import pair_scores
 from apinet_jax.inference import Classifier
-from apinet_jax.method.pair_metrics import pair_weights
 from apinet_jax.system.errors import InputError
 
 Method = Literal["logistic", "isotonic"]
@@ -112,6 +111,16 @@ def _spaced(counts: Int[np.ndarray, " N"], most: int) -> tuple[np.ndarray, np.nd
     chosen = np.linspace(0, total - 1, min(total, most)).astype(int)
     row = np.searchsorted(ends, chosen, side="right")
     return row, chosen - (ends - counts)[row]
+
+
+def pair_weights(same: Bool[np.ndarray, " P"], prior: float) -> Float[np.ndarray, " P"]:
+    """Return a weight for each pair, so that pairs of the same class weigh `prior` of the total 1.
+
+    >>> pair_weights(np.array([True, False, False]), 0.5)
+    array([0.5 , 0.25, 0.25])
+    """
+    positives = same.sum()
+    return np.where(same, prior / max(positives, 1), (1 - prior) / max(len(same) - positives, 1))
 
 
 def fit_pair_calibration(

@@ -14,8 +14,8 @@ from apinet_jax.answers.pair_calibration import (
     fit_map,
     fit_pair_calibration,
 )
-from apinet_jax.method.pair_metrics import all_pairs
 from apinet_jax.system.errors import InputError
+from benchmarks.pair_metrics import all_pairs
 
 LINE = PairCalibration("logistic", (0.0, 2.0), (0.0, math.log(9)), 0, 0)
 

@@ -8,8 +8,8 @@ from tiny_runs import config_for, train
 
 import apinet_jax
 from apinet_jax.answers.pair_scores import agreement, cosine, interaction_logits, pair_scores
-from apinet_jax.method.pair_metrics import all_pairs
 from apinet_jax.system.errors import InputError
+from benchmarks.pair_metrics import all_pairs
 
 
 def test_agreement_of_two_classes():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from apinet_jax.answers.pair_calibration import pair_weights
 from apinet_jax.method.calibration import BINS
 
 
@@ -92,16 +93,6 @@ def tar_at_far(curve: RocCurve, target: float) -> float:
 def far_at_tar(curve: RocCurve, target: float) -> float:
     """Return the smallest false accept rate at which the true accept rate is at least `target`."""
     return float(curve.far[np.searchsorted(curve.tar, target)])
-
-
-def pair_weights(same: Bool[np.ndarray, " P"], prior: float) -> Float[np.ndarray, " P"]:
-    """Return a weight for each pair, so that pairs of the same class weigh `prior` of the total 1.
-
-    >>> pair_weights(np.array([True, False, False]), 0.5)
-    array([0.5 , 0.25, 0.25])
-    """
-    positives = same.sum()
-    return np.where(same, prior / max(positives, 1), (1 - prior) / max(len(same) - positives, 1))
 
 
 def pair_calibration_error(

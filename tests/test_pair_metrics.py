@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from apinet_jax.method.pair_metrics import (
+from benchmarks.pair_metrics import (
     all_pairs,
     auroc,
     equal_error_rate,
