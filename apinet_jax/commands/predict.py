@@ -6,7 +6,7 @@ reason; the others are named, and the exit code is 1. If the photos are in class
 accuracy is printed too.
 
 The output starts with its provenance. With --out a job that was interrupted continues where it
-stopped when the same command runs again.
+stopped when the same command runs again; photos that could not be read are tried again.
 
 Examples:
   python -m apinet_jax predict runs/x photos/ --out names.csv

@@ -78,7 +78,7 @@ def _write(
 
 
 def write_tables(folder: AnyPath, tables: Tables) -> None:
-    """Write CSV files into a folder, and remove those of an older audit that are not among them.
+    """Write CSV files into a folder, and remove other files of an older audit.
 
     Raises:
         RunError: If they cannot be written.

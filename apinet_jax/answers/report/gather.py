@@ -145,5 +145,5 @@ def _areas(source: Source) -> Float[np.ndarray, " N"]:
 
 
 def _name(name: str, folder: str | None) -> str:
-    """Return the name of a data set; for photos of a user, that of their folder."""
+    """Return the name of a data set; for photos of a user, their folder's name."""
     return escaped(to_path(folder).name) or name if name == "folder" and folder else name
