@@ -93,6 +93,12 @@ def test_heavy_packages_stay_in_their_rooms():
     assert jax_in_data == set()
 
 
+def test_the_report_is_above_the_other_answers():
+    users = users_of("apinet_jax.answers.report")
+    others = {name for name in users if not name.startswith("apinet_jax.answers.report.")}
+    assert {name for name in others if room(name) == "answers"} == set()
+
+
 def test_no_file_wants_to_be_two():
     long = {module(path): len(path.read_text().splitlines()) for path in FILES}
     assert {name: lines for name, lines in long.items() if lines > 300} == {}
