@@ -13,7 +13,7 @@ from jaxtyping import Float
 from apinet_jax.method.calibration import log_softmax, softmax
 from apinet_jax.system.errors import InputError
 
-SCORES = ("max_logit", "max_softmax", "energy", "knn", "vim")
+SCORES = ("vim", "knn", "max_softmax", "max_logit", "energy")
 DEFAULT_SCORE = SCORES[0]
 FALSE_ALARMS = 0.05
 """Share of photos of known classes that is called unknown, unless the user asks for another."""

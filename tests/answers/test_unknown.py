@@ -109,7 +109,7 @@ def test_detector_of_a_run_is_fitted_once(run, workdir, photos, score, monkeypat
 
 
 def test_errors(run, softmax_run, photos):
-    with pytest.raises(InputError, match=r"no score 'entropy'\. Choose one of max_logit"):
+    with pytest.raises(InputError, match=r"no score 'entropy'\. Choose one of vim"):
         run.unknown([photos / "test/class0/0.png"], score="entropy")
     with pytest.raises(InputError, match=r"no held-out images, .* fitted on nothing else"):
         read_detector("vim", softmax_run, softmax_run.bank, lambda: {"train", "test"})

@@ -84,7 +84,7 @@ def test_unknown_photos_in_the_output(files, capsys, kind):
         "--format", kind,
     )  # fmt: skip
     assert "unknown" in out
-    assert "max_logit" in out
+    assert "vim" in out
     assert " is below " in out
     # An unknown photo has no probability: its best class says nothing about it.
     unknown = [line for line in out.splitlines() if ".png" in line and " is below " in line]
