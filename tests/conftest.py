@@ -8,6 +8,8 @@ from pathlib import Path
 # Shells ignore Ctrl-C for what they run in the background, and its children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The workers and every process that a test starts inherit the environment, so that each program is
 # compiled once. The process that made the folder removes it.
