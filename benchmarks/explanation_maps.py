@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from apinet_jax.answers.bank import Bank
-from apinet_jax.answers.contrast import contrast_map, gate_contrast
-from apinet_jax.answers.pair_maps import pair_gates
+from apinet_jax.answers.explanation.contrast import contrast_map, gate_contrast
+from apinet_jax.answers.pairs.maps import pair_gates
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.models import trunk_spec
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from apinet_jax.answers.trained_run import TrainedRun
-from apinet_jax.answers.unknown import DEFAULT_SCORE, SCORES
+from apinet_jax.answers.unknown.scores import DEFAULT_SCORE, SCORES
 from apinet_jax.inference import Description
 from benchmarks.pair_metrics import auroc, far_at_tar, roc_curve
 from benchmarks.photo_classes import (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from apinet_jax.answers.pair_calibration import pair_weights
+from apinet_jax.answers.pairs.calibration import pair_weights
 from apinet_jax.method.calibration import BINS
 
 

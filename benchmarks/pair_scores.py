@@ -19,8 +19,8 @@ import numpy as np
 
 import apinet_jax
 from apinet_jax.answers.bank import Bank
-from apinet_jax.answers.pair_calibration import calibration_pairs, fit_pair_calibration
-from apinet_jax.answers.pair_scores import (
+from apinet_jax.answers.pairs.calibration import calibration_pairs, fit_pair_calibration
+from apinet_jax.answers.pairs.scores import (
     PAIRS_AT_ONCE,
     agreement,
     cosine,

@@ -17,8 +17,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from apinet_jax.answers.audit import LIKELY, NEAR_DUPLICATE, NEIGHBOURS, nearest
-from apinet_jax.answers.label_errors import mistakenness, out_of_fold
+from apinet_jax.answers.audits.audit import LIKELY, NEAR_DUPLICATE, NEIGHBOURS, nearest
+from apinet_jax.answers.audits.label_errors import mistakenness, out_of_fold
 from apinet_jax.answers.report.figures import auroc
 from apinet_jax.data.catalog import open_dataset
 from apinet_jax.method.calibration import softmax

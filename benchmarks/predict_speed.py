@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 import apinet_jax
-from apinet_jax.answers.naming import Naming
-from apinet_jax.answers.photo_list import list_photos
-from apinet_jax.answers.prediction import predict_rows
+from apinet_jax.answers.prediction.naming import Naming
+from apinet_jax.answers.prediction.photo_list import list_photos
+from apinet_jax.answers.prediction.predict import predict_rows
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.evaluation import evaluate_split
 from apinet_jax.method.steps import make_eval_step

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from apinet_jax import load_trunk
-from apinet_jax.answers.gallery import class_means
 from apinet_jax.answers.trained_run import TrainedRun
-from apinet_jax.answers.unknown import unit_length
+from apinet_jax.answers.unknown.gallery import class_means
+from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.method.calibration import fit_temperature, log_softmax
 from benchmarks.photo_classes import (
     METHODS,

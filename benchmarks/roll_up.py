@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import apinet_jax
-from apinet_jax.answers.naming import Naming, name_rows
-from apinet_jax.answers.taxonomy import UNKNOWN, Level, only_classes
+from apinet_jax.answers.prediction.naming import Naming, name_rows
+from apinet_jax.answers.prediction.taxonomy import UNKNOWN, Level, only_classes
 from apinet_jax.answers.trained_run import TrainedRun
 
 GROUP = "group"

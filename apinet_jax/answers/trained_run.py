@@ -5,19 +5,19 @@ from functools import cached_property
 
 import jax
 
-from apinet_jax.answers.audit import Audit, Images, audit_images
+from apinet_jax.answers.audits.audit import Audit, Images, audit_images
 from apinet_jax.answers.bank import Bank, read_bank
-from apinet_jax.answers.compare import Comparison, compare_rows, unique_photos
-from apinet_jax.answers.detector import Detector, Verdict, read_detector
-from apinet_jax.answers.explain import Explanation, explain_photo
-from apinet_jax.answers.gallery import read_class_means, read_gallery
-from apinet_jax.answers.open_world import OpenWorld
-from apinet_jax.answers.pair_calibration import (
+from apinet_jax.answers.explanation.explain import Explanation, explain_photo
+from apinet_jax.answers.pairs.calibration import (
     PairCalibration,
     check_prior,
     read_pair_calibration,
 )
-from apinet_jax.answers.unknown import DEFAULT_SCORE, FALSE_ALARMS
+from apinet_jax.answers.pairs.compare import Comparison, compare_rows, unique_photos
+from apinet_jax.answers.unknown.detector import Detector, Verdict, read_detector
+from apinet_jax.answers.unknown.gallery import read_class_means, read_gallery
+from apinet_jax.answers.unknown.open_world import OpenWorld
+from apinet_jax.answers.unknown.scores import DEFAULT_SCORE, FALSE_ALARMS
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.data.source import Dataset
 from apinet_jax.inference import Classifier

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         InputError: If photos or weights are missing or cannot be read.
         RunError: If a file cannot be written, or the device runs out of memory.
     """
-    from apinet_jax.answers.audit import audit_dataset
+    from apinet_jax.answers.audits.audit import audit_dataset
     from apinet_jax.answers.report.files import audit_lines, check_page, file_lines, write_audit
     from apinet_jax.pretrained_trunk import load_trunk
     from apinet_jax.system.compilation_cache import enable_compilation_cache

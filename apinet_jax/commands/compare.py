@@ -29,12 +29,12 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from apinet_jax.answers.compare import Comparison, Files, compare_rows, read_files, shown
-from apinet_jax.answers.gate_picture import FORMATS, Side, draw_comparison
-from apinet_jax.answers.pair_calibration import check_prior
-from apinet_jax.answers.pair_maps import pair_maps
+from apinet_jax.answers.pairs.calibration import check_prior
+from apinet_jax.answers.pairs.compare import Comparison, Files, compare_rows, read_files, shown
+from apinet_jax.answers.pairs.maps import pair_maps
+from apinet_jax.answers.pairs.picture import FORMATS, Side, draw_comparison
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
-from apinet_jax.answers.prediction_rows import csv_line
+from apinet_jax.answers.prediction.rows import csv_line
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result, say

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from apinet_jax.answers.explain import Explanation
-from apinet_jax.answers.explain_picture import draw_explanation
+from apinet_jax.answers.explanation.explain import Explanation
+from apinet_jax.answers.explanation.picture import draw_explanation
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.trained_run import load
 from apinet_jax.data.records.walk import escaped

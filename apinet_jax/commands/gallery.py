@@ -23,7 +23,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from apinet_jax.answers.class_names import normal
-from apinet_jax.answers.gallery import (
+from apinet_jax.answers.photo_stream import warn_of_whole_photos
+from apinet_jax.answers.prediction.photo_list import list_photos
+from apinet_jax.answers.prediction.taxonomy import UNKNOWN
+from apinet_jax.answers.unknown.gallery import (
     Gallery,
     add_photos,
     empty_gallery,
@@ -32,9 +35,6 @@ from apinet_jax.answers.gallery import (
     remove_class,
     write_gallery,
 )
-from apinet_jax.answers.photo_list import list_photos
-from apinet_jax.answers.photo_stream import warn_of_whole_photos
-from apinet_jax.answers.taxonomy import UNKNOWN
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.inference import Classifier
 from apinet_jax.system.compilation_cache import enable_compilation_cache

@@ -2,9 +2,9 @@
 
 import argparse
 
-from apinet_jax.answers.open_world import OpenWorld
 from apinet_jax.answers.trained_run import TrainedRun
-from apinet_jax.answers.unknown import DEFAULT_SCORE, FALSE_ALARMS, SCORES
+from apinet_jax.answers.unknown.open_world import OpenWorld
+from apinet_jax.answers.unknown.scores import DEFAULT_SCORE, FALSE_ALARMS, SCORES
 from apinet_jax.system.errors import InputError
 
 

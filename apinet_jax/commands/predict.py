@@ -33,16 +33,16 @@ from contextlib import closing
 from typing import Any
 
 from apinet_jax.answers.class_names import find_classes, names_in, normal
-from apinet_jax.answers.naming import CONFIDENCE, Naming
-from apinet_jax.answers.open_world import OpenWorld
-from apinet_jax.answers.photo_list import LIST, NamedPhoto, list_photos
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
-from apinet_jax.answers.prediction import predict_rows
-from apinet_jax.answers.prediction_file import PredictionFile
-from apinet_jax.answers.prediction_rows import FORMATS, check_parquet
-from apinet_jax.answers.prediction_table import PrintedLines, PrintedTable, Tally, is_shown
-from apinet_jax.answers.taxonomy import only_classes, read_taxonomy
+from apinet_jax.answers.prediction.file import PredictionFile
+from apinet_jax.answers.prediction.naming import CONFIDENCE, Naming
+from apinet_jax.answers.prediction.photo_list import LIST, NamedPhoto, list_photos
+from apinet_jax.answers.prediction.predict import predict_rows
+from apinet_jax.answers.prediction.rows import FORMATS, check_parquet
+from apinet_jax.answers.prediction.table import PrintedLines, PrintedTable, Tally, is_shown
+from apinet_jax.answers.prediction.taxonomy import only_classes, read_taxonomy
 from apinet_jax.answers.trained_run import TrainedRun, load
+from apinet_jax.answers.unknown.open_world import OpenWorld
 from apinet_jax.commands.open_world_flags import add_open_world_flags, read_open_world
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.system.compilation_cache import enable_compilation_cache

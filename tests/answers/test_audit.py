@@ -5,9 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from apinet_jax.answers import audit, label_errors
-from apinet_jax.answers.audit import Images, audit_images, nearest
-from apinet_jax.answers.label_errors import mistakenness, out_of_fold
+from apinet_jax.answers.audits import audit, label_errors
+from apinet_jax.answers.audits.audit import Images, audit_images, nearest
+from apinet_jax.answers.audits.label_errors import mistakenness, out_of_fold
 
 
 def test_mistakenness():

@@ -6,7 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contrast, mirror_average
+from apinet_jax.answers.explanation.contrast import (
+    contrast_bias,
+    contrast_map,
+    gate_contrast,
+    mirror_average,
+)
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.trunk_pass import Preprocess

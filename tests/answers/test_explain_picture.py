@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apinet_jax.answers.explain import Exemplar, Explanation, Gates
-from apinet_jax.answers.explain_picture import draw_explanation
+from apinet_jax.answers.explanation.explain import Exemplar, Explanation, Gates
+from apinet_jax.answers.explanation.picture import draw_explanation
 
 PIXELS = np.full((32, 32, 3), 128, np.uint8)
 MAP = np.array([[1.0, 0.0], [0.0, -1.0]], np.float32)

@@ -8,8 +8,10 @@ import pytest
 from tiny_runs import draw_photos
 
 import apinet_jax
-from apinet_jax.answers.detector import Detector
-from apinet_jax.answers.gallery import (
+from apinet_jax.answers.photo_stream import Described
+from apinet_jax.answers.prediction.naming import Naming
+from apinet_jax.answers.unknown.detector import Detector
+from apinet_jax.answers.unknown.gallery import (
     ClassMeans,
     Gallery,
     add_photos,
@@ -20,9 +22,7 @@ from apinet_jax.answers.gallery import (
     remove_class,
     write_gallery,
 )
-from apinet_jax.answers.naming import Naming
-from apinet_jax.answers.open_world import OpenWorld, name_photos
-from apinet_jax.answers.photo_stream import Described
+from apinet_jax.answers.unknown.open_world import OpenWorld, name_photos
 from apinet_jax.inference import Description
 from apinet_jax.system.errors import InputError
 

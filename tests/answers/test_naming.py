@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from apinet_jax.answers.class_names import find_classes, names_in
-from apinet_jax.answers.naming import Naming, name_rows, probabilities
+from apinet_jax.answers.prediction.naming import Naming, name_rows, probabilities
 from apinet_jax.system.errors import InputError
 
 NAMES = ("Wren", "Robin", "Mallard")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import apinet_jax
-from apinet_jax.answers import pair_calibration
-from apinet_jax.answers.pair_calibration import (
+from apinet_jax.answers.pairs import calibration as pair_calibration
+from apinet_jax.answers.pairs.calibration import (
     PairCalibration,
     calibration_pairs,
     fit_map,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apinet_jax.answers.compare import Comparison
-from apinet_jax.answers.gate_picture import Side, draw_comparison
-from apinet_jax.answers.pair_maps import most_active, pair_gates, pair_maps
+from apinet_jax.answers.pairs.compare import Comparison
+from apinet_jax.answers.pairs.maps import most_active, pair_gates, pair_maps
+from apinet_jax.answers.pairs.picture import Side, draw_comparison
 
 
 @pytest.fixture(scope="module")

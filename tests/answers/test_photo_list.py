@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from apinet_jax.answers.photo_list import list_photos
+from apinet_jax.answers.prediction.photo_list import list_photos
 from apinet_jax.system.errors import InputError
 
 

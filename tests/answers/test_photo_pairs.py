@@ -7,7 +7,7 @@ import pytest
 from tiny_runs import config_for, train
 
 import apinet_jax
-from apinet_jax.answers.pair_scores import agreement, cosine, interaction_logits, pair_scores
+from apinet_jax.answers.pairs.scores import agreement, cosine, interaction_logits, pair_scores
 from apinet_jax.system.errors import InputError
 from benchmarks.pair_metrics import all_pairs
 
@@ -42,7 +42,7 @@ def test_interaction_is_the_mean_over_gates_and_orders(run):
 def test_many_pairs_in_parts(run, monkeypatch):
     features, pairs = run.bank("test").features, all_pairs(5)
     expected = pair_scores(run, features, pairs)
-    monkeypatch.setattr("apinet_jax.answers.pair_scores.PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr("apinet_jax.answers.pairs.scores.PAIRS_AT_ONCE", 3)
     np.testing.assert_allclose(pair_scores(run, features, pairs), expected, rtol=1e-5)
 
 

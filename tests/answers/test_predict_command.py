@@ -15,8 +15,8 @@ from PIL import Image
 
 from apinet_jax.__main__ import run_command
 from apinet_jax.answers import photo_stream
-from apinet_jax.answers.photo_list import list_photos
-from apinet_jax.answers.prediction_rows import parse_rows
+from apinet_jax.answers.prediction.photo_list import list_photos
+from apinet_jax.answers.prediction.rows import parse_rows
 from apinet_jax.commands import predict as command
 from apinet_jax.system.errors import InputError, Interrupted, RunError
 

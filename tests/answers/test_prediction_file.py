@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from apinet_jax.answers.naming import Answer
-from apinet_jax.answers.prediction_file import PredictionFile
-from apinet_jax.answers.prediction_rows import (
+from apinet_jax.answers.prediction.file import PredictionFile
+from apinet_jax.answers.prediction.naming import Answer
+from apinet_jax.answers.prediction.rows import (
     complete_bytes,
     failed_row,
     header_lines,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from apinet_jax.answers.naming import Answer, Naming
-from apinet_jax.answers.prediction_rows import failed_row, make_row
-from apinet_jax.answers.prediction_table import Tally, is_shown, table_lines
+from apinet_jax.answers.prediction.naming import Answer, Naming
+from apinet_jax.answers.prediction.rows import failed_row, make_row
+from apinet_jax.answers.prediction.table import Tally, is_shown, table_lines
 
 NAMES = ("Wren", "鷦鷯", "Robin\nred")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from apinet_jax.answers.taxonomy import only_classes, read_taxonomy, roll_up
+from apinet_jax.answers.prediction.taxonomy import only_classes, read_taxonomy, roll_up
 from apinet_jax.system.errors import InputError
 
 NAMES = ("Wren", "Robin", "Nightingale", "Mallard")

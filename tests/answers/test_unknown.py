@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import apinet_jax
-from apinet_jax.answers import detector as detector_module
-from apinet_jax.answers.detector import Detector, read_detector
-from apinet_jax.answers.unknown import (
+from apinet_jax.answers.unknown import detector as detector_module
+from apinet_jax.answers.unknown.detector import Detector, read_detector
+from apinet_jax.answers.unknown.scores import (
     SCORES,
     energy,
     fit_residual,

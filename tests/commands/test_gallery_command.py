@@ -9,7 +9,7 @@ from tiny_runs import config_for, draw_photos, train
 
 import apinet_jax
 from apinet_jax.__main__ import run_command
-from apinet_jax.answers.gallery import read_gallery, write_gallery
+from apinet_jax.answers.unknown.gallery import read_gallery, write_gallery
 from apinet_jax.system.errors import InputError
 
 TINY = {"data__workers": 0, "model__trunk": "test_tiny", "optim__epochs": 1.0}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import apinet_jax
-from apinet_jax.answers.audit import NEAR_DUPLICATE, NEIGHBOURS, Audit, Image
+from apinet_jax.answers.audits.audit import NEAR_DUPLICATE, NEIGHBOURS, Audit, Image
 from apinet_jax.answers.report.html import PICTURE_BYTES, SPLITS, Shown, Thumbnails, render
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.data.source import Dataset, Source

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from apinet_jax.answers.audit import Audit
+from apinet_jax.answers.audits.audit import Audit
 from apinet_jax.answers.report.audit_section import render_audit
 from apinet_jax.answers.report.gather import Report
 from apinet_jax.answers.report.page import render_report

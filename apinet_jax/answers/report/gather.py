@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from apinet_jax.answers.audit import Audit
+from apinet_jax.answers.audits.audit import Audit
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.report import figures
 from apinet_jax.answers.trained_run import TrainedRun

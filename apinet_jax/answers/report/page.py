@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apinet_jax.answers.contrast import contrast_map, mirror_average
+from apinet_jax.answers.explanation.contrast import contrast_map, mirror_average
 from apinet_jax.answers.pictures import overlay
 from apinet_jax.answers.report.audit_section import audit_section
 from apinet_jax.answers.report.figures import ConfusedPair

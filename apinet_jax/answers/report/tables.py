@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from apinet_jax.answers.audit import Audit, Image
+from apinet_jax.answers.audits.audit import Audit, Image
 from apinet_jax.answers.report.figures import Share
 from apinet_jax.answers.report.gather import Report
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from apinet_jax.answers.naming import CONFIDENCE, Naming
-from apinet_jax.answers.prediction_rows import Row, header_lines, row_line
-from apinet_jax.answers.taxonomy import UNKNOWN
+from apinet_jax.answers.prediction.naming import CONFIDENCE, Naming
+from apinet_jax.answers.prediction.rows import Row, header_lines, row_line
+from apinet_jax.answers.prediction.taxonomy import UNKNOWN
 from apinet_jax.method.statistics import wilson_interval
 from apinet_jax.system.console import print_result
 

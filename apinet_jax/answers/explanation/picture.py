@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from apinet_jax.answers.explain import Exemplar, Explanation
+from apinet_jax.answers.explanation.explain import Exemplar, Explanation
 from apinet_jax.answers.pictures import SIGNED, overlay
 from apinet_jax.data.records.walk import escaped
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from apinet_jax.answers.detector import Detector
-from apinet_jax.answers.gallery import ClassMeans, Gallery, join_classes
-from apinet_jax.answers.naming import Answer, Naming, name_rows
 from apinet_jax.answers.photo_stream import Described
-from apinet_jax.answers.taxonomy import UNKNOWN
-from apinet_jax.answers.unknown import FALSE_ALARMS, fit_threshold
+from apinet_jax.answers.prediction.naming import Answer, Naming, name_rows
+from apinet_jax.answers.prediction.taxonomy import UNKNOWN
+from apinet_jax.answers.unknown.detector import Detector
+from apinet_jax.answers.unknown.gallery import ClassMeans, Gallery, join_classes
+from apinet_jax.answers.unknown.scores import FALSE_ALARMS, fit_threshold
 from apinet_jax.inference import Description
 
 

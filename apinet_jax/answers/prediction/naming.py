@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from apinet_jax.answers.taxonomy import Level, RolledUp, only_classes, roll_up
+from apinet_jax.answers.prediction.taxonomy import Level, RolledUp, only_classes, roll_up
 from apinet_jax.method.calibration import softmax
 
 CONFIDENCE = 0.8

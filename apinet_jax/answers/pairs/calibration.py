@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
-from apinet_jax.answers.pair_scores import pair_scores
+from apinet_jax.answers.pairs.scores import pair_scores
 from apinet_jax.inference import Classifier
 from apinet_jax.system.errors import InputError
 

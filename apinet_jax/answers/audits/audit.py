@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from apinet_jax.answers.label_errors import mistakenness, out_of_fold
+from apinet_jax.answers.audits.label_errors import mistakenness, out_of_fold
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.pretrained_trunk import PretrainedTrunk
 from apinet_jax.system.console import tracked

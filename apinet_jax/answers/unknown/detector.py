@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
-from apinet_jax.answers.unknown import (
+from apinet_jax.answers.unknown.scores import (
     FALSE_ALARMS,
     SCORES,
     Residual,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from apinet_jax.answers.pair_scores import pair_temperature
+from apinet_jax.answers.pairs.scores import pair_temperature
 from apinet_jax.data.photos import Photo
 from apinet_jax.inference import Classifier
 from apinet_jax.method.calibration import softmax

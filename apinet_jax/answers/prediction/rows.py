@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.answers.naming import Answer
+from apinet_jax.answers.prediction.naming import Answer
 from apinet_jax.system.errors import InputError, explain_failed_writes
 
 FORMATS = ("table", "csv", "jsonl", "parquet")

@@ -7,8 +7,13 @@ from jaxtyping import Float, UInt8
 
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.class_names import find_classes
-from apinet_jax.answers.contrast import contrast_bias, contrast_map, gate_contrast, mirror_average
-from apinet_jax.answers.pair_maps import pair_gates
+from apinet_jax.answers.explanation.contrast import (
+    contrast_bias,
+    contrast_map,
+    gate_contrast,
+    mirror_average,
+)
+from apinet_jax.answers.pairs.maps import pair_gates
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.inference import Classifier
 from apinet_jax.method.calibration import softmax

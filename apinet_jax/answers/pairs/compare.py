@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from apinet_jax.answers.pair_calibration import PairCalibration, check_prior
-from apinet_jax.answers.pair_scores import pair_scores
+from apinet_jax.answers.pairs.calibration import PairCalibration, check_prior
+from apinet_jax.answers.pairs.scores import pair_scores
 from apinet_jax.answers.photo_stream import describe_stream
 from apinet_jax.data.photos import Photo
 from apinet_jax.inference import Classifier, Description

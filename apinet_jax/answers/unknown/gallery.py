@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from apinet_jax.answers.bank import Bank
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_arrays, write_cache
-from apinet_jax.answers.unknown import unit_length
+from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.inference import Classifier, Description
 from apinet_jax.method.calibration import fit_temperature, log_softmax
 from apinet_jax.system.errors import InputError

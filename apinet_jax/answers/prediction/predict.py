@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from apinet_jax.answers.class_names import normal
-from apinet_jax.answers.naming import Naming
-from apinet_jax.answers.open_world import CLOSED, OpenWorld, name_photos
-from apinet_jax.answers.photo_list import NamedPhoto
 from apinet_jax.answers.photo_stream import describe_stream
-from apinet_jax.answers.prediction_rows import Row, failed_row, make_row
+from apinet_jax.answers.prediction.naming import Naming
+from apinet_jax.answers.prediction.photo_list import NamedPhoto
+from apinet_jax.answers.prediction.rows import Row, failed_row, make_row
+from apinet_jax.answers.unknown.open_world import CLOSED, OpenWorld, name_photos
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.inference import Classifier
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from apinet_jax.answers.compare import Comparison, shown
-from apinet_jax.answers.pair_maps import CHANNELS, Evidence, PairMaps
+from apinet_jax.answers.pairs.compare import Comparison, shown
+from apinet_jax.answers.pairs.maps import CHANNELS, Evidence, PairMaps
 from apinet_jax.answers.pictures import overlay
 from apinet_jax.data.records.walk import escaped
 

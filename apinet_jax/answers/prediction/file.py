@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.answers.prediction_rows import (
+from apinet_jax.answers.prediction.rows import (
     Row,
     complete_bytes,
     header_lines,

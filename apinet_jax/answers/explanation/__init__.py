@@ -1,0 +1,1 @@
+"""Why this class and not that one."""
