@@ -26,13 +26,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from apinet_jax.answers.pictures import enlarge
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.data.birds.species import SPECIES
+from apinet_jax.method.calibration import softmax
 from apinet_jax.models import TrunkSpec, trunk_spec
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import say
@@ -139,11 +139,7 @@ def _drop(
 ) -> Float[np.ndarray, " N"]:
     """Return RD@0.05 of maps at the size of the images."""
     after = _describe(run, mask_largest(large, images))
-    return relative_drop(_softmax(logits), _softmax(after), *pair)
-
-
-def _softmax(logits: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N C"]:
-    return np.asarray(jax.nn.softmax(logits, axis=-1))
+    return relative_drop(softmax(logits), softmax(after), *pair)
 
 
 def bootstrap(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from sklearn import metrics
 
 from apinet_jax.answers.pairs.calibration import pair_weights
 from apinet_jax.method.calibration import BINS
@@ -45,18 +46,11 @@ def roc_curve(scores: Float[np.ndarray, " P"], same: Bool[np.ndarray, " P"]) -> 
     Raises:
         ValueError: If a score is not finite, or all pairs are of one kind.
     """
-    positives = int(same.sum())
-    negatives = len(same) - positives
-    if not positives or not negatives:
+    if same.all() or not same.any():
         raise ValueError("pairs of the same class and of different classes are needed")
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of each run of ties
-    accepted = np.cumsum(same[order])[last]  # of the same class
-    tar = np.concatenate([[0.0], accepted / positives])
-    far = np.concatenate([[0.0], (last + 1 - accepted) / negatives])
+    far, tar, _ = metrics.roc_curve(same, scores, drop_intermediate=False)
     return RocCurve(far, tar)
 
 
@@ -66,7 +60,7 @@ def auroc(curve: RocCurve) -> float:
     It is the probability that a pair of the same class scores higher than one of different classes,
     where a tie counts as a half.
     """
-    return float(np.trapezoid(curve.tar, curve.far))
+    return float(metrics.auc(curve.far, curve.tar))
 
 
 def equal_error_rate(curve: RocCurve) -> float:

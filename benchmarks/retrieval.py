@@ -18,9 +18,8 @@ import numpy as np
 
 from apinet_jax import load_trunk
 from apinet_jax.answers.trained_run import TrainedRun
-from apinet_jax.answers.unknown.gallery import class_means
+from apinet_jax.answers.unknown.gallery import class_means, divide, fit_cosines
 from apinet_jax.answers.unknown.scores import unit_length
-from apinet_jax.method.calibration import fit_temperature, log_softmax
 from benchmarks.photo_classes import (
     METHODS,
     link_classes,
@@ -35,7 +34,6 @@ OLD, NEW = tuple(range(40)), tuple(range(40, 50))
 RANKS = (1, 2, 4, 8)
 SHOTS, DRAWS = 5, 5
 NEIGHBOURS = (1, 3, 5)
-_SCALE = 20.0  # of cosines, for the bounds of `fit_temperature`
 
 
 def nearest_photos(features: np.ndarray, k: int) -> Any:
@@ -82,7 +80,6 @@ def added(run: TrainedRun, new: dict[str, tuple[np.ndarray, np.ndarray]]) -> dic
     is_old = labels < old
     found = defaultdict(list)
     found["before"] = [(float((test.logits.argmax(axis=1) == test.labels).mean()), 0.0)]
-    own = log_softmax(logits / run.temperature)
     for draw in range(DRAWS):
         random = np.random.default_rng([run.config.seed, draw])
         few = np.concatenate(
@@ -92,11 +89,9 @@ def added(run: TrainedRun, new: dict[str, tuple[np.ndarray, np.ndarray]]) -> dic
         classes = np.concatenate([train.labels, few_labels[few]])
         for k in (None, *NEIGHBOURS):
             cosines = similarity(held_out.features, train.features, train.labels, old, k)
-            temperature = fit_temperature(_SCALE * cosines, held_out.labels) / _SCALE
+            temperature = fit_cosines(cosines, held_out.labels)
             similar = similarity(features, reference, classes, count, k) / temperature
-            log_p = log_softmax(similar)
-            share = np.logaddexp.reduce(log_p[:, :old], axis=1, keepdims=True)
-            joined = np.concatenate([share + own, log_p[:, old:]], axis=1)
+            joined = divide(similar, logits / run.temperature)
             for who, scores in (("similarity", similar), ("classifier", joined)):
                 right = scores.argmax(axis=1) == labels
                 found[k, who].append((float(right[is_old].mean()), float(right[~is_old].mean())))

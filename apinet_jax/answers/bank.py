@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.data.pipeline import stream
@@ -67,3 +67,12 @@ def _compute(classifier: Classifier, dataset: Dataset, split: str) -> Bank:
             bar.advance()
     features, logits = (np.concatenate(some)[: len(source)] for some in zip(*parts, strict=True))
     return Bank(split, features, logits, source)
+
+
+def split_pixels(
+    classifier: Classifier, source: Source, indices: Int[np.ndarray, " M"]
+) -> UInt8[np.ndarray, "M H W 3"]:
+    """Return what the network sees of some images of a split."""
+    rows = source.rows[indices].tolist()
+    windows = None if source.windows is None else [source.window(row) for row in rows]
+    return classifier.pixels([source.read_record(row) for row in rows], windows=windows)

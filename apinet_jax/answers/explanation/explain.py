@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apinet_jax.answers.bank import Bank
+from apinet_jax.answers.bank import Bank, split_pixels
 from apinet_jax.answers.class_names import find_classes
 from apinet_jax.answers.explanation.contrast import (
     contrast_bias,
@@ -14,6 +14,7 @@ from apinet_jax.answers.explanation.contrast import (
     mirror_average,
 )
 from apinet_jax.answers.pairs.maps import pair_gates
+from apinet_jax.answers.pairs.scores import cosine
 from apinet_jax.data.photos import Photo, Window
 from apinet_jax.inference import Classifier
 from apinet_jax.method.calibration import softmax
@@ -169,26 +170,23 @@ def _exemplars(
     feature = own.astype(np.float32).mean(axis=(0, 1))
     of_class = np.flatnonzero(train.labels == label)
     features = train.features[of_class]
-    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(feature)
-    cosine = features @ feature / np.maximum(lengths, np.finfo(np.float32).tiny)
-    best = np.argsort(-cosine, kind="stable")[:count]
+    similarity = cosine(features, np.broadcast_to(feature, features.shape))
+    best = np.argsort(-similarity, kind="stable")[:count]
     chosen = of_class[best]
     if len(chosen) == 0:
         return []
     source = train.source
-    rows = source.rows[chosen]
-    windows = None if source.windows is None else [source.window(int(row)) for row in rows]
-    pixels = classifier.pixels([source.read(int(index)) for index in chosen], windows=windows)
+    pixels = split_pixels(classifier, source, chosen)
     gates = _gates(classifier, own, pixels, train.features[chosen], pair)
     return [
         Exemplar(
             class_name=classifier.class_names[label],
             file_name=source.file_names[index],
-            similarity=float(similarity),
+            similarity=float(alike),
             pixels=some,
             gates=both,
         )
-        for index, similarity, some, both in zip(chosen, cosine[best], pixels, gates, strict=True)
+        for index, alike, some, both in zip(chosen, similarity[best], pixels, gates, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from apinet_jax.answers.bank import split_pixels
 from apinet_jax.answers.explanation.contrast import contrast_map, mirror_average
 from apinet_jax.answers.pictures import overlay
 from apinet_jax.answers.report.audit_section import audit_section
@@ -141,10 +142,7 @@ class _Page:
         pixels, maps = [], []
         parts = [rows[first : first + _BATCH] for first in range(0, len(rows), _BATCH)]
         for part in tracked(parts, "Drawing contrast maps", len(parts)):
-            windows = None
-            if source.windows is not None:
-                windows = [source.window(int(source.rows[row])) for row in part]
-            pixels.append(run.pixels([source.read(row) for row in part], windows=windows))
+            pixels.append(split_pixels(run, source, np.array(part)))
             # One compiled shape for all batches.
             padded = np.pad(pixels[-1], ((0, _BATCH - len(part)), (0, 0), (0, 0), (0, 0)))
             evidence = run.map_pixels(padded)

@@ -186,8 +186,12 @@ def fit_class_means(train: Bank, validation: Bank | None, num_classes: int) -> C
     if validation is None:
         return ClassMeans(means, _UNFITTED, fitted=False)
     cosines = unit_length(validation.features) @ means.T
-    temperature = fit_temperature(_SCALE * cosines, validation.labels) / _SCALE
-    return ClassMeans(means, temperature, fitted=True)
+    return ClassMeans(means, fit_cosines(cosines, validation.labels), fitted=True)
+
+
+def fit_cosines(cosines: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
+    """Return the temperature of similarities to classes that suits the labels best."""
+    return fit_temperature(_SCALE * cosines, labels) / _SCALE
 
 
 def read_class_means(
@@ -229,10 +233,21 @@ def join_classes(
         gallery: The added classes.
         temperature: Divisor of the logits, of those returned too.
     """
-    count = len(run.means)
     added = class_means(gallery.features, gallery.labels, len(gallery.names))
     cosines = unit_length(described.features) @ np.concatenate([run.means, added]).T
-    similar = log_softmax(cosines / run.temperature)  # [N C+G]
-    old = np.logaddexp.reduce(similar[:, :count], axis=1, keepdims=True)
-    own = log_softmax(described.logits / temperature)
-    return temperature * np.concatenate([old + own, similar[:, count:]], axis=1)
+    return temperature * divide(cosines / run.temperature, described.logits / temperature)
+
+
+def divide(
+    similar: Float[np.ndarray, "N _"], logits: Float[np.ndarray, "N C"]
+) -> Float[np.ndarray, "N _"]:
+    """Return log-probabilities of the run's classes, then of the added ones; see `join_classes`.
+
+    Args:
+        similar: Similarities to the classes of the run, then to the added ones; its softmax is s.
+        logits: Logits of the classes of the run.
+    """
+    count = logits.shape[1]
+    log_s = log_softmax(similar)
+    share = np.logaddexp.reduce(log_s[:, :count], axis=1, keepdims=True)
+    return np.concatenate([share + log_softmax(logits), log_s[:, count:]], axis=1)
