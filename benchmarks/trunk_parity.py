@@ -5,15 +5,17 @@
     python -m benchmarks.trunk_parity --trunk vit_base_patch16_224 --shapes 1x224x224 2x64x96
 
 Prints max|ours - theirs| / max|theirs| of the feature map, and of the gradient of its product with
-noise in the images; for trunks with BatchNorm in training mode too. `--float64` computes both sides
-in double precision, where only real differences remain: in float32 one ReLU that rounding flips
-changes the gradient of a deep trunk by a percent. `--write tests/goldens` stores the original's
-figures (in training mode where that differs) for tests that need no torch. These files come from
+noise in the images; of trunks with BatchNorm also in training mode, and of trunks that normalise
+after pooling also of the pooled features. `--float64` computes both sides in double precision,
+where only real differences remain: in float32 one ReLU that rounding flips changes the gradient of
+a deep trunk by a percent. `--write tests/goldens` stores the original's figures (in training mode
+where that differs) for tests that need no torch. These files come from
 
     --trunk densenet121 --shapes 2x70x101 --float64
     --trunk vit_base_patch16_224 --shapes 2x64x96 1x224x224
     --trunk vit_base_patch14_dinov2 --shapes 1x56x42
     --trunk vit_base_patch14_reg4_dinov2 --shapes 2x70x112
+    --trunk convnext_tiny --shapes 1x77x70 --float64
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ def original(name: str) -> tuple[torch.nn.Module, Callable]:
     import torch
     import torchvision
 
-    if name.startswith("vit"):
+    if name.startswith("convnext"):
+        model = timm.create_model(name, num_classes=0)
+        features = model.forward_features
+    elif name.startswith("vit"):
         model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
 
         def features(images: torch.Tensor) -> torch.Tensor:
@@ -83,7 +88,11 @@ def original_figures(
     feature_map = features(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     weights = torch.tensor(named_noise("cotangent", tuple(feature_map.shape)), dtype=dtype)
     (gradient,) = torch.autograd.grad((feature_map * weights).sum(), images)
-    return {"feature_map": feature_map.detach().numpy(), "gradient": gradient.numpy()}
+    figures = {"feature_map": feature_map.detach().numpy(), "gradient": gradient.numpy()}
+    if "head.norm.weight" in model.state_dict():  # normalised after pooling
+        maps = feature_map.detach().permute(0, 3, 1, 2)
+        figures["pooled"] = model.forward_head(maps, pre_logits=True).detach().numpy()
+    return figures
 
 
 def resampled_positions(model: torch.nn.Module) -> dict[str, np.ndarray]:
@@ -129,7 +138,7 @@ def main() -> None:
         for text, shape, ours in zip(arguments.shapes, shapes, passes, strict=True):
             case = f"{text}/{'training' if train else 'evaluation'}"
             theirs = original_figures(model, features, shape, train)
-            errors = (f"{figure} {max_error(ours[figure], theirs[figure]):.1e}" for figure in ours)
+            errors = (f"{name} {max_error(ours[name], theirs[name]):.1e}" for name in theirs)
             print(f"{arguments.trunk} {dtype.__name__} {case}:", ", ".join(errors), flush=True)
             for figure, values in theirs.items() if train == has_statistics else ():
                 kept = np.float16 if figure == "gradient" else np.float32

@@ -141,8 +141,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise InputError(f"{source} holds a trunk, so {target} should end in {SAFETENSORS}.")
         _write_statistics(network, target)
         write_state(target, network.trunk_tensors)
-        library = "timm" if trunk_spec(network.trunk).patch > 1 else "torchvision"
-        about = f"the trunk, under {library}'s names"
+        about = f"the trunk, under {trunk_spec(network.trunk).library}'s names"
     else:
         about = _write_ours(network, target, arguments.class_names, arguments.data or "folder")
     print_result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])

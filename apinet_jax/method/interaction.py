@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.method.losses import PairLogits
-from apinet_jax.models.layers import torch_default
+from apinet_jax.models.layers import Trunk, torch_default
 from apinet_jax.models.operations import at_least_float32
 from apinet_jax.system.errors import InputError
 
@@ -74,7 +74,7 @@ class APINet(nn.Module):
             partner's gate (`other`), or `both`; `none` for the baseline.
     """
 
-    trunk: nn.Module
+    trunk: Trunk
     feature_width: int
     num_classes: int
     hidden: int = 512
@@ -108,7 +108,7 @@ class APINet(nn.Module):
     def feature_map(
         self, images: Float[Array, "B H W _"], train: bool = False
     ) -> Float[Array, "B h w D"]:
-        """Return the trunk's feature map of single images, before pooling.
+        """Return the feature map of single images whose mean over the cells is their feature.
 
         Raises:
             InputError: If the images are so small that the feature map has no cell.
@@ -119,7 +119,7 @@ class APINet(nn.Module):
                 f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk:"
                 " its feature map has no cells; use larger images (data.crop)"
             )
-        return feature_map
+        return self.trunk.before_pooling(feature_map)
 
     def mutual_vector(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from apinet_jax.models.convnext import ConvNeXt
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import Remat, Trunk
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
@@ -54,6 +55,7 @@ class TrunkSpec:
         cpu_crop: Default side of the images on a CPU.
         rate: Default learning rate with pretrained weights.
         scratch_rate: Default learning rate without.
+        library: The library whose names its tensors have.
     """
 
     build: Callable[..., Trunk]
@@ -68,6 +70,7 @@ class TrunkSpec:
     cpu_crop: int = 224
     rate: Rate = _PRETRAINED_RATE
     scratch_rate: Rate = _SCRATCH_RATE
+    library: str = "torchvision"
 
 
 def _resnet(
@@ -102,8 +105,24 @@ def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) 
         0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
     )
     build = partial(ViT, patch, side // patch, **options)
-    cells = {"patch": patch, "first_cell": (patch - 1) / 2, "cell_step": patch}
+    cells = {"patch": patch, "first_cell": (patch - 1) / 2, "cell_step": patch, "library": "timm"}
     return TrunkSpec(build, 768, ("head.",), *statistics, **cells, rate=rate, scratch_rate=rate)
+
+
+_PATCHES_RATE = Rate(0.003, "as for ViTs; its authors only give rates for AdamW (optim.rule)")
+# The trunks that halve a grid of patches of 4 pixels three times.
+_HIERARCHICAL = {
+    "first_cell": 15.5,
+    "rate": _PATCHES_RATE,
+    "scratch_rate": _PATCHES_RATE,
+    "library": "timm",
+}
+
+
+def _convnext(depth: int, width: int) -> TrunkSpec:
+    """ConvNeXt as in timm, with `depth` blocks in its third stage and `width` channels at first."""
+    build = partial(ConvNeXt, (3, 3, depth, 3), tuple(width * 2**stage for stage in range(4)))
+    return TrunkSpec(build, 8 * width, ("head.fc.",), **_HIERARCHICAL)
 
 
 TRUNKS: dict[str, TrunkSpec] = {
@@ -122,6 +141,10 @@ TRUNKS: dict[str, TrunkSpec] = {
     "vit_base_patch14_reg4_dinov2": _vit_base(
         14, 518, layer_scale=True, registers=4, embed_prefix=False
     ),
+    "convnext_tiny": _convnext(9, 96),
+    "convnext_small": _convnext(27, 96),
+    "convnext_base": _convnext(27, 128),
+    "convnext_large": _convnext(27, 192),
     "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),  # never offered
 }
 

@@ -28,6 +28,9 @@ he_uniform = initializers.he_uniform()
 torch_default = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """torch's default: `kaiming_uniform_(a=sqrt(5))`, uniform in +-1/sqrt(fan_in)."""
 
+small_normal = initializers.normal(0.02)
+"""timm's `trunc_normal_(std=0.02)`, which truncates at 100 standard deviations."""
+
 Remat = Literal["none", "dots", "full"]
 
 
@@ -64,6 +67,13 @@ class Trunk(nn.Module, kw_only=True):
     dtype: DTypeLike = jnp.float32
     batch_norm_groups: int = 1
     remat: Remat = "none"
+
+    def before_pooling(self, feature_map: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+        """Return the map whose mean over the cells is the feature of an image.
+
+        This is the feature map, unless the trunk normalises after pooling.
+        """
+        return feature_map
 
 
 class Conv(nn.Module):
@@ -168,6 +178,12 @@ class BatchNorm(nn.Module):
         factor = by_channel(scale) * lax.rsqrt(var + self.epsilon)
         y = y * factor + (by_channel(bias) - mean * factor)  # torch's order
         return y.reshape(x.shape).astype(self.dtype)
+
+
+def layer_norm(x: Float[Array, "*B D"], name: str, epsilon: float = 1e-6) -> Float[Array, "*B D"]:
+    """Normalise the channels of each cell, in float32 or wider, with parameters under `name`."""
+    norm = nn.LayerNorm(epsilon, use_fast_variance=False, name=name)  # the fast formula cancels
+    return norm(at_least_float32(x)).astype(x.dtype)
 
 
 def normalise(

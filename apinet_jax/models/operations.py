@@ -73,11 +73,12 @@ def patch_conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "p p I O"]
 ) -> Float[Array, "B h w O"]:
     """Convolve patches without overlap or gap as one matrix product."""
-    batch, height, width, _ = x.shape
+    batch, height, width, channels = x.shape
     p, _, _, features = kernel.shape
     h, w = height // p, width // p
-    x = x.reshape(batch, h, p, w, p, -1).swapaxes(2, 3)  # [B h w p p I]
-    return (x.reshape(batch * h * w, -1) @ kernel.reshape(-1, features)).reshape(batch, h, w, -1)
+    x = x.reshape(batch, h, p, w, p, channels).swapaxes(2, 3)  # [B h w p p I]
+    patches = x.reshape(batch * h * w, p * p * channels)  # -1 fails where there is no patch
+    return (patches @ kernel.reshape(-1, features)).reshape(batch, h, w, features)
 
 
 def conv(

@@ -9,12 +9,18 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from apinet_jax.models.layers import Conv, Trunk, rematerialised, torch_default
+from apinet_jax.models.layers import (
+    Conv,
+    Trunk,
+    layer_norm,
+    rematerialised,
+    small_normal,
+    torch_default,
+)
 from apinet_jax.models.operations import at_least_float32
 from apinet_jax.system.errors import InputError
 
 MLP_RATIO = 4
-small_normal = initializers.normal(0.02)
 
 
 @jax.checkpoint
@@ -55,12 +61,6 @@ def check_sides(patch: int, height: int, width: int) -> None:
             f"images of {height}x{width} do not divide into patches of {patch}; choose a multiple,"
             f" for instance data.crop={below}"
         )
-
-
-def layer_norm(x: Float[Array, "*B D"], name: str) -> Float[Array, "*B D"]:
-    """Normalise the channels of each token, in float32 or wider, with parameters under `name`."""
-    norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)  # the fast formula cancels
-    return norm(at_least_float32(x)).astype(x.dtype)
 
 
 class Block(nn.Module):

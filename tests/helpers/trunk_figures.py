@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numeric import max_error, named_noise, named_tensor
+from numeric import max_error, named_noise, named_tensor, sample
 
 from apinet_jax.models import TRUNKS, make_trunk
 from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
@@ -22,7 +22,7 @@ def named_variables(trunk, images):
 
 
 def map_and_gradient(name, shapes, dtype=jnp.float32, train=False):
-    """Yield feature map and gradient for images, named noise, of each of the shapes [B H W].
+    """Yield feature map, gradient and pooled features for named noise of each shape [B H W].
 
     The gradient is that of the product of the feature map with more named noise.
     """
@@ -32,15 +32,30 @@ def map_and_gradient(name, shapes, dtype=jnp.float32, train=False):
     @partial(jax.grad, has_aux=True)
     def figures(images, variables, weights):
         feature_map, _ = trunk.apply(variables, images, train, mutable=["batch_stats"])
-        return (feature_map * weights).sum(), feature_map
+        pooled = trunk.apply(variables, feature_map, method="before_pooling").mean((1, 2))
+        return (feature_map * weights).sum(), (feature_map, pooled)
 
     for shape in shapes:
         images = jnp.asarray(named_noise("images", (*shape, 3)), dtype)
         variables = variables or named_variables(trunk, images)
         cells = jax.eval_shape(partial(trunk.apply, train=False), variables, images).shape
         weights = jnp.asarray(named_noise("cotangent", cells), dtype)
-        gradient, feature_map = figures(images, variables, weights)
-        yield {"feature_map": feature_map, "gradient": gradient}
+        gradient, (feature_map, pooled) = figures(images, variables, weights)
+        yield {"feature_map": feature_map, "gradient": gradient, "pooled": pooled}
+
+
+def assert_golden_maps(name, golden, dtype=jnp.float32):
+    """Compare all figures of `map_and_gradient` in evaluation; there is at least one case."""
+    cases = sorted({key.rpartition("/")[0] for key in golden if "evaluation" in key})
+    shapes = [tuple(int(number) for number in case.split("/")[0].split("x")) for case in cases]
+    with jax.numpy_dtype_promotion("strict"):
+        passes = list(map_and_gradient(name, shapes, dtype))
+    for case, figures in zip(cases, passes, strict=True):
+        for figure, tolerance in (("feature_map", 1e-5), ("pooled", 1e-5), ("gradient", 1e-3)):
+            expected = golden.get(f"{case}/{figure}")
+            if expected is not None:
+                assert max_error(sample(figures[figure]), expected) < tolerance, (case, figure)
+    assert cases
 
 
 def cross_entropy(logits):

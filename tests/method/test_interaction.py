@@ -14,12 +14,13 @@ from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.pairs import mine_pairs
 from apinet_jax.method.steps import pair_features
 from apinet_jax.method.types import PairIndex
+from apinet_jax.models.layers import Trunk
 
 TOLERANCE = 1e-5
 LINEAR = ("map1", "map2", "fc")
 
 
-class Linear(nn.Module):
+class Linear(Trunk):
     """The linear backbone of the trajectory: vectors pass as images of one cell."""
 
     width: int

@@ -18,6 +18,7 @@ from trunk_figures import (
 )
 
 from apinet_jax.models import TRUNKS, make_trunk, variable_shapes
+from apinet_jax.models.convnext import ConvNeXt
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import BatchNorm, Conv, he_normal_fan_out, he_uniform, normalise
 from apinet_jax.models.resnet import Bottleneck, ResNet
@@ -83,7 +84,10 @@ def test_golden_squeezenet(goldens_dir):
 
 
 # The deepest ones take long to trace, and have the blocks of the others.
-DEEP = ("resnet101", "resnet152", "densenet161")
+DEEP = (
+    *("resnet101", "resnet152", "densenet161"),
+    *("convnext_small", "convnext_base", "convnext_large"),
+)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_names_widths_and_sizes(name, goldens_dir):
         "densenet121": (2, 2),
         "densenet161": (2, 2),
         "test_tiny": (18, 17),
+        **dict.fromkeys((name for name in TRUNKS if name.startswith("convnext")), (2, 2)),
     }
     default = (3, 3) if spec.patch == 1 else (4, 3)
     assert feature_map.shape == (2, *cells.get(name, default), spec.width)
@@ -152,8 +157,9 @@ def test_test_trunk_is_not_offered():
             ),
             24,
         ),
+        (ConvNeXt((1, 1), (8, 16), dtype=jnp.bfloat16), 24),
     ],
-    ids=["basic", "tiny", "bottleneck", "squeezenet", "densenet", "vit"],
+    ids=["basic", "tiny", "bottleneck", "squeezenet", "densenet", "vit", "convnext"],
 )
 def test_bfloat16_trains_float32_parameters(trunk, size):
     images = jax.random.normal(jax.random.key(0), (4, size, size, 3))
@@ -165,7 +171,8 @@ def test_bfloat16_trains_float32_parameters(trunk, size):
         features, state = trunk.apply(
             {"params": params, **variables}, images, train=True, mutable=["batch_stats"]
         )
-        score = features.astype(jnp.float32) * weights[..., : features.shape[-1]]
+        pooled = trunk.apply({"params": params}, features, method="before_pooling")
+        score = pooled.astype(jnp.float32) * weights[..., : features.shape[-1]]
         return score.sum(), (features, state)
 
     with jax.numpy_dtype_promotion("strict"):
