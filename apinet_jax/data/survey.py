@@ -1,28 +1,25 @@
 """An overview of a data set: sizes, duplicates, and a contact sheet with a picture per class."""
 
-import contextlib
 import hashlib
 import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Int
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from apinet_jax.data.decoding import stored_size
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import explain_failed_writes
+from apinet_jax.system.fonts import printable
 
 _MOST_CLASSES = 64
 _MOST_COLUMNS = 8
@@ -115,7 +112,7 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
     )
     draw = ImageDraw.Draw(sheet)
     of_all = f"{count} classes" if count == classes else f"{count} of {classes} classes"
-    heading, font = _printable(f"{title}: {of_all}", 24)
+    heading, font = printable(f"{title}: {of_all}", 24)
     draw.text((_MARGIN, _MARGIN), heading, _INK, font)
     for place, label in enumerate(tracked(shown.tolist(), "Drawing the contact sheet", count)):
         x = _MARGIN + place % columns * cell[0]
@@ -123,7 +120,7 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
         source = dataset.train
         row = int(source.rows[np.flatnonzero(source.labels == label)[0]])
         sheet.paste(ImageOps.fit(source.picture(row), (_TILE, _TILE)), (x, y))
-        caption, font = _printable(_readable(dataset.class_names[label]), 13)
+        caption, font = printable(_readable(dataset.class_names[label]), 13)
         for line, text in enumerate(_wrapped(caption, font)):
             draw.text((x, y + _TILE + 4 + line * _LINE), text, _INK, font)
     part = path.with_name(f"{path.name}.part")
@@ -133,32 +130,6 @@ def write_contact_sheet(dataset: Dataset, path: Path, title: str) -> None:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-
-
-def _printable(text: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Return a font that has all letters of a text, or the text with escapes for the others."""
-    # Matplotlib's font has the letters of more languages than Pillow's own.
-    default = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
-    letters = set(map(ord, text)) - {ord("\n")}
-    if not letters <= _letters_of(default):
-        for path in sorted(font_manager.findSystemFonts()):
-            # macOS's font of last resort has a box for every letter.
-            if "lastresort" not in path.lower() and letters <= _letters_of(path):
-                # Fonts of coloured bitmaps exist in a single size.
-                with contextlib.suppress(OSError):
-                    return text, ImageFont.truetype(path, size)
-    missing = letters - _letters_of(default)
-    escapes = {code: chr(code).encode("ascii", "backslashreplace").decode() for code in missing}
-    return text.translate(escapes), ImageFont.truetype(default, size)
-
-
-@cache
-def _letters_of(path: str) -> frozenset[int]:
-    """Return the code points that a font file has; none if it cannot be read."""
-    try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
 
 
 def _readable(name: str) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from apinet_jax.system.fonts import use_printable
+
 Scores = Mapping[str, Mapping[int, float]]
 """Score of each seed, for each cell; in percent, and NaN for a run that diverged."""
 
@@ -220,4 +222,5 @@ def draw(lines: Sequence[Line], metric: str, path: Path) -> None:
     axes.set_xlabel(f"{metric}, %")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    use_printable(figure)
     figure.savefig(path, dpi=130)

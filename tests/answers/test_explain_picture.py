@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apinet_jax.answers.explanation import picture
 from apinet_jax.answers.explanation.explain import Exemplar, Explanation, Gates
 from apinet_jax.answers.explanation.picture import draw_explanation
+from apinet_jax.answers.pictures import overlay
 
 PIXELS = np.full((32, 32, 3), 128, np.uint8)
 MAP = np.array([[1.0, 0.0], [0.0, -1.0]], np.float32)
@@ -24,10 +26,8 @@ def exemplar(name, gates=None):
 
 def colours(found):
     """Share of red, and of blue pixels."""
-    picture = np.asarray(
-        Image.open(io.BytesIO(draw_explanation(found, "photo.jpg"))).convert("RGB")
-    )
-    red, _, blue = picture.astype(int).transpose(2, 0, 1)
+    with Image.open(io.BytesIO(draw_explanation(found, "photo.jpg"))) as drawn:
+        red, _, blue = np.asarray(drawn.convert("RGB")).astype(int).transpose(2, 0, 1)
     return (red - blue > 60).mean(), (blue - red > 60).mean()
 
 
@@ -47,20 +47,17 @@ def test_training_photos_make_it_taller(gates):
     assert drawn.height > without.height + (100 if gates is None else 400)
 
 
-@pytest.mark.parametrize("part", ["contrast", "photo", "exemplar"])
-def test_cells_are_where_the_trunk_sees_them(part):
-    """Of 64 pixels the last cell of 2 x 2 has 48 x 48, as a ResNet's cells are at 0 and 32."""
+def test_cells_are_where_the_trunk_sees_them(monkeypatch):
+    trunks = []
 
-    def red(values):
-        maps = dict.fromkeys(["contrast", "photo", "exemplar"], 0 * MAP) | {part: values}
-        pixels = np.full((64, 64, 3), 128, np.uint8)
-        gates = Gates(maps["photo"], maps["exemplar"])
-        found = explanation((exemplar("left", gates)._replace(pixels=pixels),))
-        found = found._replace(contrast=maps["contrast"], pixels=pixels, trunk="resnet50")
-        return colours(found)[0]
+    def recorded(*arguments, trunk, **options):
+        trunks.append(trunk)
+        return overlay(*arguments, trunk=trunk, **options)
 
-    none, first, last = map(red, (0 * MAP, np.diag([1.0, 0]), np.diag([0, 1.0])))
-    assert last - none > 3 * (first - none) > 0
+    monkeypatch.setattr(picture, "overlay", recorded)
+    found = explanation((exemplar("left", Gates(MAP, MAP)),))._replace(trunk="resnet50")
+    draw_explanation(found, "x")
+    assert trunks == ["resnet50"] * 3  # the contrast map, and both maps of gates
 
 
 def test_zero_map_and_one_sided_exemplars_are_drawn():
@@ -69,6 +66,8 @@ def test_zero_map_and_one_sided_exemplars_are_drawn():
     assert len(draw_explanation(found, "x")) > 10_000
 
 
-def test_dollar_signs_are_not_formulas():
-    found = explanation((exemplar("a$\\b$c"),))._replace(predicted="a$\\b$c", against="$x^$")
-    assert len(draw_explanation(found, "$_$\udcff.jpg")) > 10_000
+@pytest.mark.parametrize("name", ["a$\\b$c", "夜鷹", "นกตบยุง \U0001f426"])
+def test_names_of_any_kind(name):
+    """Neither formulas nor warnings about letters that no font has."""
+    found = explanation((exemplar(name),))._replace(predicted=name, against=f"$x^$ {name}")
+    assert len(draw_explanation(found, f"$_$\udcff {name}.jpg")) > 10_000

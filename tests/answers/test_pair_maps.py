@@ -10,6 +10,8 @@ from apinet_jax.answers.pairs.compare import Comparison
 from apinet_jax.answers.pairs.maps import most_active, pair_gates, pair_maps
 from apinet_jax.answers.pairs.picture import Side, draw_comparison
 
+BIRD = "夜鷹 \U0001f426"  # letters that Matplotlib's font lacks
+
 
 @pytest.fixture(scope="module")
 def two(photos):
@@ -61,12 +63,12 @@ def test_evidence_of_a_softmax_run_is_that_of_the_prediction(softmax_run, two):
 def test_picture(run, softmax_run, two, kind):
     sides = [
         Side(
-            Comparison(same, -1.0, 0.5, ("A very long name of a class", 0.5), ("$x^$", 1.0), "why"),
+            Comparison(same, -1.0, 0.5, (f"A very long name {BIRD}", 0.5), ("$x^$", 1.0), "why"),
             pair_maps(one, two),
         )
         for one, same in ((run, 0.9), (softmax_run, None))
     ]
     for run_, baseline in (sides, (sides[1], None)):
-        drawn = draw_comparison(run_, ["a" * 200, "$_$\udcff.jpg"], baseline, kind)
+        drawn = draw_comparison(run_, ["a" * 200, f"$_$\udcff {BIRD}.jpg"], baseline, kind)
         with Image.open(io.BytesIO(drawn)) as picture:
             assert picture.width == 1650

@@ -15,8 +15,9 @@ from small_archives import CUB_COUNTS, cub_path, make_small, put_cub
 from apinet_jax.__main__ import run_command
 from apinet_jax.commands import prepare
 from apinet_jax.data.official.cub import Cub
-from apinet_jax.data.survey import _printable, _wrapped
+from apinet_jax.data.survey import _wrapped
 from apinet_jax.system.errors import InputError, RunError
+from apinet_jax.system.fonts import printable
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +107,7 @@ def test_sheet_of_many_classes_shows_some(here, capsys):
 
 
 def test_captions_fit_under_their_pictures():
-    font = _printable("", 13)[1]
+    font = printable("", 13)[1]
     assert _wrapped("Bobolink", font) == ["Bobolink"]
     name = "Ferrari 458 Italia Convertible 2012"
     first, second = _wrapped(name, font)
@@ -122,9 +123,9 @@ def test_captions_in_other_scripts(monkeypatch):
     fonts = f"{matplotlib.get_data_path()}/fonts/ttf"
     rare = "\u1d81"  # a letter that the default font lacks, and STIX has
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [f"{fonts}/STIXGeneral.ttf"])
-    text, font = _printable(f"a{rare}", 13)
+    text, font = printable(f"a{rare}", 13)
     assert (text, font.getname()[0]) == (f"a{rare}", "STIXGeneral")
-    text, font = _printable("caf\u00e9 \u9d8f \U0001f426", 13)
+    text, font = printable("caf\u00e9 \u9d8f \U0001f426", 13)
     assert text == r"caf\u00e9 \u9d8f \U0001f426".replace(r"\u00e9", "\u00e9")
     assert font.getname()[0] == "DejaVu Sans"
 

@@ -11,6 +11,7 @@ import numpy as np
 from apinet_jax.answers.explanation.explain import Exemplar, Explanation
 from apinet_jax.answers.pictures import SIGNED, overlay
 from apinet_jax.data.records.walk import escaped
+from apinet_jax.system.fonts import use_printable
 
 _RED, _BLUE, _GREY = "#b2182b", "#2166ac", "#555555"  # dark enough for text
 _WIDTH = 9.0  # inches
@@ -55,6 +56,7 @@ def _draw(found: Explanation, name: str) -> bytes:
         ):
             part.suptitle(f"nearest training photos of {class_name}", fontsize=9, color=colour)
             _draw_exemplars(part, found, exemplars, columns, has_gates)
+    use_printable(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()

@@ -12,6 +12,7 @@ from apinet_jax.answers.pairs.compare import Comparison, shown
 from apinet_jax.answers.pairs.maps import CHANNELS, Evidence, PairMaps
 from apinet_jax.answers.pictures import overlay
 from apinet_jax.data.records.walk import escaped
+from apinet_jax.system.fonts import printable, use_printable
 
 FORMATS = ("png", "jpg", "jpeg", "pdf", "svg")
 _INK, _GREY = "#1a1a1a", "#666666"
@@ -153,7 +154,8 @@ def _draw_titles(
     """Write a title above a picture, and a class with its probability below."""
     page.text(x, y - 0.05, title, va="bottom", fontsize=8)
     page.text(x, y + tile + 0.05, shown(caption[1]), fontsize=8.5, weight="bold")
-    name = "\n".join(textwrap.wrap(caption[0], int(tile / _LETTER), max_lines=2, placeholder=" …"))
+    name, _ = printable(caption[0])
+    name = "\n".join(textwrap.wrap(name, int(tile / _LETTER), max_lines=2, placeholder=" …"))
     page.text(x, y + tile + 0.2, name, fontsize=7.5, linespacing=1.15)
 
 
@@ -218,6 +220,7 @@ class _Page:
         axes.set_axis_off()
 
     def file(self, kind: str) -> bytes:
+        use_printable(self._figure)
         content = io.BytesIO()
         self._figure.savefig(content, format=kind)
         return content.getvalue()
