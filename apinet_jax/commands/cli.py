@@ -83,6 +83,8 @@ def _print_error(text: str) -> None:
 
 def _leave_job(exit_code: int) -> None:
     """End one process of several at once: each would wait for the others in another place."""
+    if "jax" not in sys.modules:  # no job was joined; the import takes a second
+        return
     from apinet_jax.system import hosts
 
     if hosts.is_multiprocess():
