@@ -119,6 +119,17 @@ def test_planted_errors_are_found(splits):
     assert len(found.outliers) == 42
 
 
+def test_outliers():
+    # Two clusters in opposite directions and one image on either side: the mean is the origin.
+    east, north = np.eye(2)
+    features = np.stack([east, -east] * 12 + [north, -north])
+    images = Images(features, np.zeros(26, int), [str(i) for i in range(26)], None)
+    outliers = audit_images({"train": images}, 1).outliers
+    assert {one.image.index for one in outliers[:2]} == {24, 25}
+    # Ten neighbours of an image have its direction, those of an outlier are at right angles.
+    np.testing.assert_allclose([one.distance for one in outliers], [1, 1] + [0] * 24, atol=1e-6)
+
+
 def test_one_image():
     found = audit_images({"train": Images(np.ones((1, 4)), np.array([0]), ["a.jpg"], None)}, 1)
     assert found.label_errors == found.near_duplicates == []

@@ -19,7 +19,8 @@ def test_copies_are_found(weights, tmp_path, capsys):
     photos = draw_photos(tmp_path / "photos")
     shutil.copy(photos / "train/class0/0.png", photos / "test/class1/copy.png")
     page = tmp_path / "out.html"
-    run_command(["audit", str(photos), f"--features={weights}", f"--out={page}"])
+    options = [f"--features={weights}", "--trunk=test_tiny", f"--out={page}"]
+    run_command(["audit", str(photos), *options])
     printed = capsys.readouterr().out
     assert "across splits" in printed
     assert f"Open {page.as_uri()} in a browser." in printed

@@ -1,7 +1,5 @@
 """Classes that are added from a few photos, by hand and in a run."""
 
-import shutil
-
 import jax
 import numpy as np
 import pytest
@@ -93,10 +91,8 @@ def test_answers_in_an_open_world():
 
 
 @pytest.fixture
-def own_run(workdir, tmp_path):
-    """A copy of the run, whose gallery a test may write."""
-    shutil.copytree(workdir, tmp_path / "run")
-    return apinet_jax.load(tmp_path / "run", device=jax.devices()[0])
+def own_run(own_workdir):
+    return apinet_jax.load(own_workdir, device=jax.devices()[0])
 
 
 def test_gallery_of_a_run(own_run, tmp_path):

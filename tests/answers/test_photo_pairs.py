@@ -1,10 +1,10 @@
 """Comparison of two photos by a run."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_runs import config_for, train
 
 import apinet_jax
 from apinet_jax.answers.pairs.scores import agreement, cosine, interaction_logits, pair_scores
@@ -82,10 +82,8 @@ def test_missing_photo(run, photos):
         run.compare(photos / "test/class0/0.png", photos / "nothing.png")
 
 
-def test_run_without_held_out_images(photos, tmp_path):
-    config = config_for(photos, model__trunk="test_tiny", data__workers=0, data__val_fraction=0.0)
-    config.optim.epochs = 1.0
-    found = apinet_jax.load(train(config, tmp_path / "run").workdir)
+def test_run_without_held_out_images(uncalibrated_workdir, photos):
+    found = apinet_jax.load(uncalibrated_workdir)
     a, b = photos / "test/class0/0.png", photos / "test/class1/0.png"
     answer = found.compare(a, b)
     assert answer.same is None
@@ -104,14 +102,9 @@ def test_run_without_its_photos(workdir, photos, tmp_path):
     assert "--data-dir" in answer.calibration
 
 
-def test_images_of_a_validation_folder_calibrate(photos, tmp_path):
-    for split, source in (("train", "train"), ("val", "test"), ("test", "test")):
-        shutil.copytree(photos / source, tmp_path / "photos" / split)
-    # Other bytes, so that no photo is in two splits.
-    config = config_for(
-        tmp_path / "photos", model__trunk="test_tiny", data__workers=0, data__val_fraction=0.0
-    )
-    config.optim.epochs = 1.0
-    run = apinet_jax.load(train(config, tmp_path / "run").workdir)
-    photo = next((photos / "test").rglob("*.png"))
+def test_images_of_a_validation_folder_calibrate(uncalibrated_workdir, photos, tmp_path):
+    copy = shutil.copytree(uncalibrated_workdir, tmp_path / "run")
+    run = apinet_jax.load(copy)  # its data.val_fraction is 0
+    run.dataset = replace(run.dataset, validation=run.dataset.test)
+    photo = photos / "test/class0/0.png"
     assert run.compare(photo, photo).same is not None

@@ -5,18 +5,24 @@ import html
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import grain  # noqa: F401 - defines flags, which must outlive `flagsaver`
 import numpy as np
 import pytest
+from absl.testing import flagsaver
+from loopback_bucket import started_cloud
+from tiny_runs import options, settings_for
 
 import apinet_jax
+from apinet_jax import main
 from apinet_jax.__main__ import run_command
 from apinet_jax.answers.report import page as report_page
 from apinet_jax.answers.report.files import write_report
 from apinet_jax.answers.report.gather import make_report
 from apinet_jax.answers.report.html import Thumbnails
+from apinet_jax.commands.cli import parse_flags
 from apinet_jax.system.errors import InputError
 
-EVIL = "<script>alert(1)</script>&\"'"
+EVIL = "<script>alert(1)</script>&\"' 夜鷹"
 
 
 class Elements(HTMLParser):
@@ -114,6 +120,7 @@ def test_names_are_escaped(report, run):
     assert "<script>alert" not in text
     assert Elements(text).tags.count("script") == 1
     assert html.escape("<script>alert(1)</script>") in text
+    assert "夜鷹" in text
 
 
 def test_page_without_room_says_so(report, run, monkeypatch):
@@ -173,3 +180,26 @@ def test_command(workdir, tmp_path, capsys):
     assert "Report on 16 test images" in printed
     assert f"Open {page.as_uri()} in a browser." in printed
     assert (tmp_path / "x-tables/classes.csv").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize("flags", [["--report"], []])
+def test_training_writes_it_on_request(flags, own_workdir, photos, monkeypatch):
+    settings = settings_for(photos, optim__epochs=2.0, data__workers=0)
+    command = ["main", "--nodistributed", *options(settings, own_workdir), *flags]
+    monkeypatch.setattr("sys.argv", command)  # ml_collections reads the fields from there
+    with flagsaver.flagsaver():
+        main.main(parse_flags(command))
+    assert (own_workdir / "report.html").exists() == bool(flags)
+
+
+def test_run_in_a_bucket(workdir, capsys):
+    with started_cloud("bucket") as cloud:
+        cloud.put_folder("bucket", "run", workdir)
+        run_command(["report", "gs://bucket/run", "--no-audit"])
+        page, *_ = cloud.buckets["bucket"]["run/report.html"]
+        assert page.startswith(b"<!DOCTYPE html>")
+        assert "run/report-tables/classes.csv" in cloud.buckets["bucket"]
+    printed = capsys.readouterr().out
+    assert "gs://bucket/run/report.html" in printed
+    assert "in a browser" not in printed

@@ -2,32 +2,29 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import config_for, draw_photos, train
+from loopback_bucket import started_cloud
+from tiny_runs import draw_photos
 
 import apinet_jax
 from apinet_jax.__main__ import run_command
 from apinet_jax.answers.unknown.gallery import read_gallery, write_gallery
 from apinet_jax.system.errors import InputError
 
-TINY = {"data__workers": 0, "model__trunk": "test_tiny", "optim__epochs": 1.0}
-
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gallery")
-    photos = draw_photos(folder / "photos", train=12, test=2)
-    new = draw_photos(folder / "new", classes=1, train=3, test=0) / "train/class0"
-    return photos, new, train(config_for(photos, **TINY), folder / "run").workdir
+def new(tmp_path_factory):
+    """Folder of three photos of a new class."""
+    folder = draw_photos(tmp_path_factory.mktemp("new") / "x", classes=1, train=3, test=0)
+    return str(folder / "train/class0")
 
 
 @pytest.fixture
-def files(made):
-    photos, new, workdir = made
-    yield photos, str(new), str(workdir)
-    (workdir / "answers/gallery.npz").unlink(missing_ok=True)
+def files(photos, new, own_workdir):
+    return photos, new, str(own_workdir)
 
 
 def command(capsys, *arguments):
@@ -126,12 +123,21 @@ def test_errors_of_predict(files, flags, message):
         run_command(["predict", files[2], files[1], *flags])
 
 
-def test_no_held_out_images(made, capsys, tmp_path):
-    photos, new, _ = made
-    config = config_for(photos, **TINY, data__val_fraction=0.0)
-    run = str(train(config, tmp_path / "run").workdir)
+def test_no_held_out_images(new, uncalibrated_workdir, capsys):
+    run = str(uncalibrated_workdir)
     with pytest.raises(InputError, match="no held-out images"):
-        run_command(["predict", run, str(new), "--unknown"])
-    command(capsys, "gallery", run, "add", "new", str(new))
-    run_command(["predict", run, str(new), "--gallery"])
+        run_command(["predict", run, new, "--unknown"])
+    command(capsys, "gallery", run, "add", "new", new)
+    run_command(["predict", run, new, "--gallery"])
     assert "gallery's classes are not calibrated" in capsys.readouterr().err
+
+
+def test_run_and_photos_in_a_bucket(new, workdir, capsys):
+    with started_cloud("bucket") as cloud:
+        cloud.put_folder("bucket", "run", workdir)
+        cloud.put_folder("bucket", "new", Path(new))
+        added = command(capsys, "gallery", "gs://bucket/run", "add", "new", "gs://bucket/new")
+        assert added == "new (3)\ngs://bucket/run/answers/gallery.npz: new\n"
+        assert "run/answers/gallery.npz" in cloud.buckets["bucket"]
+        listed = command(capsys, "gallery", "gs://bucket/run", "list").splitlines()
+        assert listed == ["new (3)", *(f"  gs://bucket/new/{number}.png" for number in range(3))]

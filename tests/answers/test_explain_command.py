@@ -5,23 +5,19 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import config_for, draw_photos, train
 
 from apinet_jax.__main__ import run_command
 from apinet_jax.system.errors import InputError
 
 
-@pytest.fixture(scope="module", params=["apinet", "softmax"])
-def workdir(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explain")
-    photos = draw_photos(folder / "photos", classes=3, train=6, test=2)
-    settings = {"model__trunk": "test_tiny", "optim__epochs": 1.0, "data__workers": 0}
-    settings |= {"batch__classes": 3, "method": request.param}
-    return train(config_for(photos, **settings), folder / "run").workdir
+@pytest.fixture
+def photo(photos):
+    return photos / "test/class1/0.png"
 
 
-def test_writes_picture_and_figures(workdir, tmp_path, capsys):
-    photo = workdir.parent / "photos/test/class1/0.png"
+@pytest.mark.parametrize("kind", ["workdir", "softmax_workdir"])
+def test_writes_picture_and_figures(kind, request, photo, tmp_path, capsys):
+    workdir = request.getfixturevalue(kind)
     out = tmp_path / "why.png"
     others = tmp_path / "why.json"
     others.write_text("{}")
@@ -38,8 +34,7 @@ def test_writes_picture_and_figures(workdir, tmp_path, capsys):
     assert str(out) in printed
 
 
-def test_without_the_photos_of_the_run(workdir, tmp_path, capsys):
-    photo = workdir.parent / "photos/test/class1/0.png"
+def test_without_the_photos_of_the_run(workdir, photo, tmp_path, capsys):
     arguments = ["--out", str(tmp_path / "why.png"), "--data-dir", str(tmp_path / "moved")]
     run_command(["explain", str(workdir), str(photo), *arguments])
     assert "No training photos are shown" in capsys.readouterr().err
@@ -57,8 +52,7 @@ def test_without_the_photos_of_the_run(workdir, tmp_path, capsys):
         (["--checkpoint", "99"], "99"),
     ],
 )
-def test_refuses(workdir, arguments, message):
-    photo = workdir.parent / "photos/test/class1/0.png"
+def test_refuses(workdir, photo, arguments, message):
     with pytest.raises(InputError, match=message):
         run_command(["explain", str(workdir), str(photo), *arguments])
 

@@ -5,23 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import config_for, draw_photos, train
 
 from apinet_jax import load
 from apinet_jax.__main__ import run_command
 from apinet_jax.commands.compare import COLUMNS, check_same_classes, read_pairs
 from apinet_jax.system.errors import InputError, RunError
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return draw_photos(tmp_path_factory.mktemp("compare") / "photos", train=12, test=4)
-
-
-@pytest.fixture(scope="module")
-def workdir(photos):
-    config = config_for(photos, data__workers=0, model__trunk="test_tiny", optim__epochs=2.0)
-    return train(config, photos.parent / "run").workdir
 
 
 def two(photos):
