@@ -16,6 +16,7 @@ where that differs) for tests that need no torch. These files come from
     --trunk vit_base_patch14_dinov2 --shapes 1x56x42
     --trunk vit_base_patch14_reg4_dinov2 --shapes 2x70x112
     --trunk convnext_tiny --shapes 1x77x70 --float64
+    --trunk swin_tiny_patch4_window7_224 --shapes 1x64x96 --float64
 """
 
 from __future__ import annotations
@@ -46,10 +47,19 @@ def original(name: str) -> tuple[torch.nn.Module, Callable]:
     import timm
     import torch
     import torchvision
+    from timm.models.swin_transformer import checkpoint_filter_fn
 
     if name.startswith("convnext"):
         model = timm.create_model(name, num_classes=0)
         features = model.forward_features
+    elif name.startswith("swin"):
+        model = timm.create_model(name)  # by its classifier timm recognises the names
+
+        def features(images: torch.Tensor) -> torch.Tensor:
+            sized = timm.create_model(name, img_size=images.shape[2:])
+            sized.load_state_dict(checkpoint_filter_fn(model.state_dict(), sized))
+            return sized.to(images.dtype).eval().forward_features(images).permute(0, 3, 1, 2)
+
     elif name.startswith("vit"):
         model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
 

@@ -45,7 +45,11 @@ from apinet_jax.models.weights.authors import (
 from apinet_jax.models.weights.files import SAFETENSORS, check_suffix, read_state, write_state
 from apinet_jax.models.weights.hub import WEIGHTS, config_file_of, find_pretrained, pixel_statistics
 from apinet_jax.models.weights.recognise import check_fit, recognise
-from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
+from apinet_jax.models.weights.torch_names import (
+    COMPUTED,
+    load_torch_tensors,
+    to_torch_tensors,
+)
 from apinet_jax.setup.build import make_network
 from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError
@@ -199,7 +203,7 @@ def _read_file(path: Path, trunk: str | None) -> Network:
     kept = {
         name: tensor
         for name, tensor in tensors.items()
-        if not name.startswith(foreign) and not name.endswith(".num_batches_tracked")
+        if not name.startswith(foreign) and not name.endswith(COMPUTED)
     }
     # `find_pretrained` refuses a pickle, and only the configuration next to it is needed.
     weights = path.with_name(WEIGHTS) if path.name == _HUB_PICKLE else path.with_suffix(SAFETENSORS)

@@ -14,6 +14,7 @@ from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import Remat, Trunk
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
+from apinet_jax.models.swin import Swin
 from apinet_jax.models.tiny import Tiny
 from apinet_jax.models.vit import ViT, check_sides
 from apinet_jax.system.errors import InputError
@@ -125,6 +126,12 @@ def _convnext(depth: int, width: int) -> TrunkSpec:
     return TrunkSpec(build, 8 * width, ("head.fc.",), **_HIERARCHICAL)
 
 
+def _swin(depth: int, width: int, heads: int, window: int = 7, **numbers: int) -> TrunkSpec:
+    """Swin as in timm: `depth` blocks in its third stage, `width` channels and `heads` at first."""
+    build = partial(Swin, (2, 2, depth, 2), tuple(heads * 2**k for k in range(4)), width, window)
+    return TrunkSpec(build, 8 * width, ("head.",), **_HIERARCHICAL, **numbers)
+
+
 TRUNKS: dict[str, TrunkSpec] = {
     # For laptops: small enough to learn from scratch on a CPU.
     "resnet10_w16": _resnet(BasicBlock, (1, 1, 1, 1), width=16, crop=128, cpu_crop=128),
@@ -145,6 +152,11 @@ TRUNKS: dict[str, TrunkSpec] = {
     "convnext_small": _convnext(27, 96),
     "convnext_base": _convnext(27, 128),
     "convnext_large": _convnext(27, 192),
+    "swin_tiny_patch4_window7_224": _swin(6, 96, 3),
+    "swin_small_patch4_window7_224": _swin(18, 96, 3),
+    "swin_base_patch4_window7_224": _swin(18, 128, 4),
+    "swin_large_patch4_window7_224": _swin(18, 192, 6),
+    "swin_base_patch4_window12_384": _swin(18, 128, 4, window=12, crop=384, cpu_crop=384),
     "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),  # never offered
 }
 

@@ -22,6 +22,7 @@ from apinet_jax.models.convnext import ConvNeXt
 from apinet_jax.models.densenet import DenseNet
 from apinet_jax.models.layers import BatchNorm, Conv, he_normal_fan_out, he_uniform, normalise
 from apinet_jax.models.resnet import Bottleneck, ResNet
+from apinet_jax.models.swin import Swin
 from apinet_jax.models.vit import ViT
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.system.errors import InputError
@@ -87,6 +88,7 @@ def test_golden_squeezenet(goldens_dir):
 DEEP = (
     *("resnet101", "resnet152", "densenet161"),
     *("convnext_small", "convnext_base", "convnext_large"),
+    *(name for name in TRUNKS if name.startswith("swin") and "tiny" not in name),
 )
 
 
@@ -108,6 +110,7 @@ def test_names_widths_and_sizes(name, goldens_dir):
         "densenet161": (2, 2),
         "test_tiny": (18, 17),
         **dict.fromkeys((name for name in TRUNKS if name.startswith("convnext")), (2, 2)),
+        **dict.fromkeys((name for name in TRUNKS if name.startswith("swin")), (3, 2)),
     }
     default = (3, 3) if spec.patch == 1 else (4, 3)
     assert feature_map.shape == (2, *cells.get(name, default), spec.width)
@@ -158,8 +161,9 @@ def test_test_trunk_is_not_offered():
             24,
         ),
         (ConvNeXt((1, 1), (8, 16), dtype=jnp.bfloat16), 24),
+        (Swin((2, 1), (1, 2), width=8, window=3, dtype=jnp.bfloat16), 20),
     ],
-    ids=["basic", "tiny", "bottleneck", "squeezenet", "densenet", "vit", "convnext"],
+    ids=["basic", "tiny", "bottleneck", "squeezenet", "densenet", "vit", "convnext", "swin"],
 )
 def test_bfloat16_trains_float32_parameters(trunk, size):
     images = jax.random.normal(jax.random.key(0), (4, size, size, 3))

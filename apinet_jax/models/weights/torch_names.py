@@ -27,6 +27,8 @@ TORCH_LEAF = {
 KERNEL_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 # `denselayer1.norm.1` in torchvision's files, `denselayer1.norm1` in its module.
 OLD_DENSENET_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
+# Buffers that follow from other numbers: of BatchNorm, and of window attention in older files.
+COMPUTED = (".num_batches_tracked", ".relative_position_index", ".attn_mask")
 LISTED_NAMES = 8
 
 
@@ -53,7 +55,7 @@ def select_trunk_tensors(
         tensors: The state dict, as for `load_torch_tensors`.
         variables: Collections of the trunk, as for `torch_shapes`.
         classifier_prefixes: First letters of the names that belong to the classifier. These
-            tensors are left out, as are torch's `num_batches_tracked`.
+            tensors are left out, as are the buffers `COMPUTED`.
 
     Raises:
         InputError: A leaf has no tensor, a tensor has no leaf, or a shape differs.
@@ -61,7 +63,7 @@ def select_trunk_tensors(
     given = {
         OLD_DENSENET_NAME.sub(r"\1\2", name): tensor
         for name, tensor in tensors.items()
-        if not name.startswith(classifier_prefixes) and not name.endswith(".num_batches_tracked")
+        if not name.startswith(classifier_prefixes) and not name.endswith(COMPUTED)
     }
     shapes = torch_shapes(variables)
     problems = {

@@ -1,0 +1,117 @@
+"""Swin transformers compute what timm's do, on images of any size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numeric import max_error, named_noise
+from trunk_figures import assert_golden_maps, named_variables
+
+from apinet_jax.method.interaction import APINet
+from apinet_jax.models.swin import (
+    Swin,
+    cells_apart,
+    partition,
+    position_bias,
+    resample_offsets,
+    unite,
+)
+from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
+from apinet_jax.system.errors import InputError
+
+NAME = "swin_tiny_patch4_window7_224"
+
+
+def tiny(**options):
+    return Swin((2, 2), (1, 2), width=8, window=3, **options)
+
+
+def test_golden_swin(goldens_dir):
+    """Shifted and padded windows at first; in the last two stages windows that shrink."""
+    assert_golden_maps(NAME, np.load(goldens_dir / f"{NAME}.npz"))
+
+
+def test_windows_by_hand():
+    x = jnp.arange(12.0).reshape(1, 2, 6, 1)
+    windows = partition(x, (2, 3))
+    assert windows[..., 0].tolist() == [[[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11]]]
+    np.testing.assert_array_equal(unite(windows, (2, 3), (2, 6)), x)
+
+
+def test_shifted_windows_do_not_join_the_ends():
+    """Six columns, windows of three, shifted by one: the last window has columns 4, 5 and 0."""
+    apart = cells_apart((1, 6), (1, 3), (0, 1))
+    assert not apart[0].any()
+    np.testing.assert_array_equal(apart[1], np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], bool))
+
+
+def test_attention_reaches_the_shifted_window_only():
+    """The gradient of a cell in a second block, over two 3-cell windows shifted by one."""
+    trunk = Swin((2,), (1,), width=8, window=3)
+    images = jax.random.normal(jax.random.key(0), (1, 12, 24, 3))  # 3 x 6 cells
+    variables = named_variables(trunk, images)
+
+    def first_cell(images):
+        return trunk.apply(variables, images, train=False)[0, 0, 0].sum()
+
+    seen = jnp.abs(jax.grad(first_cell)(images)).sum((0, 1, 3)).reshape(6, 4).sum(1)
+    assert (seen > 1e-9).tolist() == [True, True, True, False, False, False]
+
+
+def test_biases_of_native_windows_are_the_table():
+    table = jnp.asarray(named_noise("table", (25, 2)), jnp.float32)
+    bias = position_bias(table, (3, 3), 3)  # [heads T T]
+    assert bias.shape == (2, 9, 9)
+    query, key = 1 * 3 + 2, 2 * 3 + 0  # one row up, two columns to the right
+    np.testing.assert_array_equal(bias[:, query, key], table[(-1 + 2) * 5 + (2 + 2)])
+
+
+def test_biases_of_smaller_windows():
+    """Linear between offsets at 0, 1 and 2.01: an offset of 1 is unchanged, 2 is almost 2."""
+    matrix = resample_offsets(2, 3)
+    np.testing.assert_allclose(matrix, np.eye(5)[1:4], atol=1e-9)
+    (last,) = resample_offsets(3, 3)[-1:]
+    np.testing.assert_allclose(last, [0, 0, 0, 0.01 / 1.01, 1 / 1.01], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(3, 40), (40, 2)])
+def test_too_small_images_are_refused(size):
+    model = APINet(tiny(), 16, 3, interaction="none")
+    with pytest.raises(InputError, match="too small for this trunk"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, 3)))
+
+
+def test_smallest_image():
+    """One cell attends to itself only, so its values pass."""
+    trunk = tiny()
+    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    feature_map = trunk.apply(named_variables(trunk, images), images, train=False)
+    assert feature_map.shape == (2, 1, 1, 16)
+    assert jnp.isfinite(feature_map).all()
+
+
+def test_tensors_have_timm_names():
+    variables = named_variables(tiny(), jnp.zeros((1, 16, 16, 3)))
+    tensors = to_torch_tensors(variables)
+    assert tensors["layers.1.downsample.reduction.weight"].shape == (16, 32)
+    assert tensors["layers.1.blocks.0.attn.relative_position_bias_table"].shape == (25, 2)
+    assert tensors["layers.0.blocks.1.attn.qkv.weight"].shape == (24, 8)
+    buffers = {
+        "layers.0.blocks.0.attn.relative_position_index": np.zeros((9, 9), np.int64),
+        "layers.0.blocks.1.attn_mask": np.zeros((4, 9, 9), np.float32),
+        "head.fc.weight": np.zeros((5, 16), np.float32),
+    }
+    restored = load_torch_tensors(tensors | buffers, variables, ("head.",))
+    jax.tree.map(np.testing.assert_array_equal, restored, variables)
+
+
+def test_remat_keeps_the_gradient():
+    images = jax.random.normal(jax.random.key(0), (2, 20, 28, 3))
+    variables = named_variables(tiny(), images)
+
+    def gradient(trunk):
+        return jax.grad(lambda v: jnp.square(trunk.apply(v, images, train=True)).sum())(variables)
+
+    found, expected = (gradient(tiny(remat=remat)) for remat in ("full", "none"))
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert max_error(ours, theirs) < 1e-5
