@@ -24,7 +24,9 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str:
         InputError: No trunk fits; the message lists the differences from the nearest one.
     """
     problems = {}
-    for name in TRUNKS:
+    sides = {side for tensor in tensors.values() for side in tensor.shape}
+    # Tracing a trunk takes up to a second, so the likely ones come first.
+    for name in sorted(TRUNKS, key=lambda name: trunk_spec(name).width not in sides):
         try:
             check_fit(tensors, name)
         except InputError as error:
