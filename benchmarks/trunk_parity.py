@@ -68,6 +68,9 @@ def original(name: str) -> tuple[torch.nn.Module, Callable]:
             h, w = (side // TRUNKS[name].patch for side in images.shape[2:])
             return tokens.mT.reshape(len(images), -1, h, w)
 
+    elif name.startswith("tf_efficientnet"):
+        model = timm.create_model(name)
+        features = model.forward_features
     else:
         model = torchvision.models.get_model(name)
         if name.startswith("resnet"):

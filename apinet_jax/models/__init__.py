@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from apinet_jax.models.convnext import ConvNeXt
 from apinet_jax.models.densenet import DenseNet
+from apinet_jax.models.efficientnet import HEAD, EfficientNetLite
 from apinet_jax.models.layers import Remat, Trunk
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
@@ -99,6 +100,12 @@ def _squeezenet() -> TrunkSpec:
     return TrunkSpec(SqueezeNet, 512, ("classifier.",), **cells, rate=rate, scratch_rate=rate)
 
 
+def _efficientnet_lite(width_factor: float, depth_factor: float, side: int) -> TrunkSpec:
+    """EfficientNet-Lite as in timm, whose ImageNet images have `side` pixels."""
+    build = partial(EfficientNetLite, width_factor, depth_factor)
+    return TrunkSpec(build, HEAD, ("classifier.",), HALF, HALF, cpu_crop=side)
+
+
 def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) -> TrunkSpec:
     """ViT-B as in timm, with position embeddings for images of `side` pixels."""
     # Its authors' grid is 0.003 to 0.06.
@@ -143,6 +150,11 @@ TRUNKS: dict[str, TrunkSpec] = {
     "densenet121": _densenet((6, 12, 24, 16), growth=32, width=64),
     "densenet161": _densenet((6, 12, 36, 24), growth=48, width=96),
     "squeezenet1_1": _squeezenet(),
+    "tf_efficientnet_lite0": _efficientnet_lite(1.0, 1.0, side=224),
+    "tf_efficientnet_lite1": _efficientnet_lite(1.0, 1.1, side=240),
+    "tf_efficientnet_lite2": _efficientnet_lite(1.1, 1.2, side=260),
+    "tf_efficientnet_lite3": _efficientnet_lite(1.2, 1.4, side=300),
+    "tf_efficientnet_lite4": _efficientnet_lite(1.4, 1.8, side=380),
     "vit_base_patch16_224": _vit_base(16, 224, statistics=(HALF, HALF)),
     "vit_base_patch14_dinov2": _vit_base(14, 518, layer_scale=True),
     "vit_base_patch14_reg4_dinov2": _vit_base(

@@ -13,7 +13,8 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from apinet_jax.models.operations import at_least_float32, conv
+from apinet_jax.models.depthwise import depthwise_conv
+from apinet_jax.models.operations import Padding, at_least_float32, conv
 from apinet_jax.system.errors import InputError
 
 he_normal_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -83,7 +84,7 @@ class Conv(nn.Module):
         features: Channels out.
         kernel_size: Side of the kernel.
         stride: Step in both directions.
-        padding: Zeros on each of the four sides.
+        padding: Zeros on each of the four sides, or TensorFlow's `SAME`.
         use_bias: Whether a bias is added.
         dtype: Compute dtype; parameters stay float32.
         kernel_init: Initializer of the kernel; the bias starts at zero.
@@ -92,7 +93,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int
     stride: int = 1
-    padding: int = 0
+    padding: Padding = 0
     use_bias: bool = False
     dtype: DTypeLike = jnp.float32
     kernel_init: initializers.Initializer = he_normal_fan_out
@@ -107,6 +108,43 @@ class Conv(nn.Module):
             bias = self.param("bias", initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return y
+
+
+class DepthwiseConv(nn.Module):
+    """torch's `Conv2d` with as many groups as channels: each channel has its own square kernel.
+
+    Attributes:
+        kernel_size: Side of the kernels.
+        stride: Step in both directions.
+        padding: Zeros on each of the four sides, or TensorFlow's `SAME`.
+        use_bias: Whether a bias is added.
+        dtype: Compute dtype; parameters stay float32.
+        kernel_init: Initializer of the kernels; a kernel has `kernel_size`² inputs and outputs.
+    """
+
+    kernel_size: int
+    stride: int = 1
+    padding: Padding = 0
+    use_bias: bool = False
+    dtype: DTypeLike = jnp.float32
+    kernel_init: initializers.Initializer = he_normal_fan_in
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B h w D"]:
+        """Convolve each channel of `x`."""
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        y = depthwise_conv(x, kernel, self.stride, self.padding)
+        if self.use_bias:
+            bias = self.param("bias", initializers.zeros, (x.shape[-1],), jnp.float32)
+            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return y
+
+
+def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return `x` between 0 and 6, with torch's gradient: zero at both bounds."""
+    return lax.clamp(x.dtype.type(0), x, x.dtype.type(6))
 
 
 class BatchNorm(nn.Module):

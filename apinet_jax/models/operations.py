@@ -1,13 +1,14 @@
 """Convolution and pooling as pure functions, with torch's arithmetic, fast on every platform.
 
-Padding is explicit, symmetric and integer: `SAME` would shift a strided window by a pixel. The
-gradients of some operations are slow on XLA's CPU backend, so these have a second formulation for
-it. `lax.platform_dependent` selects it when a program is lowered: a program compiled for a TPU on a
-host without one gets the TPU's formulation.
+Padding is torch's, symmetric and integer. Trunks from TensorFlow ask for its `SAME`, which shifts a
+strided window by a pixel. The gradients of some operations are slow on XLA's CPU backend, so these
+have a second formulation for it. `lax.platform_dependent` selects it when a program is lowered: a
+program compiled for a TPU on a host without one gets the TPU's formulation.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 KERNEL_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+Padding = int | Literal["SAME"]
+"""Zeros on each of the four sides, or as many as TensorFlow adds, the odd one after the image."""
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros before and after, vertically and horizontally."""
 
 
 def by_platform(cpu: Callable, default: Callable) -> Callable:
@@ -51,12 +58,20 @@ def by_platform(cpu: Callable, default: Callable) -> Callable:
     return function
 
 
+def pads_of(padding: Padding, size: tuple[int, int], kernel_size: int, stride: int) -> Pads:
+    """Return the zeros that a convolution adds around images of a size (height, width)."""
+    if padding == "SAME":
+        return tuple(lax.padtype_to_pads(size, (kernel_size,) * 2, (stride,) * 2, padding))
+    return ((padding, padding),) * 2
+
+
 def plain_conv(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: Padding
 ) -> Float[Array, "B h w O"]:
-    """Convolve with torch's symmetric integer padding, as one XLA convolution."""
+    """Convolve as torch, or with TensorFlow's `SAME`, as one XLA convolution."""
+    pads = pads_of(padding, x.shape[1:3], kernel.shape[0], stride)
     return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=KERNEL_LAYOUT
+        x, kernel, (stride, stride), pads, dimension_numbers=KERNEL_LAYOUT
     )
 
 
@@ -82,7 +97,7 @@ def patch_conv(
 
 
 def conv(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: int
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: Padding
 ) -> Float[Array, "B h w O"]:
     """Convolve as `plain_conv`, in the formulation that is fastest on the platform."""
     plain = partial(plain_conv, stride=stride, padding=padding)
