@@ -40,7 +40,7 @@ def all_maps(run: TrainedRun, question: Question, seed: int) -> dict[str, np.nda
     kernel = run.kernel
     spec, side = trunk_spec(run.config.model.trunk), run.config.data.crop
     down, right = (
-        (spec.first_cell + spec.cell_step * np.arange(cells) + 0.5) / side - 0.5
+        (spec.first_centre(side) + spec.cell_step * np.arange(cells) + 0.5) / side - 0.5
         for cells in maps.shape[1:3]
     )
     blob = np.exp(-(down[:, None] ** 2 + right[None] ** 2) / (2 * BLOB**2))

@@ -251,7 +251,7 @@ def pooled(
 ) -> Float[np.ndarray, "N h w"]:
     """Return the pixels of a part that are nearest to each cell: the best such a map can do."""
     down, right = (
-        np.rint((np.arange(side) - spec.first_cell) / spec.cell_step).clip(0, cells - 1)
+        np.rint((np.arange(side) - spec.first_centre(side)) / spec.cell_step).clip(0, cells - 1)
         == np.arange(cells)[:, None]
         for side, cells in zip(parts.shape[1:], shape, strict=True)
     )  # [h H], [w W]

@@ -61,10 +61,14 @@ def enlarge(
         trunk: Name of the trunk.
     """
     spec, (rows, columns) = trunk_spec(trunk), values.shape
-    # Photo pixel p is at (p - first_cell) / cell_step cells from the centre of the first cell.
-    low = (-0.5 - spec.first_cell) / spec.cell_step + 0.5
-    right, below = (side / spec.cell_step + low for side in (width, height))
-    margin = max(0, math.ceil(-low), math.ceil(right - columns), math.ceil(below - rows))
+    sides = width, height
+    # Photo pixel p is at (p - first_centre) / cell_step cells from the centre of the first cell.
+    left, top = ((-0.5 - spec.first_centre(side)) / spec.cell_step + 0.5 for side in sides)
+    right, below = (
+        side / spec.cell_step + low for side, low in zip(sides, (left, top), strict=True)
+    )
+    beyond = (-left, -top, right - columns, below - rows)
+    margin = max(0, *map(math.ceil, beyond))
     picture = Image.fromarray(np.pad(values.astype(np.float32), margin, mode="edge"))
-    box = tuple(edge + margin for edge in (low, low, right, below))
+    box = tuple(edge + margin for edge in (left, top, right, below))
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box))

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from apinet_jax.models.convnext import ConvNeXt
 from apinet_jax.models.densenet import DenseNet
-from apinet_jax.models.efficientnet import HEAD, EfficientNetLite
+from apinet_jax.models.efficientnet import HEAD, EfficientNetLite, first_cell
 from apinet_jax.models.layers import Remat, Trunk
 from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
@@ -51,7 +51,8 @@ class TrunkSpec:
         std: Standard deviation of each channel.
         patch: Sides of images must be multiples of this.
         first_cell: Pixel, counted from 0, at the centre of what the first cell of the feature map
-            sees, vertically and horizontally. With strided, padded layers it may be at the edge.
+            sees, vertically and horizontally. With strided, padded layers it may be at the edge. A
+            function of the side of the image, in pixels, if the padding depends on it.
         cell_step: Pixels from one cell to the next.
         crop: Default side of the images on an accelerator, in pixels.
         cpu_crop: Default side of the images on a CPU.
@@ -66,13 +67,17 @@ class TrunkSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     patch: int = 1
-    first_cell: float = 0.0
+    first_cell: float | Callable[[int], float] = 0.0
     cell_step: int = 32
     crop: int = 448
     cpu_crop: int = 224
     rate: Rate = _PRETRAINED_RATE
     scratch_rate: Rate = _SCRATCH_RATE
     library: str = "torchvision"
+
+    def first_centre(self, side: int) -> float:
+        """Return `first_cell` in an image of `side` pixels."""
+        return self.first_cell(side) if callable(self.first_cell) else self.first_cell
 
 
 def _resnet(
@@ -103,7 +108,8 @@ def _squeezenet() -> TrunkSpec:
 def _efficientnet_lite(width_factor: float, depth_factor: float, side: int) -> TrunkSpec:
     """EfficientNet-Lite as in timm, whose ImageNet images have `side` pixels."""
     build = partial(EfficientNetLite, width_factor, depth_factor)
-    return TrunkSpec(build, HEAD, ("classifier.",), HALF, HALF, cpu_crop=side)
+    options = {"first_cell": first_cell, "cpu_crop": side, "library": "timm"}
+    return TrunkSpec(build, HEAD, ("classifier.",), HALF, HALF, **options)
 
 
 def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) -> TrunkSpec:

@@ -20,6 +20,7 @@ from apinet_jax.models.layers import (
     relu6,
     rematerialised,
 )
+from apinet_jax.models.operations import pads_of
 
 EPSILON = 1e-3  # of every BatchNorm, as in TensorFlow; timm's momentum is torch's
 STEM, HEAD = 32, 1280  # channels, the same in all five
@@ -38,15 +39,15 @@ STAGES = (
 def first_cell(side: int) -> float:
     """Return the pixel at the centre of what the first cell sees, in an image of `side` pixels.
 
-    A convolution with stride 2 has as much padding before as after an odd number of cells, and one
-    cell less before an even number, so its windows start one cell later.
+    It is the pixel under the middle taps of all kernels: where `SAME` padding adds one zero less
+    before an image than after it, all windows are one pixel further.
     """
-    pixel, step = 0.0, 1
-    for _, stride, *_ in ((3, 2), *STAGES):
-        if stride == 2:
-            pixel += step * (side % 2 == 0)
-            side, step = ceil(side / 2), 2 * step
-    return pixel
+    pixel, step = 0, 1
+    for kernel_size, stride, *_ in ((3, 2), *STAGES):  # later blocks of a stage change nothing
+        before, _ = pads_of("SAME", (side, side), kernel_size, stride)[0]
+        pixel += step * (kernel_size // 2 - before)
+        side, step = ceil(side / stride), step * stride
+    return float(pixel)
 
 
 class InvertedResidual(nn.Module):

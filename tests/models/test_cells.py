@@ -11,7 +11,7 @@ from apinet_jax.models import make_trunk, trunk_spec
 def test_centre_of_what_a_cell_sees(name):
     """Of three by three cells, the borders cut what the middle one sees on all sides alike."""
     spec = trunk_spec(name)
-    centre = spec.first_cell + spec.cell_step
+    centre = spec.first_centre(0) + spec.cell_step
     side = int(2 * centre + 1)
     trunk, images = make_trunk(name), jax.random.normal(jax.random.key(0), (4, side, side, 3))
     variables = jax.jit(lambda key: trunk.init(key, images, train=False))(jax.random.key(1))

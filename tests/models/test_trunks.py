@@ -89,6 +89,7 @@ DEEP = (
     *("resnet101", "resnet152", "densenet161"),
     *("convnext_small", "convnext_base", "convnext_large"),
     *(name for name in TRUNKS if name.startswith("swin") and "tiny" not in name),
+    *(f"tf_efficientnet_lite{size}" for size in (1, 2, 3, 4)),
 )
 
 
