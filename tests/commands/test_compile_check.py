@@ -30,7 +30,8 @@ SETTINGS = (
     "data.crop=32",
     "batch.classes=4",
     "batch.images=2",
-    "model.hidden=16",
+    "model.hidden=8192",
+    "model.trunk=test_tiny",
 )
 
 
@@ -94,7 +95,7 @@ def test_table_of_a_program_that_fits(stand_in, capsys):
 
 
 def test_program_that_does_not_fit(stand_in, monkeypatch, capsys):
-    stand_in(2**20)
+    stand_in(2**12)
     monkeypatch.setattr(memory, "memory_saving_options", lambda *_: [{"batch.classes": 2}])
     with pytest.raises(RunError, match="does not fit v5e:1x2"):
         check()
