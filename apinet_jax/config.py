@@ -28,7 +28,10 @@ FREE_FIELDS = (
 
 # Fields that were added when runs had already been recorded. Hashes of a configuration leave them
 # out where they have their defaults, which compute what was computed before.
-LATER_FIELDS = ("batch.sampler", "model.remat", "train.microbatches")
+LATER_FIELDS = (
+    *("batch.sampler", "model.remat", "train.microbatches"),
+    *("train.features", "train.views", "train.view_seed"),
+)
 
 SAMPLERS = {"apinet": "balanced", "softmax": "shuffled"}
 """The `batch.sampler` of each method where it is `None`."""
@@ -110,12 +113,18 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "frozen_epochs": _auto(float, 8.0),
                 "ema": 0.0,  # decay of the average of the parameters; 0: no average
             },
-            "train": {"deterministic": True, "microbatches": _auto(int, 1)},
+            "train": {
+                "deterministic": True,
+                "microbatches": _auto(int, 1),
+                "features": "compute",  # or `cache`: once, by a trunk that never moves
+                "views": 4,  # random crops of each training image, besides the central one
+                "view_seed": 0,
+            },
             "eval": {
                 "batch_size": _auto(int, 64),
                 "flip": config_dict.placeholder(bool),  # `None`: as when the run began, or off
             },
-            "checkpoint": {"every": 1.0, "keep": 2},  # epochs; checkpoints
+            "checkpoint": {"every": _auto(float, 1.0), "keep": 2},  # epochs; checkpoints
         }
     )
 
@@ -138,7 +147,7 @@ def folder_config(
     config.batch.classes = config.batch.images = None
     config.model.trunk = config.model.dtype = config.model.remat = None
     config.optim.lr = config.optim.frozen_epochs = None
-    config.train.microbatches = config.eval.batch_size = None
+    config.train.microbatches = config.eval.batch_size = config.checkpoint.every = None
     return config
 
 

@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.remat": ("none", "dots", "full"),
     "optim.rule": ("sgd", "adamw"),
     "loss.reduction": ("code", "paper"),
+    "train.features": ("compute", "cache"),
 }
 
 # Demands on numbers: in words, as a test, and the fields.
@@ -37,7 +38,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 0",
         lambda x: x >= 0,
-        "data.workers loss.rank_weight loss.rank_margin optim.weight_decay",
+        "data.workers train.views loss.rank_weight loss.rank_margin optim.weight_decay",
     ),
     (
         "at least 0 and below 1",
@@ -49,7 +50,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda x: 0 <= x <= 1e12,
         "optim.frozen_epochs optim.warmup_epochs",
     ),
-    ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, "seed"),
+    ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, "seed train.view_seed"),
     (
         "at least 1",
         lambda x: x >= 1,

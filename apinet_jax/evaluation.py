@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ from apinet_jax.data.source import Dataset
 from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.metrics import EvalSummary, summarise
 from apinet_jax.method.steps import make_eval_step
-from apinet_jax.setup.build import make_dataset, make_eval_loader, make_network
+from apinet_jax.setup.build import make_dataset, make_network
+from apinet_jax.setup.loaders import make_eval_loader
 from apinet_jax.system import hosts
 from apinet_jax.system.console import Bar, print_result, say
 from apinet_jax.system.errors import InputError, RunError, explain_out_of_memory
@@ -71,6 +73,21 @@ def evaluate_split(
     Raises:
         RunError: If the device runs out of memory.
     """
+    logits = apply_to_split(
+        partial(eval_step, params, batch_stats), loader, mesh, title, workers, before_batch
+    )
+    return Evaluation(summarise(logits, loader.labels), logits, loader.labels)
+
+
+def apply_to_split(
+    function: Callable[..., Any],
+    loader: EvalLoader,
+    mesh: Mesh,
+    title: str,
+    workers: int,
+    before_batch: Callable[[], None],
+) -> Float[np.ndarray, "N _"]:
+    """Apply a compiled function to every image of a split; see `evaluate_split`."""
     parts = []
     with (
         explain_out_of_memory("Try a lower eval.batch_size."),
@@ -79,12 +96,10 @@ def evaluate_split(
     ):
         for batch in batches:
             before_batch()
-            logits = eval_step(params, batch_stats, to_global(batch, mesh).image)
-            parts.append(np.asarray(logits))  # waits, so that one batch is on the device at a time
+            found = function(to_global(batch, mesh).image)
+            parts.append(np.asarray(found))  # waits, so that one batch is on the device at a time
             bar.advance()
-    labels = loader.reader.source.labels
-    logits = np.concatenate(parts)[: len(labels)]  # padding is at the end
-    return Evaluation(summarise(logits, labels), logits, labels)
+    return np.concatenate(parts)[: len(loader.labels)]  # padding is at the end
 
 
 def evaluate(

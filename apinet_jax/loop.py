@@ -23,6 +23,7 @@ from apinet_jax.evaluation import Evaluation
 from apinet_jax.method.steps import Stage
 from apinet_jax.method.types import StepMetrics, TrainState
 from apinet_jax.setup.build import Plan, run_key
+from apinet_jax.setup.loaders import batch_workers
 from apinet_jax.system import hosts
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import DivergedError, Interrupted, explain_out_of_memory
@@ -164,7 +165,7 @@ def fit(
     key = run_key(run.config, run.mesh)
     with (
         explain_out_of_memory(_LESS_MEMORY),
-        stream(loader, start, plan.total, run.config.data.workers) as batches,
+        stream(loader, start, plan.total, batch_workers(run.config)) as batches,
         Bar("Training", plan.total, start) as bar,
     ):
         log = _StepLog(run, bar)

@@ -10,9 +10,11 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from apinet_jax.data.crops import CachedViews
 from apinet_jax.data.pipeline import TrainLoader
 from apinet_jax.data.source import Dataset
 from apinet_jax.evaluation import Evaluation, evaluate_split
+from apinet_jax.feature_cache import Features, cached_features
 from apinet_jax.loop import Run, fit
 from apinet_jax.method.steps import Stage, make_eval_step
 from apinet_jax.method.types import TrainState
@@ -22,12 +24,11 @@ from apinet_jax.setup.build import (
     Program,
     fresh_state,
     load_pretrained,
-    make_eval_loader,
     make_program,
-    make_train_loader,
 )
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.decide import decide
+from apinet_jax.setup.loaders import batch_workers, make_eval_loader, make_train_loader
 from apinet_jax.system import hosts
 from apinet_jax.system.console import say
 from apinet_jax.system.mesh import make_mesh, replicated
@@ -72,7 +73,7 @@ def train(
         stop_requests() as check_signals,
         Checkpoints(workdir, decision.config.checkpoint.keep) as checkpoints,
     ):
-        built = build(decision.config, dataset, mesh, checkpoints)
+        built = build(decision.config, dataset, mesh, checkpoints, check_signals)
         begin_session(workdir, decision.record, built.start)
         metrics = MetricsWriter if hosts.is_primary() else MetricsRows
         with (
@@ -94,7 +95,7 @@ def train(
                     "config": decision.config.to_dict(),
                     "class_names": list(dataset.class_names),
                 },
-                evaluate=_evaluator(decision.config, dataset, program, mesh, check_signals),
+                evaluate=_evaluator(decision.config, dataset, built, mesh, check_signals),
                 check_signals=check_signals,
             )
             state = fit(run, built.state, built.loader, built.stages)
@@ -107,6 +108,7 @@ class Built(NamedTuple):
     Attributes:
         program: Network, optimizer, objective and plan.
         loader: Makes the batch of a step.
+        features: Features of all images, with `train.features=cache`.
         start: Steps done.
         state: State to continue from.
         stages: The compiled step of each stage that is still ahead.
@@ -114,13 +116,18 @@ class Built(NamedTuple):
 
     program: Program
     loader: TrainLoader
+    features: Features | None
     start: int
     state: TrainState
     stages: dict[Stage, Callable[..., Any]]
 
 
 def build(
-    config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh, checkpoints: Checkpoints
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    check_signals: Callable[[], None],
 ) -> Built:
     """Build the program, the loader and the first state, and compile the steps.
 
@@ -129,13 +136,18 @@ def build(
         RunError: If the step needs more memory than the device has.
     """
     program = make_program(config, len(dataset.class_names), len(dataset.train), mesh)
-    loader = hosts.run_on_primary_first(
-        lambda: make_train_loader(config, dataset, program.plan, mesh)
-    )
     saved = hosts.broadcast_from_primary(checkpoints.latest_step)
     state = _first_state(config, program, mesh, checkpoints, saved)
+    features = image = None
+    if config.train.features == "cache":
+        features = cached_features(config, dataset, program, state, mesh, check_signals)
+        image = CachedViews(features.train, config.seed)
+    loader = hosts.run_on_primary_first(
+        lambda: make_train_loader(config, dataset, program.plan, mesh, image)
+    )
     start = saved or 0
-    return Built(program, loader, start, state, _compile(config, dataset, program, mesh, start))
+    stages = _compile(config, dataset, program, mesh, start)
+    return Built(program, loader, features, start, state, stages)
 
 
 def _first_state(
@@ -208,19 +220,21 @@ def _compile(
 def _evaluator(
     config: ml_collections.ConfigDict,
     dataset: Dataset,
-    program: Program,
+    built: Built,
     mesh: Mesh,
     check_signals: Callable[[], None],
 ) -> Callable[[TrainState, str], Evaluation]:
     """Return a function that evaluates a state on a split; its step is compiled once."""
+    program, features = built.program, built.features
     eval_step = make_eval_step(
         mesh, model=program.model, preprocess=program.preprocess, flip=bool(config.eval.flip)
     )
 
     def evaluate_on(state: TrainState, split: str) -> Evaluation:
         source = getattr(dataset, split)
+        image = None if features is None else features.evaluated[split].__getitem__
         loader = hosts.run_on_primary_first(
-            lambda: make_eval_loader(config, source, dataset.fingerprint, mesh)
+            lambda: make_eval_loader(config, source, dataset.fingerprint, mesh, image)
         )
         return evaluate_split(
             eval_step,
@@ -229,7 +243,7 @@ def _evaluator(
             loader,
             mesh,
             title=f"Evaluating {split} images",
-            workers=config.data.workers,
+            workers=batch_workers(config),
             before_batch=check_signals,
         )
 

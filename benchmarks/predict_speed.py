@@ -31,7 +31,8 @@ from apinet_jax.answers.prediction.predict import predict_rows
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.evaluation import evaluate_split
 from apinet_jax.method.steps import make_eval_step
-from apinet_jax.setup.build import make_eval_loader, make_network
+from apinet_jax.setup.build import make_network
+from apinet_jax.setup.loaders import make_eval_loader
 from apinet_jax.system.console import console
 from apinet_jax.system.mesh import make_mesh
 from apinet_jax.workdir.checkpoint import load_weights

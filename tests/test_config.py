@@ -15,7 +15,8 @@ from apinet_jax.config import default_config, flatten, recorded_config, result_d
 from apinet_jax.config_checks import check_config
 from apinet_jax.data.sampler import BalancedSampler, ShuffledSampler
 from apinet_jax.setup.auto import choose
-from apinet_jax.setup.build import make_network, make_plan, make_program, make_sampler
+from apinet_jax.setup.build import make_network, make_plan, make_program
+from apinet_jax.setup.loaders import make_sampler
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import make_mesh
 

@@ -18,7 +18,10 @@ FLOORS = (
     ("method",),
     ("workdir",),
     ("setup",),
-    ("training", "loop", "evaluation", "results", "inference", "pretrained_trunk", "batches"),
+    (
+        *("training", "loop", "evaluation", "results", "feature_cache"),
+        *("inference", "pretrained_trunk", "batches"),
+    ),
     ("sweeps", "answers"),
     ("commands",),
     ("main", "__main__"),

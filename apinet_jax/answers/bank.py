@@ -9,7 +9,7 @@ from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.data.pipeline import stream
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.inference import Classifier
-from apinet_jax.setup.build import make_eval_loader
+from apinet_jax.setup.loaders import make_eval_loader
 from apinet_jax.system.console import Bar
 from apinet_jax.system.errors import explain_out_of_memory
 from apinet_jax.system.mesh import make_mesh

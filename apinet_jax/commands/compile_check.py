@@ -136,8 +136,9 @@ def _check(
 
     from apinet_jax.setup import memory
     from apinet_jax.setup.auto import choose
-    from apinet_jax.setup.build import eval_batch_size, make_program
+    from apinet_jax.setup.build import make_program
     from apinet_jax.setup.compile import compile_eval_step, compile_train_step
+    from apinet_jax.setup.loaders import eval_batch_size
     from apinet_jax.setup.memory import format_bytes
     from apinet_jax.setup.program_costs import CHIPS, costs_of, roofline
     from apinet_jax.system.mesh import check_divisible

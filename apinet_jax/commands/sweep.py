@@ -5,7 +5,8 @@ Examples:
       --set data.dir=PHOTOS --set model.pretrained=squeezenet1_1.safetensors
   python -m apinet_jax sweep configs/sweeps/ablations.py --folder=runs/ablations --table
 
-Every run is a separate `python -m apinet_jax.main`. The same command continues after an
+Every run is a separate `python -m apinet_jax.main`, except those with `train.features=cache`: they
+take seconds, and share one process. The same command continues after an
 interruption: finished runs are recorded in FOLDER/runs.jsonl and skipped. Diverged runs are
 recorded too; their cells are not compared, and nothing is compared with a reference that diverged.
 The table (Markdown and CSV) and the plot are updated after every run. A sweep file is a Python
@@ -13,6 +14,7 @@ program: only run files that you trust.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -21,6 +23,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_collections
+
+from apinet_jax.setup.config_file import read_config
 from apinet_jax.sweeps.results import (
     TABLE,
     append_run,
@@ -120,9 +125,13 @@ def _workdir(folder: Path, sweep: Sweep, cell: str, seed: int) -> Path:
 def _train(
     sweep: Sweep, cell: str, seed: int, workdir: Path, check_signals: Callable[[], None]
 ) -> str | None:
-    """Start or continue a run in its own process; return the message of one that diverged."""
+    """Start or continue a run; return the message of one that diverged."""
     workdir.mkdir(parents=True, exist_ok=True)
     settings = {**sweep.settings, **sweep.cells[cell], "seed": seed}
+    config = read_config(sweep.base)
+    config.update_from_flattened_dict(settings)
+    if config.train.features == "cache":
+        return _train_here(config, workdir)
     command = [
         *(sys.executable, "-m", "apinet_jax.main"),
         *(f"--config={sweep.base}", f"--workdir={workdir}"),
@@ -159,6 +168,27 @@ def _train(
     if code == DivergedError.exit_code:
         return reason
     raise RunError(reason)
+
+
+def _train_here(config: ml_collections.ConfigDict, workdir: Path) -> str | None:
+    """Train in this process, as `_train`: a head takes less time than a new process."""
+    from apinet_jax.system.compilation_cache import enable_compilation_cache
+    from apinet_jax.training import train
+
+    enable_compilation_cache()
+    with (
+        open(workdir / "log.txt", "a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            train(config, workdir)
+        except DivergedError as error:
+            say(f"error: {error}")
+            return str(error)
+        except InputError as error:  # the other runs may be possible
+            raise RunError(str(error)) from error
+    return None
 
 
 def _reason(log: Path, start: int, code: int) -> str:

@@ -2,20 +2,20 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
 class Batch(NamedTuple):
     """A batch of images: a host's rows from its loader, all rows on the device.
 
     Attributes:
-        image: Pixels, 0 to 255.
+        image: Pixels, 0 to 255, or features that were computed before.
         label: True class of each image.
         image_id: Record of each image. Copies of one record share it and never form a pair.
         mask: False for the padding of the last evaluation batch.
     """
 
-    image: UInt8[Array, "B H W 3"]
+    image: UInt8[Array, "B H W 3"] | Float[Array, "B D"]
     label: Int[Array, " B"]
     image_id: Int[Array, " B"]
     mask: Bool[Array, " B"]

@@ -14,9 +14,8 @@ import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,7 @@ from absl import flags, logging
 from jaxtyping import Int
 
 from apinet_jax.data.batch import Batch
-from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.sampler import Sampler
-from apinet_jax.data.transforms import center_crop, random_crop_flip, random_resized_crop_flip
 from apinet_jax.system.errors import RunError
 
 # Workers see only the CPU; this process has read that variable already. If the process exits before
@@ -45,34 +42,24 @@ class TrainLoader:
     """Loader of this host's rows of a training batch.
 
     Attributes:
-        reader: Resized images of the training split.
-        sampler: The records of each step.
-        crop: Height and width of a crop.
-        seed: Seed of crop and flip, together with the step and the row.
+        image: Returns a random crop of an image, or one of its cached features, from its index, the
+            step and the row of the batch.
+        labels: Class of each image.
+        sampler: The images of each step.
         rows: This host's rows of the global batch.
-        min_area: Smallest area of a random resized crop, as a fraction of the image; `None` for
-            plain crops.
     """
 
-    reader: ImageReader
+    image: Callable[[int, int, int], np.ndarray]
+    labels: Int[np.ndarray, " N"]
     sampler: Sampler
-    crop: int
-    seed: int
     rows: Int[np.ndarray, " rows"]
-    min_area: float | None = None
 
     def __call__(self, step: int) -> Batch:
         """Return the augmented batch of a step."""
-        augment = random_crop_flip
-        if self.min_area is not None:
-            augment = partial(random_resized_crop_flip, min_area=self.min_area)
         keys = self.sampler(step)
-        images = [
-            augment(self.reader(int(keys[slot])), self.crop, self.seed, step, slot)
-            for slot in self.rows.tolist()
-        ]
+        images = [self.image(int(keys[slot]), step, slot) for slot in self.rows.tolist()]
         mine = keys[self.rows].astype(np.int32)
-        labels = self.reader.source.labels[mine].astype(np.int32)
+        labels = self.labels[mine].astype(np.int32)
         return Batch(np.stack(images), labels, mine, np.ones(len(mine), bool))
 
 
@@ -81,31 +68,31 @@ class EvalLoader:
     """Loader of this host's rows of an evaluation batch: every image once, padded at the end.
 
     Attributes:
-        reader: Resized images of the split.
-        crop: Height and width of the central crop.
+        image: Returns the central crop of an image, or its cached features.
+        labels: Class of each image.
         batch_size: Images of the global batch.
         rows: This host's rows of the global batch.
     """
 
-    reader: ImageReader
-    crop: int
+    image: Callable[[int], np.ndarray]
+    labels: Int[np.ndarray, " N"]
     batch_size: int
     rows: Int[np.ndarray, " rows"]
 
     @property
     def num_batches(self) -> int:
         """Number of batches that cover the split."""
-        return -(-len(self.reader.source) // self.batch_size)
+        return -(-len(self.labels) // self.batch_size)
 
     def __call__(self, index: int) -> Batch:
         """Return the batch from image `index * batch_size` on; padding repeats the last image."""
         first = index * self.batch_size
         wanted = np.arange(first, first + self.batch_size, dtype=np.int32)[self.rows]
-        real = wanted < len(self.reader.source)
-        keys = np.minimum(wanted, len(self.reader.source) - 1)
-        crops = {key: center_crop(self.reader(key), self.crop) for key in set(keys.tolist())}
-        labels = self.reader.source.labels[keys].astype(np.int32)
-        return Batch(np.stack([crops[key] for key in keys.tolist()]), labels, keys, real)
+        real = wanted < len(self.labels)
+        keys = np.minimum(wanted, len(self.labels) - 1)
+        images = {key: self.image(key) for key in set(keys.tolist())}
+        labels = self.labels[keys].astype(np.int32)
+        return Batch(np.stack([images[key] for key in keys.tolist()]), labels, keys, real)
 
 
 @contextlib.contextmanager

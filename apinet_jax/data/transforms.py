@@ -124,6 +124,18 @@ def center_crop(
     return image[start : start + crop, start : start + crop]
 
 
+def draw_view(count: int, seed: int, step: int, slot: int) -> int:
+    """Return a random number below `count`, a pure function of (seed, step, slot).
+
+    Args:
+        count: Views to choose from.
+        seed: Seed of the run.
+        step: Training step.
+        slot: Row of the image in the global batch.
+    """
+    return _below(_words(seed, step, slot, 1)[0], count)
+
+
 def _words(seed: int, step: int, slot: int, count: int) -> list[int]:
     """Return random 64-bit words that depend only on (seed, step, slot)."""
     # numpy counts blocks in the lowest counter word, so each (step, slot) has its own blocks.

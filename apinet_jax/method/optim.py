@@ -45,7 +45,7 @@ def make_optimizer(
     momentum: float,
     weight_decay: float,
     decay_bn_bias: bool,
-    frozen_steps: int,
+    frozen_steps: int | None,
     rule: Rule = "sgd",
     nesterov: bool = False,
     head_lr_factor: float = 1.0,
@@ -60,7 +60,8 @@ def make_optimizer(
         momentum: Decay of the sum of gradients; the first beta of AdamW.
         weight_decay: L2 penalty, added to the gradient; decoupled from it in AdamW.
         decay_bn_bias: Whether all parameters decay, as in the authors' program, or only kernels.
-        frozen_steps: Steps in which the backbone is frozen.
+        frozen_steps: Steps in which the backbone is frozen; `None` if it never moves, and needs no
+            state.
         rule: `sgd` with momentum (the authors' program) or `adamw`.
         nesterov: Whether to use Nesterov momentum.
         head_lr_factor: Learning rate of the head, relative to the schedule.
@@ -77,7 +78,7 @@ def make_optimizer(
             parts = [decay, optax.trace(decay=momentum, nesterov=nesterov)]
         return optax.chain(*parts, *([optax.scale(factor)] if factor != 1 else []))
 
-    trunk = group()
+    trunk = optax.set_to_zero() if frozen_steps is None else group()
     if frozen_steps:
         trunk = optax.transforms.conditionally_mask(trunk, lambda step: step >= frozen_steps)
     return optax.chain(

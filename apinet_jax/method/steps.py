@@ -177,7 +177,8 @@ def train_step(
     """Return the state after one update on one global batch, and the metrics before it.
 
     In the `frozen` stage the trunk only runs forward: its BatchNorm statistics are updated, no
-    gradient flows through it, and the optimizer ignores the zero gradient that it gets.
+    gradient flows through it, and the optimizer ignores the zero gradient that it gets. A batch of
+    features that were computed before does not run it at all.
 
     Args:
         state: State before the step; its buffers are donated when compiled by `make_train_step`.
@@ -211,11 +212,13 @@ def train_step(
     (_, (terms, top1, pairs, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     grads = {**grads, **jax.tree.map(jnp.zeros_like, fixed)}
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params, average = optax.apply_updates(state.params, updates), state.ema
+    params = {**optax.apply_updates(state.params, updates), **fixed}
+    average = state.ema
     if average is not None:
         done = state.step.astype(jnp.float32)
         keep = jnp.minimum(ema, (1 + done) / (10 + done))
-        average = optax.incremental_update(params, average, 1 - keep)
+        still = {name: average[name] for name in fixed}
+        average = {**optax.incremental_update(params, average, 1 - keep), **still}
     new_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -253,15 +256,20 @@ def make_train_step(
 
 
 def make_eval_step(
-    mesh: Mesh, *, model: APINet, preprocess: Preprocess, flip: bool = False
-) -> Callable[[dict[str, Any], dict[str, Any], UInt8[Array, "B H W 3"]], Float[Array, "B C"]]:
-    """Compile `classify_images` for `mesh`: images by rows, the logits replicated.
+    mesh: Mesh, function: Callable[..., Float[Array, "B _"]] = classify_images, **settings: Any
+) -> Callable[[dict[str, Any], dict[str, Any], UInt8[Array, "B H W 3"]], Float[Array, "B _"]]:
+    """Compile a function of single images for `mesh`: images by rows, its results replicated.
 
     A GPU computes the same bits in every run, whatever `train.deterministic` says.
+
+    Args:
+        mesh: The data mesh.
+        function: `classify_images` or `image_features`.
+        **settings: Its keyword arguments.
     """
     everywhere = replicated(mesh)
     return jax.jit(
-        partial(classify_images, model=model, preprocess=preprocess, flip=flip),
+        partial(function, **settings),
         in_shardings=(everywhere, everywhere, sharded_by_batch(mesh)),
         out_shardings=everywhere,
         compiler_options=compiler_options(mesh.devices.flat[0].platform, deterministic=True),

@@ -41,7 +41,7 @@ def join_batch(x: Shaped[Array, "n b *rest"], shards: int) -> Shaped[Array, "B *
 def trunk_features(
     model: APINet,
     variables: dict[str, Any],
-    images: UInt8[Array, "B H W 3"],
+    images: UInt8[Array, "B H W 3"] | Float[Array, "B D"],
     preprocess: Preprocess,
     microbatches: int,
     shards: int,
@@ -56,11 +56,13 @@ def trunk_features(
     Args:
         model: The network.
         variables: Its parameters and BatchNorm statistics.
-        images: The batch.
+        images: The batch; features that were computed before are returned as they are.
         preprocess: Pixel statistics and compute type.
         microbatches: Number of microbatches.
         shards: Devices that share the batch.
     """
+    if images.ndim == 2:
+        return images, {"batch_stats": variables["batch_stats"]}
 
     def features_of(images: UInt8[Array, "b H W 3"]) -> tuple[Float[Array, "b D"], dict[str, Any]]:
         normalised = normalise(images, preprocess.mean, preprocess.std, preprocess.dtype)

@@ -36,6 +36,8 @@ _WARNING = (
     "torchvision or timm names."
 )
 _CHOSEN = "Chosen for this run; --config.FIELD=VALUE overrides:"
+_HEAD_RATES = {"sgd": (0.05, "for a head"), "adamw": (1e-3, "the usual rate of AdamW")}
+_NO_LIMIT = 2**62
 _CACHE_LIMIT = 4 * 2**30
 # Share of a device's memory that the estimate may fill; a CPU's is shared with other programs.
 _CPU_SHARE, _ACCELERATOR_SHARE = 0.8, 0.85
@@ -86,6 +88,7 @@ def choose(
             if default is not None or field in ("model.mean", "model.std"):
                 fill(field, recorded.get(field, default), "as when this run began")
     on_cpu = platform == "cpu"
+    cached = config.train.features == "cache"
     budget = int((_CPU_SHARE if on_cpu else _ACCELERATOR_SHARE) * device_bytes)
     pretrained = config.model.pretrained
     # A resumed run has what was read from its weights in its record.
@@ -100,7 +103,8 @@ def choose(
         value = getattr(weights, name, None)
         fill(f"model.{name}", value, "of the images that model.pretrained was trained on")
     size = weights and weights.size
-    _fill_sizes(config, fill, np.bincount(labels), size, platform, num_devices, budget)
+    limit = None if cached else budget
+    _fill_sizes(config, fill, np.bincount(labels), size, platform, num_devices, limit)
     if config.eval.flip is None:
         config.eval.flip = bool(recorded and recorded.get("eval.flip"))
     batch_size = config.batch.classes * config.batch.images
@@ -113,7 +117,11 @@ def choose(
     else:
         fill("data.cache", "off", f"{size_text}, more than {_CACHE_LIMIT / 1e9:.1f} GB")
 
-    fill("optim.lr", *_rate(config.model.trunk, pretrained, config.optim.rule))
+    often = (max(1.0, config.optim.epochs / 10), "an epoch of cached features is short")
+    fill("checkpoint.every", *(often if cached else (1.0, "each epoch")))
+    fill("optim.lr", *_rate(config))
+    if cached:
+        fill("optim.frozen_epochs", config.optim.epochs, "train.features=cache needs a fixed trunk")
     share = 0.08 * config.optim.epochs
     fill(
         "optim.frozen_epochs",
@@ -132,7 +140,7 @@ def _fill_sizes(
     weights_size: int | None,
     platform: str,
     num_devices: int,
-    budget: int,
+    budget: int | None,
 ) -> None:
     """Choose the settings that share a device's memory: image sizes, K, S, remat, microbatches."""
     data, batch, trunk = config.data, config.batch, config.model.trunk
@@ -152,9 +160,12 @@ def _fill_sizes(
         sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
         crops = sorted({crop // patch * patch for crop in sizes if crop <= best}, reverse=True)
     dtype = config.model.dtype
-    chosen = largest(trunk, dtype, crops, shapes, savings, num_devices, budget, platform)
-    need = format_bytes(chosen.step_bytes)
-    fits = f"a step then needs about {need} of {format_bytes(budget)} per device"
+    limit = _NO_LIMIT if budget is None else budget
+    chosen = largest(trunk, dtype, crops, shapes, savings, num_devices, limit, platform)
+    fits = "a step of the head is small"
+    if budget is not None:
+        need = format_bytes(chosen.step_bytes)
+        fits = f"a step then needs about {need} of {format_bytes(budget)} per device"
     shared = f"so that {num_devices} devices share the batch equally"
 
     given = data.resize is not None
@@ -207,9 +218,12 @@ def _trunk(
     return preferred if need <= budget else smaller, why
 
 
-def _rate(trunk: str, pretrained: str | None, rule: str) -> tuple[float, str]:
+def _rate(config: ml_collections.ConfigDict) -> tuple[float, str]:
     """The learning rate."""
-    if rule == "adamw":
+    trunk, pretrained = config.model.trunk, config.model.pretrained
+    if config.train.features == "cache":
+        return _HEAD_RATES[config.optim.rule]
+    if config.optim.rule == "adamw":
         if pretrained:
             return 1e-4, "AdamW moves each weight by about the rate, and pretrained ones are near"
         return 1e-3, "the usual rate of AdamW"
@@ -223,7 +237,13 @@ def _warnings(config: ml_collections.ConfigDict) -> list[str]:
     noise = not pretrained and config.data.name != "birds"  # drawn to be learnt from scratch
     if noise:
         lines.append(_WARNING)
-    if optim.frozen_epochs >= optim.epochs:
+    if config.train.features == "cache":
+        if not pretrained:
+            lines.append(
+                "WARNING: train.features=cache never trains the trunk, and without "
+                "model.pretrained its features are those of random weights."
+            )
+    elif optim.frozen_epochs >= optim.epochs:
         lines.append(
             f"WARNING: optim.frozen_epochs = {optim.frozen_epochs:g} of optim.epochs = "
             f"{optim.epochs:g}: the trunk is frozen for the entire run, and only the head learns; "
@@ -234,7 +254,7 @@ def _warnings(config: ml_collections.ConfigDict) -> list[str]:
             f"WARNING: the random trunk is frozen for {optim.frozen_epochs:g} epochs; "
             "optim.frozen_epochs=0 lets it learn from the start."
         )
-    rate, why = _rate(config.model.trunk, pretrained, optim.rule)
+    rate, why = _rate(config)
     if optim.rule == "adamw" and optim.lr > 10 * rate:
         lines.append(
             f"WARNING: optim.lr = {optim.lr:g} is far above the {rate:g} that would be chosen with "

@@ -1,4 +1,4 @@
-"""The objects that a configuration describes: network, optimizer, samplers, loaders."""
+"""The objects that a configuration describes: data set, network, optimizer, first state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,14 +11,10 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
-from apinet_jax.config import SAMPLERS
-from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.catalog import open_dataset
-from apinet_jax.data.pipeline import EvalLoader, TrainLoader
-from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
-from apinet_jax.data.source import Dataset, Source
+from apinet_jax.data.source import Dataset
 from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.method.interaction import APINet
@@ -30,8 +26,8 @@ from apinet_jax.models.weights.hub import find_pretrained
 from apinet_jax.models.weights.recognise import read_weights
 from apinet_jax.models.weights.torch_names import load_torch_tensors
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.mesh import host_rows, replicated
-from apinet_jax.system.paths import AnyPath, is_remote, records_root
+from apinet_jax.system.mesh import replicated
+from apinet_jax.system.paths import AnyPath, is_remote
 
 MOST_STEPS = 10_000_000  # the batches of all steps are tabulated before the first
 
@@ -110,7 +106,8 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
             f"optim.epochs = {config.optim.epochs:g} are {total:.3g} steps, and a run can have at "
             f"most {MOST_STEPS:g}. Lower optim.epochs."
         )
-    frozen = min(total, to_steps(config.optim.frozen_epochs))
+    cached = config.train.features == "cache"
+    frozen = total if cached else min(total, to_steps(config.optim.frozen_epochs))
     return Plan(batch_size, epoch, total, frozen, max(1, to_steps(config.checkpoint.every)))
 
 
@@ -174,7 +171,7 @@ def make_program(
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         decay_bn_bias=optim.decay_bn_bias,
-        frozen_steps=plan.frozen,
+        frozen_steps=None if config.train.features == "cache" else plan.frozen,
         rule=optim.rule,
         nesterov=optim.nesterov,
         head_lr_factor=optim.head_lr_factor,
@@ -210,61 +207,6 @@ def state_initializer(
     """Return the function from a key to the state before the first step."""
     options = {"crop": config.data.crop, "ema": config.optim.ema}
     return partial(init_state, program.model, program.optimizer, **options)
-
-
-def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-    """Return the evaluation batch size, rounded up to a multiple of the devices."""
-    return config.eval.batch_size + -config.eval.batch_size % mesh.size
-
-
-def make_sampler(
-    config: ml_collections.ConfigDict, labels: Int[np.ndarray, " N"], plan: Plan
-) -> Sampler:
-    """Return the sampler of `batch.sampler`: K x S images of K classes, or a plain shuffle."""
-    if (config.batch.sampler or SAMPLERS[config.method]) == "shuffled":
-        return ShuffledSampler(
-            len(labels), batch_size=plan.batch_size, num_steps=plan.total, seed=config.seed
-        )
-    return BalancedSampler(
-        labels,
-        classes=config.batch.classes,
-        images=config.batch.images,
-        num_steps=plan.total,
-        seed=config.seed,
-        tail=config.batch.tail,
-    )
-
-
-def _make_reader(
-    config: ml_collections.ConfigDict, source: Source, fingerprint: str
-) -> ImageReader:
-    if config.data.cache != "disk":
-        return ImageReader(source, config.data.resize)
-    folder = records_root() / "apinet_jax_cache"
-    return cached_reader(source, config.data.resize, folder, fingerprint)
-
-
-def make_train_loader(
-    config: ml_collections.ConfigDict, dataset: Dataset, plan: Plan, mesh: Mesh
-) -> TrainLoader:
-    """Return the loader of this host's rows of each training batch."""
-    return TrainLoader(
-        _make_reader(config, dataset.train, dataset.fingerprint),
-        make_sampler(config, dataset.train.labels, plan),
-        config.data.crop,
-        config.seed,
-        host_rows(plan.batch_size, mesh),
-        config.data.min_area if config.data.augmentation == "random_resized" else None,
-    )
-
-
-def make_eval_loader(
-    config: ml_collections.ConfigDict, source: Source, fingerprint: str, mesh: Mesh
-) -> EvalLoader:
-    """Return the loader of this host's rows of each evaluation batch."""
-    batch_size = eval_batch_size(config, mesh)
-    reader = _make_reader(config, source, fingerprint)
-    return EvalLoader(reader, config.data.crop, batch_size, host_rows(batch_size, mesh))
 
 
 def load_pretrained(state: TrainState, trunk: str, name: str | Path) -> TrainState:

@@ -1,6 +1,6 @@
 """Compilation of the steps from shapes only, for devices that need not exist."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.steps import Stage, make_eval_step, make_train_step
 from apinet_jax.method.types import TrainState
-from apinet_jax.setup.build import Program, eval_batch_size, state_initializer
+from apinet_jax.setup.build import Program, state_initializer
+from apinet_jax.setup.loaders import eval_batch_size
 from apinet_jax.system.mesh import replicated, sharded_by_batch
 
 T = TypeVar("T")
@@ -35,7 +36,11 @@ def compile_train_step(
         deterministic=config.train.deterministic,
     )
     state = _state_shapes(config, program, mesh)
-    batch = _batch_shapes(config.data.crop, program.plan.batch_size, mesh)
+    crop = config.data.crop
+    image: tuple[tuple[int, ...], Any] = ((crop, crop, 3), jnp.uint8)
+    if config.train.features == "cache":
+        image = ((program.model.feature_width,), jnp.float32)
+    batch = _batch_shapes(image, program.plan.batch_size, mesh)
     key = _replicated_shapes(jax.eval_shape(jax.random.key, 0), mesh)
     return step.lower(state, batch, key).compile()
 
@@ -48,7 +53,8 @@ def compile_eval_step(
         mesh, model=program.model, preprocess=program.preprocess, flip=bool(config.eval.flip)
     )
     state = _state_shapes(config, program, mesh)
-    batch = _batch_shapes(config.data.crop, eval_batch_size(config, mesh), mesh)
+    image = ((config.data.crop, config.data.crop, 3), jnp.uint8)
+    batch = _batch_shapes(image, eval_batch_size(config, mesh), mesh)
     return step.lower(state.inference_params, state.batch_stats, batch.image).compile()
 
 
@@ -64,10 +70,10 @@ def _replicated_shapes(shapes: T, mesh: Mesh) -> T:
     )
 
 
-def _batch_shapes(crop: int, batch_size: int, mesh: Mesh) -> Batch:
+def _batch_shapes(image: tuple[tuple[int, ...], Any], batch_size: int, mesh: Mesh) -> Batch:
     rows = sharded_by_batch(mesh)
     fields = Batch(
-        image=((crop, crop, 3), jnp.uint8),
+        image=image,
         label=((), jnp.int32),
         image_id=((), jnp.int32),
         mask=((), jnp.bool_),

@@ -23,6 +23,7 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
     softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
     both = flat["model.interaction"] == "both"
     shuffled = (flat["batch.sampler"] or SAMPLERS[flat["method"]]) == "shuffled"
+    cached = flat["train.features"] == "cache"
     groups: list[tuple[bool, tuple[str, ...], str]] = [
         (softmax, (*model, *ranking, *pairs), "softmax has no pairs"),
         (shuffled, ("batch.tail",), "shuffled batches take no account of classes"),
@@ -51,6 +52,21 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
             flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,
             ("optim.nesterov",),
             "there is no momentum",
+        ),
+        (
+            cached and flat["optim.frozen_epochs"] < flat["optim.epochs"],
+            ("optim.frozen_epochs",),
+            "with train.features=cache the trunk is always frozen",
+        ),
+        (
+            cached,
+            ("model.batch_norm", "model.remat", "train.microbatches"),
+            "with train.features=cache no step runs the trunk",
+        ),
+        (
+            not cached,
+            ("train.views", "train.view_seed"),
+            "the crops of each step are new without train.features=cache",
         ),
         (flat["optim.weight_decay"] == 0, ("optim.decay_bn_bias",), "there is no decay"),
     ]

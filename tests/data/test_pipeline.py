@@ -1,6 +1,7 @@
 """A batch depends only on (seed, step): not on workers, threads, hosts or the first step."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from image_folder import noise_source
 from apinet_jax.data import pipeline
 from apinet_jax.data.batch import Batch
 from apinet_jax.data.cache import ImageReader
+from apinet_jax.data.crops import CentralCrop, RandomCrop
 from apinet_jax.data.decoding import decode
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream
 from apinet_jax.data.sampler import BalancedSampler
@@ -26,7 +28,12 @@ def source():
 @pytest.fixture(scope="module")
 def loader(source):
     sampler = BalancedSampler(source.labels, classes=3, images=4, num_steps=10, seed=5)
-    return TrainLoader(ImageReader(source, SIZE), sampler, CROP, seed=5, rows=np.arange(12))
+    crops = RandomCrop(ImageReader(source, SIZE), CROP, seed=5)
+    return TrainLoader(crops, source.labels, sampler, rows=np.arange(12))
+
+
+def eval_loader(source, batch_size, rows):
+    return EvalLoader(CentralCrop(ImageReader(source, SIZE), CROP), source.labels, batch_size, rows)
 
 
 def collect(loader, start, stop, workers=0):
@@ -80,7 +87,7 @@ class Probe(EvalLoader):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_only_worker_processes_are_limited_to_the_cpu(source, monkeypatch, workers):
     monkeypatch.setenv("JAX_PLATFORMS", "accelerator")
-    loader = Probe(ImageReader(source, SIZE), CROP, 1, np.arange(1))
+    loader = Probe(CentralCrop(ImageReader(source, SIZE), CROP), source.labels, 1, np.arange(1))
     with stream(loader, 0, 6, workers) as batches:
         seen = []
         for batch in batches:
@@ -93,10 +100,7 @@ def test_only_worker_processes_are_limited_to_the_cpu(source, monkeypatch, worke
 
 
 def test_hosts_share_the_batch(loader, source):
-    halves = [
-        TrainLoader(loader.reader, loader.sampler, CROP, seed=5, rows=rows)(4)
-        for rows in (np.arange(6), np.arange(6, 12))
-    ]
+    halves = [replace(loader, rows=rows)(4) for rows in (np.arange(6), np.arange(6, 12))]
     joined = [np.concatenate(fields) for fields in zip(*halves, strict=True)]
     assert_same([joined], [loader(4)])
 
@@ -105,7 +109,7 @@ def test_hosts_share_the_batch(loader, source):
     ("batch_size", "workers"), [(1, 0), (4, 0), (4, 2), (13, 0), (26, 0), (40, 0)]
 )
 def test_evaluation_has_every_image_once(source, batch_size, workers):
-    loader = EvalLoader(ImageReader(source, SIZE), CROP, batch_size, np.arange(batch_size))
+    loader = eval_loader(source, batch_size, np.arange(batch_size))
     batches = collect(loader, 0, loader.num_batches, workers)
     mask = np.concatenate([batch.mask for batch in batches])
     ids = np.concatenate([batch.image_id for batch in batches])[mask]
@@ -117,10 +121,7 @@ def test_evaluation_has_every_image_once(source, batch_size, workers):
 
 
 def test_evaluation_rows_of_two_hosts_cover_all(source):
-    loaders = [
-        EvalLoader(ImageReader(source, SIZE), CROP, 8, rows)
-        for rows in (np.arange(4), np.arange(4, 8))
-    ]
+    loaders = [eval_loader(source, 8, rows) for rows in (np.arange(4), np.arange(4, 8))]
     seen = [
         image
         for loader in loaders

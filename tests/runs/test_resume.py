@@ -38,12 +38,9 @@ from tiny_runs import (
 )
 
 from apinet_jax.method.types import TrainState
-from apinet_jax.setup.build import (
-    make_network,
-    make_train_loader,
-    run_key,
-)
+from apinet_jax.setup.build import make_network, run_key
 from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.setup.loaders import make_train_loader
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import to_global
 from apinet_jax.workdir.checkpoint import Checkpoints, load_weights

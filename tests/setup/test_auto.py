@@ -15,7 +15,7 @@ from apinet_jax.models import make_trunk
 from apinet_jax.models.weights.torch_names import to_torch_tensors
 from apinet_jax.setup import memory
 from apinet_jax.setup.auto import choose
-from apinet_jax.setup.build import make_program
+from apinet_jax.setup.build import make_program, state_initializer
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.sizing import batch_shapes, memory_savings, step_bytes
 from apinet_jax.system.errors import InputError
@@ -355,3 +355,32 @@ def test_trunk_is_read_from_the_weights(tmp_path):
     _, lines = completed(config)
     (line,) = [line for line in lines if line.startswith("WARNING")]
     assert line.startswith("WARNING: optim.lr = 0.01 is far above the 0.0001 that would be chosen")
+
+
+def test_cached_features_need_no_small_batch_or_image():
+    """A step of the head is small, so only the trunk's own size counts."""
+    fields = {"model__trunk": "resnet50", "train__features": "cache", "optim__epochs": 30.0}
+    config, lines = completed(open_config(**fields), platform="gpu", gib=0.7)
+    assert (config.data.crop, config.batch.classes, config.batch.images) == (448, 30, 4)
+    assert (config.model.remat, config.train.microbatches) == ("none", 1)
+    assert (config.optim.frozen_epochs, config.checkpoint.every) == (30, 3)
+    assert any("its features are those of random weights" in line for line in lines)
+    assert not any("GiB per device" in line for line in lines)
+
+
+def test_cached_features_keep_the_trunk_frozen():
+    fields = {"train__features": "cache", "optim__frozen_epochs": 2.0, "batch__classes": 10}
+    config, lines = completed(open_config(**fields))
+    assert any(line.startswith("optim.frozen_epochs = 2.0 has no effect") for line in lines)
+    program = make_program(config, 40, 1200, make_mesh(jax.devices()[:1]))
+    assert program.plan.frozen == program.plan.total
+    shapes = jax.eval_shape(state_initializer(config, program), jax.random.key(0))
+    momentum = jax.tree.leaves(shapes.opt_state)
+    head = sum(
+        leaf.size for name in ("fc", "map1", "map2") for leaf in shapes.params[name].values()
+    )
+    assert sum(leaf.size for leaf in momentum if leaf.ndim) == head  # the trunk has none
+    assert any(
+        line.startswith("train.views = 9 has no effect")
+        for line in completed(open_config(train__views=9))[1]
+    )

@@ -1,0 +1,93 @@
+"""What the network sees of an image: a crop of it, or features that were computed before."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from apinet_jax.data.cache import ImageReader
+from apinet_jax.data.transforms import (
+    center_crop,
+    draw_view,
+    random_crop_flip,
+    random_resized_crop_flip,
+)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random crop, mirrored half of the time, as a function of (seed, step, slot).
+
+    Attributes:
+        reader: Resized images.
+        crop: Height and width of a crop.
+        seed: Seed of crop and flip.
+        min_area: Smallest area of a random resized crop, as a fraction of the image; `None` for
+            plain crops.
+    """
+
+    reader: ImageReader
+    crop: int
+    seed: int
+    min_area: float | None = None
+
+    def __call__(self, index: int, step: int, slot: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the crop of an image."""
+        draw = (self.reader(index), self.crop, self.seed, step, slot)
+        if self.min_area is None:
+            return random_crop_flip(*draw)
+        return random_resized_crop_flip(*draw, self.min_area)
+
+
+@dataclass(frozen=True)
+class AugmentedView:
+    """One of a few fixed crops of each image, a function of (seed, view, index).
+
+    Attributes:
+        random_crop: The crops.
+        view: Number of the view; it takes the place of the step.
+    """
+
+    random_crop: RandomCrop
+    view: int
+
+    def __call__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the crop of an image."""
+        return self.random_crop(index, self.view, index)
+
+
+@dataclass(frozen=True)
+class CentralCrop:
+    """The crop of evaluation.
+
+    Attributes:
+        reader: Resized images.
+        crop: Height and width of a crop.
+        mirrored: Whether it is mirrored.
+    """
+
+    reader: ImageReader
+    crop: int
+    mirrored: bool = False
+
+    def __call__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the crop of an image."""
+        image = center_crop(self.reader(index), self.crop)
+        return image[:, ::-1] if self.mirrored else image
+
+
+@dataclass(frozen=True)
+class CachedViews:
+    """The features of a random view, drawn by (seed, step, slot).
+
+    Attributes:
+        features: Features of each view of each image.
+        seed: Seed of the draw.
+    """
+
+    features: Float[np.ndarray, "V N D"]
+    seed: int
+
+    def __call__(self, index: int, step: int, slot: int) -> Float[np.ndarray, " D"]:
+        """Return the features of an image."""
+        return self.features[draw_view(len(self.features), self.seed, step, slot), index]
