@@ -29,7 +29,7 @@ FREE_FIELDS = (
 # Fields that were added when runs had already been recorded. Hashes of a configuration leave them
 # out where they have their defaults, which compute what was computed before.
 LATER_FIELDS = (
-    *("batch.sampler", "model.remat", "train.microbatches"),
+    *("batch.sampler", "model.pool", "model.remat", "train.microbatches"),
     *("train.features", "train.views", "train.view_seed"),
 )
 
@@ -80,6 +80,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "mean": config_dict.placeholder(tuple),  # of pixels; `None`: as the weights expect
                 "std": config_dict.placeholder(tuple),
                 "dtype": _auto(str, "float32"),
+                "pool": "map",  # or a ViT's class token
                 "batch_norm": "global",
                 "remat": _auto(str, "none"),  # rematerialisation, which saves memory
                 "hidden": 512,

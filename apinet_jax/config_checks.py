@@ -20,6 +20,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.mutual": ("mlp", "sum", "product", "sq_difference", "own"),
     "model.gates": ("mutual", "alone"),
     "model.interaction": ("both", "self", "other"),
+    "model.pool": ("map", "token", "both"),
     "model.batch_norm": ("global", "per_device"),
     "pairs.distance": ("sq_euclidean", "euclidean"),
     "pairs.choice": ("similar", "dissimilar", "random"),

@@ -138,6 +138,11 @@ class Classifier:
         return self._model.interaction != "none"
 
     @property
+    def has_maps(self) -> bool:
+        """Whether the mean of the feature map is classified; not with `model.pool=token`."""
+        return self.config.model.pool != "token"
+
+    @property
     def kernel(self) -> Float[np.ndarray, "D C"]:
         """Weights of the classifier: the logits are `features @ kernel + bias` (equation 5)."""
         return np.asarray(self._variables["params"]["fc"]["kernel"])
@@ -190,8 +195,17 @@ class Classifier:
         return jax.tree.map(np.asarray, self._describe(self._variables, images))
 
     def map_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B h w D"]:
-        """Return the feature maps of a batch of pixels that are cropped already."""
+        """Return the feature maps of pixels that are cropped already; raise as `check_maps`."""
+        self.check_maps()
         return np.asarray(self._feature_map(self._variables, images))
+
+    def check_maps(self) -> None:
+        """Raise InputError if the run only classifies the class token, which no cell belongs to."""
+        if not self.has_maps:
+            raise InputError(
+                f"{self.checkpoint} classifies the class token of its trunk (model.pool = token), "
+                "so no map shows the evidence for a class. Train with model.pool=map, or with both."
+            )
 
     def classify_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B C"]:
         """Return the scores of a batch of pixels that are cropped already."""

@@ -11,9 +11,9 @@ from apinet_jax.batches import in_batches
 from apinet_jax.data.photos import Photo, read_pixels
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.optim import TRUNK
-from apinet_jax.models import make_trunk, trunk_spec, variable_shapes
+from apinet_jax.models import check_trunk, make_trunk, trunk_spec, variable_shapes
 from apinet_jax.models.layers import normalise
-from apinet_jax.models.vit import check_sides
+from apinet_jax.models.vit import Pool, check_sides
 from apinet_jax.models.weights.hub import find_pretrained
 from apinet_jax.models.weights.recognise import check_weights, read_weights
 from apinet_jax.models.weights.torch_names import load_torch_tensors
@@ -25,7 +25,11 @@ _BATCH = 32
 
 
 def load_trunk(
-    weights: AnyPath | str, trunk: str | None = None, *, device: jax.Device | None = None
+    weights: AnyPath | str,
+    trunk: str | None = None,
+    *,
+    pool: Pool = "map",
+    device: jax.Device | None = None,
 ) -> "PretrainedTrunk":
     """Load pretrained weights, to compute features of photos without a run.
 
@@ -34,18 +38,20 @@ def load_trunk(
             for `model.pretrained`. The pixel statistics and the size of the images are those of
             the configuration next to the file, else those of the trunk.
         trunk: Name of the trunk; by default it is recognised by its tensors.
+        pool: What `features` returns, as `model.pool`: the mean of the feature map (`map`), the
+            class token of a ViT (`token`), or `both`.
         device: Where it computes; JAX's default device if not given.
 
     Raises:
         InputError: If the weights do not exist, cannot be read or belong to another trunk, or there
-            is no such trunk.
+            is no such trunk, or it has no class token to pool.
 
     >>> import apinet_jax
     >>> trunk = apinet_jax.load_trunk("timm:resnet50.tv_in1k")  # doctest: +SKIP
     >>> trunk.features(["photo.jpg"]).shape  # doctest: +SKIP
     (1, 2048)
     """
-    return PretrainedTrunk(weights, trunk, device)
+    return PretrainedTrunk(weights, trunk, pool, device)
 
 
 class PretrainedTrunk:
@@ -60,7 +66,7 @@ class PretrainedTrunk:
     Attributes:
         name: Name of the trunk.
         source: Permanent name of the weights: a path, or `timm:NAME@COMMIT`.
-        width: Channels of its feature map, `D`.
+        width: Channels of its pooled features.
         resize: Side of resized photos, in pixels.
         crop: Side of their central part that is used.
         mean: Mean of each channel of the images that the weights were trained on, from 0 to 1.
@@ -68,16 +74,17 @@ class PretrainedTrunk:
         device: Where it computes.
     """
 
-    def __init__(self, weights: AnyPath | str, trunk: str | None, device: jax.Device | None):
+    def __init__(
+        self, weights: AnyPath | str, trunk: str | None, pool: Pool, device: jax.Device | None
+    ):
         """Read the weights, as `load_trunk`; nothing is compiled before the first photo."""
-        if trunk is not None:
-            trunk_spec(trunk)
+        check_trunk(trunk, None, pool)
         found = find_pretrained(str(weights))
         self.name = check_weights(found.path, trunk)
         self.source = found.source
         self.device = device or jax.devices()[0]
         spec = trunk_spec(self.name)
-        self.width = spec.width
+        self.width = spec.feature_width(pool)
         self.mean, self.std = found.mean or spec.mean, found.std or spec.std
         self.crop = max((found.size or spec.cpu_crop) // spec.patch, 1) * spec.patch
         self.resize = resize_for(self.crop)
@@ -86,7 +93,8 @@ class PretrainedTrunk:
         inside = load_torch_tensors(tensors, variable_shapes(self.name), spec.classifier_prefixes)
         variables = {kind: {TRUNK: leaves} for kind, leaves in inside.items()}
         self._variables = jax.device_put(variables, self.device)
-        model = APINet(make_trunk(self.name), spec.width, num_classes=1, interaction="none")
+        module = make_trunk(self.name, pool=pool)
+        model = APINet(module, self.width, num_classes=1, interaction="none")
 
         def apply(variables: dict, images: UInt8[jax.Array, "B H W 3"], method: str) -> jax.Array:
             images = normalise(images, self.mean, self.std)
@@ -95,7 +103,7 @@ class PretrainedTrunk:
         self._apply = jax.jit(apply, static_argnames="method")
 
     def features(self, photos: Sequence[Photo] | np.ndarray) -> Float[np.ndarray, "N D"]:
-        """Return the pooled feature of each photo: the mean over its feature map.
+        """Return the pooled feature of each photo: the mean over its feature map, or `pool`.
 
         Raises:
             InputError: If a photo cannot be read, or the images do not suit the trunk.

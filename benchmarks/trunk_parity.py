@@ -5,16 +5,20 @@
     python -m benchmarks.trunk_parity --trunk vit_base_patch16_224 --shapes 1x224x224 2x64x96
 
 Prints max|ours - theirs| / max|theirs| of the feature map, and of the gradient of its product with
-noise in the images; of trunks with BatchNorm also in training mode, and of trunks that normalise
-after pooling also of the pooled features. `--float64` computes both sides in double precision,
-where only real differences remain: in float32 one ReLU that rounding flips changes the gradient of
-a deep trunk by a percent. `--write tests/goldens` stores the original's figures (the gradient in
-training mode where that differs) for tests that need no torch. These files come from
+noise in the images; of trunks with BatchNorm also in training mode, of trunks that normalise after
+pooling also of the pooled features, and of ViTs also of the class token. `--float64` computes both
+sides in double precision, where only real differences remain: in float32 one ReLU that rounding
+flips changes the gradient of a deep trunk by a percent. `--write tests/goldens` stores the
+original's figures (the gradient in training mode where that differs) for tests that need no torch.
+These files come from
 
     --trunk densenet121 --shapes 2x70x101 --float64
     --trunk vit_base_patch16_224 --shapes 2x64x96 1x224x224
     --trunk vit_base_patch14_dinov2 --shapes 1x56x42
     --trunk vit_base_patch14_reg4_dinov2 --shapes 2x70x112
+    --trunk vit_small_patch14_dinov2 --shapes 1x42x28 2x28x56, vit_small_patch14_reg4_dinov2 too
+    --trunk vit_large_patch14_dinov2 --shapes 1x28x42 1x56x28, vit_large_patch14_reg4_dinov2 too
+    --trunk vit_small_patch16_dinov3 --shapes 1x48x32 2x32x64, vit_base_patch16_dinov3 too
     --trunk convnext_tiny --shapes 1x77x70 --float64
     --trunk swin_tiny_patch4_window7_224 --shapes 1x64x96 --float64
     --trunk tf_efficientnet_lite0 --shapes 1x33x44 --float64      # lite1 to lite4 too
@@ -106,6 +110,8 @@ def original_figures(
     if "head.norm.weight" in model.state_dict():  # normalised after pooling
         maps = feature_map.detach().permute(0, 3, 1, 2)
         figures["pooled"] = model.forward_head(maps, pre_logits=True).detach().numpy()
+    if "cls_token" in model.state_dict():
+        figures["token"] = model.forward_features(images.permute(0, 3, 1, 2))[:, 0].detach().numpy()
     return figures
 
 
@@ -159,7 +165,7 @@ def main() -> None:
             for figure, values in theirs.items():
                 kept = np.float16 if figure == "gradient" else np.float32
                 golden[f"{case}/{figure}"] = sample(values).astype(kept)
-    if TRUNKS[arguments.trunk].patch > 1:
+    if "pos_embed" in names:
         golden |= resampled_positions(model)
     if arguments.write:
         np.savez_compressed(arguments.write / f"{arguments.trunk}.npz", **golden)

@@ -163,6 +163,7 @@ CHANGES = {
     "model.mean": ((0.1, 0.2, 0.3), {}),
     "model.std": ((0.1, 0.2, 0.3), {}),
     "model.dtype": ("bfloat16", {}),
+    "model.pool": ("token", {"model.trunk": "test_vit"}),
     "model.batch_norm": ("per_device", {}),
     "model.remat": ("full", {}),
     "model.hidden": (64, {}),

@@ -121,10 +121,11 @@ class TrainedRun(Classifier):
             window: The part of the photo to use; see `pixels`.
 
         Raises:
-            InputError: If the photo cannot be read, no class has that name, or the rival is the
-                predicted class.
+            InputError: If the photo cannot be read, no class has that name, the rival is the
+                predicted class, or the run classifies the class token (`model.pool=token`).
             RunError: If the device runs out of memory.
         """
+        self.check_maps()
         train, reason = None, "none were asked for"
         if exemplars > 0:
             try:

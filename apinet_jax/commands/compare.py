@@ -194,11 +194,11 @@ def _compare_two(
         f"score         {answer.score:.4g}",
         f"calibration   {answer.calibration}",
     ]
-    other = None
     if baseline is not None:
-        other = Side(baseline.compare(*photos, prior), pair_maps(baseline, photos))
-        lines.append(f"baseline      {_same(other.answer)}, score {other.answer.score:.4g}")
+        other_answer = baseline.compare(*photos, prior)
+        lines.append(f"baseline      {_same(other_answer)}, score {other_answer.score:.4g}")
     try:
+        other = baseline and Side(other_answer, pair_maps(baseline, photos))
         names = [PurePath(name).name for name in photos]
         side = Side(answer, pair_maps(found, photos))
         write_atomically(out, draw_comparison(side, names, other, _kind(out)))

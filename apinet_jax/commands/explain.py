@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"predicted    {found.predicted} ({found.probability:.2f})",
             f"against      {found.against} ({found.rival_probability:.2f})",
             f"difference   {found.difference:+.3f} = {found.contrast.sum():+.3f} (sum of the map) "
-            f"{found.bias:+.3f} (biases)",
+            f"{found.bias:+.3f} ({found.bias_source})",
             *(
                 f"like         {one.file_name} ({one.class_name}, cosine {one.similarity:.2f})"
                 for one in found.exemplars
@@ -111,6 +111,7 @@ def as_json(found: Explanation, photo: str, provenance: Provenance) -> dict[str,
         "rival_probability": found.rival_probability,
         "difference": found.difference,
         "bias": found.bias,
+        "bias_source": found.bias_source,
         "contrast": np.asarray(found.contrast, float).tolist(),
         "exemplars": [
             {

@@ -13,9 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.method.losses import PairLogits
-from apinet_jax.models.layers import Trunk, torch_default
-from apinet_jax.models.operations import at_least_float32
-from apinet_jax.system.errors import InputError
+from apinet_jax.models.layers import Trunk, check_cells, torch_default
 
 MutualActivation = Literal["none", "relu"]
 Mutual = Literal["mlp", "sum", "product", "sq_difference", "own"]
@@ -59,8 +57,8 @@ class APINet(nn.Module):
     pairs. The other switches are the paper's ablations; the defaults are API-Net.
 
     Attributes:
-        trunk: Module from normalised images to a feature map.
-        feature_width: Channels of the feature map, `D`.
+        trunk: Module from normalised images to a feature map, and to pooled features.
+        feature_width: Channels of the pooled features, `D`.
         num_classes: Classes, `C`.
         hidden: Width of the mutual MLP, `M`.
         dropout: Rate inside the MLP and, with separate masks, on every feature that is
@@ -103,7 +101,7 @@ class APINet(nn.Module):
         Raises:
             InputError: The images are so small that the feature map has no cell.
         """
-        return jnp.mean(at_least_float32(self.feature_map(images, train)), axis=(1, 2))
+        return self.trunk.features(images, train)
 
     def feature_map(
         self, images: Float[Array, "B H W _"], train: bool = False
@@ -114,11 +112,7 @@ class APINet(nn.Module):
             InputError: If the images are so small that the feature map has no cell.
         """
         feature_map = self.trunk(images, train)  # [B h w D]
-        if 0 in feature_map.shape:
-            raise InputError(
-                f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk:"
-                " its feature map has no cells; use larger images (data.crop)"
-            )
+        check_cells(feature_map, images)
         return self.trunk.before_pooling(feature_map)
 
     def mutual_vector(

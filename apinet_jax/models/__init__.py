@@ -17,7 +17,7 @@ from apinet_jax.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 from apinet_jax.models.squeezenet import SqueezeNet
 from apinet_jax.models.swin import Swin
 from apinet_jax.models.tiny import Tiny
-from apinet_jax.models.vit import ViT, check_sides
+from apinet_jax.models.vit import VIT_BASE, VIT_LARGE, VIT_SMALL, Pool, ViT, ViTSize, check_sides
 from apinet_jax.system.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,6 +36,10 @@ _PRETRAINED_RATE = Rate(0.01, "the authors' rate")
 _SCRATCH_RATE = Rate(
     0.1, "a trunk without weights has further to go than the authors' 0.01 takes it"
 )
+# Their authors' grid is 0.003 to 0.06.
+_VIT_RATE = Rate(
+    0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class TrunkSpec:
         mean: Mean of each channel of the images that its weights were trained on, from 0 to 1.
         std: Standard deviation of each channel.
         patch: Sides of images must be multiples of this.
+        class_token: Whether it has a class token besides the feature map.
         first_cell: Pixel, counted from 0, at the centre of what the first cell of the feature map
             sees, vertically and horizontally. With strided, padded layers it may be at the edge. A
             function of the side of the image, in pixels, if the padding depends on it.
@@ -67,6 +72,7 @@ class TrunkSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     patch: int = 1
+    class_token: bool = False
     first_cell: float | Callable[[int], float] = 0.0
     cell_step: int = 32
     crop: int = 448
@@ -78,6 +84,10 @@ class TrunkSpec:
     def first_centre(self, side: int) -> float:
         """Return `first_cell` in an image of `side` pixels."""
         return self.first_cell(side) if callable(self.first_cell) else self.first_cell
+
+    def feature_width(self, pool: Pool = "map") -> int:
+        """Return the channels of the pooled features."""
+        return 2 * self.width if pool == "both" else self.width
 
 
 def _resnet(
@@ -112,15 +122,28 @@ def _efficientnet_lite(width_factor: float, depth_factor: float, side: int) -> T
     return TrunkSpec(build, HEAD, ("classifier.",), HALF, HALF, **options)
 
 
-def _vit_base(patch: int, side: int, statistics: Sequence = (), **options: Any) -> TrunkSpec:
-    """ViT-B as in timm, with position embeddings for images of `side` pixels."""
-    # Its authors' grid is 0.003 to 0.06.
-    rate = Rate(
-        0.003, "the lowest that the authors of ViT fine-tune with, as no gradient is clipped"
-    )
-    build = partial(ViT, patch, side // patch, **options)
+def _vit(
+    size: ViTSize, patch: int, side: int | None, statistics: Sequence = (), **options: Any
+) -> TrunkSpec:
+    """A ViT as in timm, with position embeddings for images of `side` pixels, or rotary ones."""
+    grid = side and side // patch
+    build = partial(ViT, patch, grid, **size._asdict(), **options)
     cells = {"patch": patch, "first_cell": (patch - 1) / 2, "cell_step": patch, "library": "timm"}
-    return TrunkSpec(build, 768, ("head.",), *statistics, **cells, rate=rate, scratch_rate=rate)
+    rates = {"rate": _VIT_RATE, "scratch_rate": _VIT_RATE}
+    return TrunkSpec(build, size.width, ("head.",), *statistics, class_token=True, **cells, **rates)
+
+
+_REGISTERS = {"registers": 4, "embed_prefix": False}
+_dinov2 = partial(_vit, patch=14, side=518, layer_scale=("ls1.gamma", "ls2.gamma"))
+_dinov3 = partial(
+    _vit,
+    patch=16,
+    side=None,
+    layer_scale=("gamma_1", "gamma_2"),
+    qkv_bias=False,
+    epsilon=1e-5,
+    **_REGISTERS,
+)
 
 
 _PATCHES_RATE = Rate(0.003, "as for ViTs; its authors only give rates for AdamW (optim.rule)")
@@ -161,11 +184,15 @@ TRUNKS: dict[str, TrunkSpec] = {
     "tf_efficientnet_lite2": _efficientnet_lite(1.1, 1.2, side=260),
     "tf_efficientnet_lite3": _efficientnet_lite(1.2, 1.4, side=300),
     "tf_efficientnet_lite4": _efficientnet_lite(1.4, 1.8, side=380),
-    "vit_base_patch16_224": _vit_base(16, 224, statistics=(HALF, HALF)),
-    "vit_base_patch14_dinov2": _vit_base(14, 518, layer_scale=True),
-    "vit_base_patch14_reg4_dinov2": _vit_base(
-        14, 518, layer_scale=True, registers=4, embed_prefix=False
-    ),
+    "vit_base_patch16_224": _vit(VIT_BASE, 16, 224, statistics=(HALF, HALF)),
+    "vit_small_patch14_dinov2": _dinov2(VIT_SMALL),
+    "vit_base_patch14_dinov2": _dinov2(VIT_BASE),
+    "vit_large_patch14_dinov2": _dinov2(VIT_LARGE),
+    "vit_small_patch14_reg4_dinov2": _dinov2(VIT_SMALL, **_REGISTERS),
+    "vit_base_patch14_reg4_dinov2": _dinov2(VIT_BASE, **_REGISTERS),
+    "vit_large_patch14_reg4_dinov2": _dinov2(VIT_LARGE, **_REGISTERS),
+    "vit_small_patch16_dinov3": _dinov3(VIT_SMALL),
+    "vit_base_patch16_dinov3": _dinov3(VIT_BASE),
     "convnext_tiny": _convnext(9, 96),
     "convnext_small": _convnext(27, 96),
     "convnext_base": _convnext(27, 128),
@@ -175,7 +202,9 @@ TRUNKS: dict[str, TrunkSpec] = {
     "swin_base_patch4_window7_224": _swin(18, 128, 4),
     "swin_large_patch4_window7_224": _swin(18, 192, 6),
     "swin_base_patch4_window12_384": _swin(18, 128, 4, window=12, crop=384, cpu_crop=384),
-    "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),  # never offered
+    # Never offered:
+    "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),
+    "test_vit": _vit(ViTSize(16, depth=1, heads=2), 8, 32, registers=1),
 }
 
 LISTED_TRUNKS = tuple(name for name in TRUNKS if not name.startswith("test_"))
@@ -197,19 +226,28 @@ def trunk_spec(name: str) -> TrunkSpec:
     return TRUNKS[name]
 
 
-def check_trunk(name: str | None, crop: int | None) -> None:
-    """Refuse an unknown trunk, and a crop that its patches do not fill.
+def check_trunk(name: str | None, crop: int | None, pool: Pool = "map") -> None:
+    """Refuse an unknown trunk, a crop that its patches do not fill, and a pooling it lacks.
 
     Args:
         name: Name of the trunk; `None` if it is not known yet.
         crop: Side of the images in pixels; `None` if it is not known yet.
+        pool: How features are pooled.
 
     Raises:
-        InputError: With the known trunks, or with a side that works.
+        InputError: With the known trunks, a side that works, or the pooling that works.
     """
-    patch = 1 if name is None else trunk_spec(name).patch
+    if name is None:
+        return
+    spec = trunk_spec(name)
     if crop is not None:
-        check_sides(patch, crop, crop)
+        check_sides(spec.patch, crop, crop)
+    if pool != "map" and not spec.class_token:
+        have = ", ".join(known for known in LISTED_TRUNKS if TRUNKS[known].class_token)
+        raise InputError(
+            f"model.pool = {pool} needs a class token, which {name} does not have; set"
+            f" model.pool=map, or choose one of {have}"
+        )
 
 
 def make_trunk(
@@ -217,8 +255,11 @@ def make_trunk(
     dtype: DTypeLike = jnp.float32,
     batch_norm_groups: int = 1,
     remat: Remat = "none",
+    pool: Pool = "map",
 ) -> Trunk:
-    """Build a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`, not pooled.
+    """Build a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`.
+
+    Its method `features` takes the same arguments and returns the pooled features.
 
     Args:
         name: A key of `TRUNKS`, `resnet50` for instance.
@@ -227,14 +268,20 @@ def make_trunk(
         remat: Rematerialisation of each block: `none` stores every activation for the backward
             pass, `dots` only the results of convolutions and matrix products, `full` only the
             input of the block.
+        pool: What is pooled: `map`, the mean of the feature map; `token`, the class token; `both`,
+            the mean of the feature map, then the class token.
 
     Returns:
         The linen module, without parameters.
 
     Raises:
-        InputError: No trunk has that name.
+        InputError: No trunk has that name, or it has no class token to pool.
     """
-    return trunk_spec(name).build(dtype=dtype, batch_norm_groups=batch_norm_groups, remat=remat)
+    check_trunk(name, None, pool)
+    options = {} if pool == "map" else {"pool": pool}
+    return trunk_spec(name).build(
+        dtype=dtype, batch_norm_groups=batch_norm_groups, remat=remat, **options
+    )
 
 
 def variable_shapes(name: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:

@@ -76,6 +76,30 @@ class Trunk(nn.Module, kw_only=True):
         """
         return feature_map
 
+    def features(self, images: Float[Array, "B H W _"], train: bool) -> Float[Array, "B F"]:
+        """Return the features of single images, in float32 or wider: the mean over the cells.
+
+        Raises:
+            InputError: The images are so small that the feature map has no cell.
+        """
+        feature_map = self(images, train)  # [B h w D]
+        check_cells(feature_map, images)
+        return mean_over_cells(self.before_pooling(feature_map))
+
+
+def mean_over_cells(feature_map: Float[Array, "B h w D"]) -> Float[Array, "B D"]:
+    """Return the mean over the cells of each feature map, in float32 or wider."""
+    return jnp.mean(at_least_float32(feature_map), axis=(1, 2))
+
+
+def check_cells(feature_map: Float[Array, "B h w D"], images: Float[Array, "B H W _"]) -> None:
+    """Refuse images that are so small that their feature map has no cell."""
+    if 0 in feature_map.shape:
+        raise InputError(
+            f"images of {images.shape[1]}x{images.shape[2]} are too small for this trunk: its"
+            " feature map has no cells; use larger images (data.crop)"
+        )
+
 
 class Conv(nn.Module):
     """torch's `Conv2d` on NHWC, with a square kernel.

@@ -1,6 +1,7 @@
 """Vision transformers, equal to timm's; modules and parameters are named as in its state dict."""
 
 from functools import partial
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,31 @@ from apinet_jax.models.layers import (
     Conv,
     Trunk,
     layer_norm,
+    mean_over_cells,
     rematerialised,
     small_normal,
     torch_default,
 )
 from apinet_jax.models.operations import at_least_float32
+from apinet_jax.models.rotary import Rotation, rotary_positions, rotate
 from apinet_jax.system.errors import InputError
 
+Pool = Literal["map", "token", "both"]
+
 MLP_RATIO = 4
+
+
+class ViTSize(NamedTuple):
+    """Numbers that set the size of a ViT: channels of a token, blocks, attention heads."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+VIT_SMALL = ViTSize(384, 12, 6)
+VIT_BASE = ViTSize(768, 12, 12)
+VIT_LARGE = ViTSize(1024, 24, 16)
 
 
 @jax.checkpoint
@@ -68,63 +86,80 @@ class Block(nn.Module):
 
     Attributes:
         heads: Attention heads.
-        layer_scale: Whether both residuals are scaled per channel, initially by 1e-5.
+        layer_scale: Names of the scales of both residuals per channel, initially 1e-5, if any.
+        qkv_bias: Whether queries, keys and values have a bias.
+        epsilon: Added to the variance by the norms.
         dtype: Compute dtype.
     """
 
     heads: int
-    layer_scale: bool = False
+    layer_scale: tuple[str, str] | None = None
+    qkv_bias: bool = True
+    epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Return the transformed tokens."""
+    def __call__(
+        self, x: Float[Array, "B T D"], rotation: Rotation | None = None
+    ) -> Float[Array, "B T D"]:
+        """Return the transformed tokens; `rotation` turns queries and keys by their positions."""
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
 
-        def scaled(y: Float[Array, "B T D"], name: str) -> Float[Array, "B T D"]:
-            if not self.layer_scale:
+        def scaled(y: Float[Array, "B T D"], residual: int) -> Float[Array, "B T D"]:
+            if self.layer_scale is None:
                 return y
+            name = self.layer_scale[residual]
             gamma = self.param(name, initializers.constant(1e-5), (width,), jnp.float32)
             return y * gamma.astype(self.dtype).reshape(1, 1, -1)
 
-        qkv = dense(3 * width, name="attn.qkv")(layer_norm(x, "norm1"))
-        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
-        y = attention(*jnp.unstack(qkv, axis=2)).reshape(x.shape)
-        x = x + scaled(dense(width, name="attn.proj")(y), "ls1.gamma")
-        y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(x, "norm2"))
+        y = layer_norm(x, "norm1", self.epsilon)
+        qkv = dense(3 * width, use_bias=self.qkv_bias, name="attn.qkv")(y)
+        query, key, value = jnp.unstack(qkv.reshape(*x.shape[:2], 3, self.heads, -1), axis=2)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        y = attention(query, key, value).reshape(x.shape)
+        x = x + scaled(dense(width, name="attn.proj")(y), 0)
+        y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(x, "norm2", self.epsilon))
         y = dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
-        return x + scaled(y, "ls2.gamma")
+        return x + scaled(y, 1)
 
 
 class ViT(Trunk):
     """The trunk of a vision transformer: its patch tokens after the last norm, as a feature map.
 
-    Class and register tokens take part in the attention and are then dropped. The sides of the
-    images may be any multiples of the patch: the position embeddings are resampled to their grid.
-    There is no BatchNorm.
+    Class and register tokens take part in the attention; registers are then dropped. The sides of
+    the images may be any multiples of the patch: the position embeddings are resampled to their
+    grid, or positions are rotations. There is no BatchNorm.
 
     Attributes:
         patch: Side of a patch, in pixels.
-        grid: Side of the grid of position embeddings in the weights, in cells.
+        grid: Side of the grid of position embeddings in the weights, in cells; `None` for
+            rotary positions instead, as in DINOv3.
         registers: Register tokens, besides the class token.
-        layer_scale: Whether the residuals of the blocks are scaled per channel.
+        layer_scale: As for `Block`.
+        qkv_bias: As for `Block`.
+        epsilon: As for `Block`.
         embed_prefix: Whether class and register tokens have position embeddings, the first ones.
         width: Channels of a token.
         depth: Blocks.
         heads: Attention heads.
+        pool: What `features` returns: the mean of the patch tokens (`map`), the class token
+            (`token`), or `both`, the mean first.
     """
 
     patch: int
-    grid: int
+    grid: int | None
     registers: int = 0
-    layer_scale: bool = False
+    layer_scale: tuple[str, str] | None = None
+    qkv_bias: bool = True
+    epsilon: float = 1e-6
     embed_prefix: bool = True
     width: int = 768
     depth: int = 12
     heads: int = 12
+    pool: Pool = "map"
 
-    @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w D"]:
         """Return the feature map of normalised `images`, the same in training and evaluation.
 
@@ -132,6 +167,27 @@ class ViT(Trunk):
             InputError: A side of the images is not a multiple of the patch.
         """
         del train
+        feature_map, _ = self.tokens(images)
+        return feature_map
+
+    def features(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B F"]:
+        """Return what `pool` says, in float32 or wider.
+
+        Raises:
+            InputError: A side of the images is not a multiple of the patch.
+        """
+        del train
+        feature_map, token = self.tokens(images)
+        mean, token = mean_over_cells(feature_map), at_least_float32(token)
+        if self.pool == "both":
+            return jnp.concatenate([mean, token], axis=-1)
+        return mean if self.pool == "map" else token
+
+    @nn.compact
+    def tokens(
+        self, images: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B h w D"], Float[Array, "B D"]]:
+        """Return the patch tokens of normalised `images` as a feature map, and the class token."""
         batch, height, width, _ = images.shape
         check_sides(self.patch, height, width)
         cells = height // self.patch, width // self.patch
@@ -145,26 +201,38 @@ class ViT(Trunk):
             name="patch_embed.proj",
         )(images)
 
-        def tokens(name: str, count: int, spread: float) -> Float[Array, "1 T D"]:
+        def learned(name: str, count: int, spread: float) -> Float[Array, "1 T D"]:
             shape = (1, count, self.width)
             return self.param(name, initializers.normal(spread), shape, jnp.float32)
 
-        prefix = tokens("cls_token", 1, 1e-6)
+        spread = 0.02 if self.grid is None else 1e-6
+        prefix = learned("cls_token", 1, spread)
         if self.registers:
-            registers = tokens("reg_token", self.registers, 1e-6)
+            registers = learned("reg_token", self.registers, spread)
             prefix = jnp.concatenate([prefix, registers], axis=1)
         ahead = prefix.shape[1]
-        embedded = ahead if self.embed_prefix else 0
-        positions = tokens("pos_embed", embedded + self.grid**2, 0.02)
-        if self.embed_prefix:
-            prefix = prefix + positions[:, :embedded]
-        prefix = jnp.broadcast_to(prefix.astype(self.dtype), (batch, *prefix.shape[1:]))
+        if self.grid is None:
+            wide = at_least_float32(x).dtype
+            rotation = rotary_positions(cells, ahead, self.width // self.heads, wide)
+        else:
+            rotation, embedded = None, ahead if self.embed_prefix else 0
+            positions = learned("pos_embed", embedded + self.grid**2, 0.02)
+            if self.embed_prefix:
+                prefix = prefix + positions[:, :embedded]
+            native = positions[0, embedded:].reshape(self.grid, self.grid, self.width)
+            x = x + resample(native, cells).astype(self.dtype)[None]
 
-        native = positions[0, embedded:].reshape(self.grid, self.grid, self.width)
-        x = x + resample(native, cells).astype(self.dtype)[None]
+        prefix = jnp.broadcast_to(prefix.astype(self.dtype), (batch, *prefix.shape[1:]))
         x = jnp.concatenate([prefix, x.reshape(batch, -1, self.width)], axis=1)  # [B T D]
-        block = rematerialised(Block, self.remat, takes_train=False)
+        block = partial(
+            rematerialised(Block, self.remat, takes_train=False),
+            self.heads,
+            self.layer_scale,
+            self.qkv_bias,
+            self.epsilon,
+            self.dtype,
+        )
         for index in range(self.depth):
-            x = block(self.heads, self.layer_scale, self.dtype, name=f"blocks.{index}")(x)
-        x = x[:, ahead:].reshape(batch, *cells, self.width)
-        return layer_norm(x, "norm")
+            x = block(name=f"blocks.{index}")(x, rotation)
+        x = layer_norm(x, "norm", self.epsilon)
+        return x[:, ahead:].reshape(batch, *cells, self.width), x[:, 0]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from apinet_jax.config import default_config, flatten
-from apinet_jax.models import SCRATCH_TRUNKS, trunk_spec
+from apinet_jax.models import SCRATCH_TRUNKS, check_trunk, trunk_spec
 from apinet_jax.models.weights.hub import Pretrained, find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
 from apinet_jax.setup.memory import format_bytes
@@ -99,6 +99,7 @@ def choose(
     fill("model.dtype", dtype, why)
     if config.model.trunk is None:  # finding it reads every tensor of the weights
         fill("model.trunk", *_trunk(weights, on_cpu, num_devices, budget))
+        check_trunk(config.model.trunk, None, config.model.pool)
     for name in ("mean", "std"):
         value = getattr(weights, name, None)
         fill(f"model.{name}", value, "of the images that model.pretrained was trained on")

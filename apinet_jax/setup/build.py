@@ -124,9 +124,10 @@ def make_network(
     spec = trunk_spec(config.model.trunk)
     dtype = jnp.dtype(config.model.dtype)
     groups = num_devices if config.model.batch_norm == "per_device" else 1
+    pool = config.model.pool
     model = APINet(
-        trunk=make_trunk(config.model.trunk, dtype, groups, config.model.remat),
-        feature_width=spec.width,
+        trunk=make_trunk(config.model.trunk, dtype, groups, config.model.remat, pool),
+        feature_width=spec.feature_width(pool),
         num_classes=num_classes,
         hidden=config.model.hidden,
         dropout=config.model.dropout,

@@ -54,7 +54,7 @@ def decide(
 
     def on_primary() -> dict[str, Any]:
         check_config(config)
-        check_trunk(config.model.trunk, config.data.crop)
+        check_trunk(config.model.trunk, config.data.crop, config.model.pool)
         recorded = read_record(workdir)
         resolved = _resolve_names(config, recorded)
         if recorded is None and resolved.model.pretrained:

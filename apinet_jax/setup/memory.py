@@ -101,7 +101,7 @@ def memory_saving_options(
         if smaller_crop >= 64:
             resize = round(config.data.resize * smaller_crop / crop)
             options.append({"data.resize": resize, "data.crop": smaller_crop})
-    if not config.model.pretrained:
+    if not config.model.pretrained and config.model.pool == "map":
         options += [{"model.trunk": name} for name in SCRATCH_TRUNKS if name != config.model.trunk]
     combined: dict[str, Any] = {}
     for option in options:

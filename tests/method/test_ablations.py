@@ -1,6 +1,5 @@
 """The switches of the paper's ablations, by hand-computed values."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits, cross_entropy, pair_loss, score_ranking
 from apinet_jax.method.pairs import mine_pairs
 from apinet_jax.method.steps import pair_features
+from apinet_jax.models.layers import Trunk
 from apinet_jax.system.errors import InputError
 
 D, C, P = 6, 4, 5
@@ -27,7 +27,7 @@ def sigmoid(x):
 
 def interact(**switches):
     """Parameters and logits of a head, dropout off."""
-    model = APINet(nn.Dense(D), D, C, hidden=3, **switches)
+    model = APINet(Trunk(), D, C, hidden=3, **switches)
     apply = jax.jit(lambda v: model.apply(v, X_1, X_2, train=False, method="interact"))
     variables = model.init(jax.random.key(0), X_1, X_2, train=False, method="interact")
     return variables["params"], apply(variables)

@@ -71,7 +71,9 @@ def test_adamw_starts_when_the_trunk_thaws():
 
 @pytest.mark.parametrize("everything", [True, False])
 def test_which_parameters_decay(everything):
-    trunk = ViT(8, 2, registers=1, layer_scale=True, width=8, depth=1, heads=2)
+    trunk = ViT(
+        8, 2, registers=1, layer_scale=("ls1.gamma", "ls2.gamma"), width=8, depth=1, heads=2
+    )
     network = APINet(trunk, 8, 3, hidden=4)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)

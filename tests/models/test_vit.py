@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numeric import max_error, named_noise, sample
-from trunk_figures import map_and_gradient, named_variables
+from numeric import max_error, named_noise
+from trunk_figures import assert_golden_maps, named_variables
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
@@ -20,31 +20,31 @@ from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_t
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import make_mesh, replicated, to_global
 
-NAMES = ["vit_base_patch16_224", "vit_base_patch14_dinov2", "vit_base_patch14_reg4_dinov2"]
+NAMES = [
+    "vit_base_patch16_224",
+    *(f"vit_{size}_patch14_dinov2" for size in ("base", "large", "small")),
+    *(f"vit_{size}_patch14_reg4_dinov2" for size in ("base", "large", "small")),
+    *(f"vit_{size}_patch16_dinov3" for size in ("base", "small")),
+]
+FAST = ("vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3")  # with all that others have
 
 
 def tiny(**options):
     return ViT(8, 3, width=16, depth=1, heads=2, **options)
 
 
-# The last one has all that the others have.
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[:-1]), NAMES[-1]]
-)
-def test_golden_vit(name, goldens_dir):
-    golden = np.load(goldens_dir / f"{name}.npz")
-    cases = sorted({key.rpartition("/")[0] for key in golden if "evaluation" in key})
-    shapes = [tuple(int(number) for number in case.split("/")[0].split("x")) for case in cases]
-    with jax.numpy_dtype_promotion("strict"):
-        passes = list(map_and_gradient(name, shapes))
-    for case, figures in zip(cases, passes, strict=True):
-        feature_map, gradient = (sample(figures[key]) for key in ("feature_map", "gradient"))
-        assert max_error(feature_map, golden[f"{case}/feature_map"]) < 1e-5
-        assert max_error(gradient, golden[f"{case}/gradient"]) < 1e-3
-    assert cases
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
+def test_golden_vit(name, goldens_dir):
+    assert_golden_maps(name, np.load(goldens_dir / f"{name}.npz"))
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_golden_small_vit(name, goldens_dir):
+    assert_golden_maps(name, np.load(goldens_dir / f"{name}.npz"), most_cases=1)
+
+
+@pytest.mark.parametrize("name", NAMES[:2])  # the others have the same grid
 def test_golden_positions(name, goldens_dir):
     """Smaller and larger grids than the weights have, against torch's antialiased bicubic."""
     golden = np.load(goldens_dir / f"{name}.npz")
@@ -103,9 +103,30 @@ def test_indivisible_images_are_refused(size, crop):
         jax.eval_shape(lambda x: tiny().init(jax.random.key(0), x, train=False), images)
 
 
+def test_pools():
+    images = jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
+    variables = named_variables(tiny(), images)
+
+    @jax.jit
+    def found():
+        feature_map, token = tiny().apply(variables, images, method="tokens")
+        pools = {
+            pool: tiny(pool=pool).apply(variables, images, True, method="features")
+            for pool in ("map", "token", "both")
+        }
+        return feature_map, token, pools
+
+    feature_map, token, pools = found()
+    assert token.shape == (2, 16)
+    np.testing.assert_allclose(pools["map"], feature_map.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pools["token"], token, rtol=1e-5, atol=1e-6)
+    expected = np.concatenate([pools["map"], pools["token"]], axis=1)
+    np.testing.assert_allclose(pools["both"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_training_and_evaluation_are_equal():
     images = jax.random.normal(jax.random.key(0), (2, 24, 24, 3))
-    trunk = tiny(layer_scale=True)
+    trunk = tiny(layer_scale=("ls1.gamma", "ls2.gamma"))
     variables = named_variables(trunk, images)
     assert variables.keys() == {"params"}
     evaluated, trained = (trunk.apply(variables, images, train) for train in (False, True))
@@ -147,7 +168,7 @@ def test_eight_devices_compute_what_one_does():
 
 def test_tokens_keep_torch_layout():
     images = jnp.zeros((1, 24, 24, 3))
-    variables = named_variables(tiny(registers=2, layer_scale=True), images)
+    variables = named_variables(tiny(registers=2, layer_scale=("ls1.gamma", "ls2.gamma")), images)
     tensors = to_torch_tensors(variables)
     params = variables["params"]
     assert tensors["pos_embed"].shape == (1, 3 + 9, 16)

@@ -4,6 +4,9 @@ The classifier is linear in the mean of the feature map. The difference of two l
 the sum of one term for each cell, plus the difference of two biases. These terms are Finer-CAM
 (Zhang et al., CVPR 2025) at the last layer, with gamma = 1 and without ReLU. Without the ReLU
 nothing is lost: the map sums to the difference exactly, and its negative cells speak for the rival.
+
+With `model.pool=both` the class token is classified together with the mean. What it adds belongs to
+no cell, and is counted with the biases.
 """
 
 import numpy as np
@@ -14,7 +17,7 @@ Class = int | Int[np.ndarray, "*N"]
 
 def contrast_map(
     feature_map: Float[np.ndarray, "*N h w D"],
-    kernel: Float[np.ndarray, "D C"],
+    kernel: Float[np.ndarray, "F C"],
     predicted: Class,
     against: Class,
     *,
@@ -27,14 +30,15 @@ def contrast_map(
 
     Args:
         feature_map: Feature maps before pooling; the mean over their cells is classified.
-        kernel: Weights of the classifier.
+        kernel: Weights of the classifier, those of the feature map first.
         predicted: The class that positive cells speak for; one, or one for each image.
         against: The rival, which negative cells speak for.
         gamma: Weight of the rival. 0 leaves CAM of the class, which for a linear classifier is
             Grad-CAM up to a factor; Finer-CAM's paper uses 0.6.
         relu: Whether negative cells become 0, as in CAM and in Finer-CAM.
     """
-    rows = kernel.T.astype(np.promote_types(kernel.dtype, np.float32))
+    rows = kernel[: feature_map.shape[-1]].T
+    rows = rows.astype(np.promote_types(kernel.dtype, np.float32))
     weights = rows[predicted] - gamma * rows[against]  # [*N D]
     height, width = feature_map.shape[-3:-1]
     # A feature map in bfloat16 is summed in float32, as the pooling does.
@@ -50,6 +54,28 @@ def contrast_bias(
     return np.asarray(bias[predicted] - gamma * bias[against])
 
 
+def token_contrast(
+    features: Float[np.ndarray, "*N F"],
+    feature_map: Float[np.ndarray, "*N h w D"],
+    kernel: Float[np.ndarray, "F C"],
+    predicted: Class,
+    against: Class,
+) -> Float[np.ndarray, "*N"]:
+    """Return what the class token adds to the difference of the logits; 0 without one.
+
+    Args:
+        features: Pooled features: the mean over the feature map, then the class token, if any.
+        feature_map: Feature maps before pooling.
+        kernel: Weights of the classifier.
+        predicted: As for `contrast_map`.
+        against: As for `contrast_map`.
+    """
+    width = feature_map.shape[-1]
+    weights = kernel[width:].T
+    contrast = features[..., width:] * (weights[predicted] - weights[against])  # [*N F-D]
+    return np.asarray(contrast.sum(axis=-1))
+
+
 def mirror_average(
     feature_map: Float[np.ndarray, "*N h w D"], mirrored: Float[np.ndarray, "*N h w D"]
 ) -> Float[np.ndarray, "*N h w D"]:
@@ -63,8 +89,8 @@ def mirror_average(
 
 def gate_contrast(
     feature_map: Float[np.ndarray, "*N h w D"],
-    gates: Float[np.ndarray, "*N D"],
-    kernel: Float[np.ndarray, "D C"],
+    gates: Float[np.ndarray, "*N F"],
+    kernel: Float[np.ndarray, "F C"],
     predicted: Class,
     against: Class,
 ) -> Float[np.ndarray, "*N h w"]:
@@ -76,10 +102,11 @@ def gate_contrast(
 
     Args:
         feature_map: Feature maps of one image of each pair.
-        gates: Gates of the pair: the image's own, or its partner's.
-        kernel: Weights of the classifier.
+        gates: Gates of the pair: the image's own, or its partner's, those of the feature map first.
+        kernel: Weights of the classifier, likewise.
         predicted: The class that positive cells speak for.
         against: The rival, which negative cells speak for.
     """
-    rest = feature_map.astype(gates.dtype) * (gates - 0.5)[..., None, None, :]
+    gates = gates[..., None, None, : feature_map.shape[-1]]
+    rest = feature_map.astype(gates.dtype) * (gates - 0.5)
     return contrast_map(rest, kernel, predicted, against)

@@ -12,6 +12,7 @@ from apinet_jax.answers.explanation.contrast import (
     contrast_map,
     gate_contrast,
     mirror_average,
+    token_contrast,
 )
 from apinet_jax.answers.pairs.maps import pair_gates
 from apinet_jax.answers.pairs.scores import cosine
@@ -66,7 +67,8 @@ class Explanation(NamedTuple):
         contrast: What each cell of the feature map adds to the difference: positive for the
             predicted class, negative for the rival. `contrast.sum() + bias` is the difference, up
             to rounding.
-        bias: What the biases of the classifier add.
+        bias: What else adds to it, wherever the network looks: see `bias_source`.
+        bias_source: The biases of the classifier, and with `model.pool=both` the class token.
         pixels: What the network sees of the photo.
         exemplars: The nearest training photos of the predicted class, then of the rival.
         no_exemplars: Why there are none; `None` if there are some.
@@ -80,6 +82,7 @@ class Explanation(NamedTuple):
     difference: float
     contrast: Float[np.ndarray, "h w"]
     bias: float
+    bias_source: str
     pixels: UInt8[np.ndarray, "H W 3"]
     exemplars: tuple[Exemplar, ...]
     no_exemplars: str | None
@@ -108,23 +111,29 @@ def explain_photo(
         no_exemplars: Why `train` is missing.
 
     Raises:
-        InputError: If the photo cannot be read, no class has that name, or the rival is the
-            predicted class.
+        InputError: If the photo cannot be read, no class has that name, the rival is the
+            predicted class, or the run classifies the class token, without a map.
     """
     pixels = classifier.pixels([photo], windows=None if window is None else [window])
-    logits = classifier.describe_pixels(pixels).logits[0]
+    own = evidence = classifier.map_pixels(pixels)
+    features, (logits,) = classifier.describe_pixels(pixels)
     probability = softmax(logits[None], classifier.temperature)[0]
     first = int(logits.argmax())
     rival = _rival(classifier.class_names, logits, first, against)
-    own = evidence = classifier.map_pixels(pixels)
+    pooled = features
     if classifier.config.eval.flip:
-        evidence = mirror_average(own, classifier.map_pixels(pixels[:, :, ::-1]))
+        mirrored = pixels[:, :, ::-1]
+        evidence = mirror_average(own, classifier.map_pixels(mirrored))
+        pooled = (features + classifier.describe_pixels(mirrored).features) / 2
+    token = token_contrast(pooled, evidence, classifier.kernel, first, rival)
     exemplars = ()
     if train is not None:
         exemplars = tuple(
             exemplar
             for label in (first, rival)
-            for exemplar in _exemplars(classifier, own[0], train, (first, rival), label, count)
+            for exemplar in _exemplars(
+                classifier, features[0], own[0], train, (first, rival), label, count
+            )
         )
     return Explanation(
         predicted=classifier.class_names[first],
@@ -133,7 +142,8 @@ def explain_photo(
         rival_probability=float(probability[rival]),
         difference=float(logits[first] - logits[rival]),
         contrast=contrast_map(evidence[0], classifier.kernel, first, rival),
-        bias=float(contrast_bias(classifier.bias, first, rival)),
+        bias=float(contrast_bias(classifier.bias, first, rival) + token[0]),
+        bias_source="biases, class token" if classifier.config.model.pool == "both" else "biases",
         pixels=pixels[0],
         exemplars=exemplars,
         no_exemplars=no_exemplars,
@@ -160,6 +170,7 @@ def _rival(
 
 def _exemplars(
     classifier: Classifier,
+    feature: Float[np.ndarray, " F"],
     own: Float[np.ndarray, "h w D"],
     train: Bank,
     pair: tuple[int, int],
@@ -167,7 +178,6 @@ def _exemplars(
     count: int,
 ) -> list[Exemplar]:
     """Return the training photos of a class with the largest cosine, the nearest first."""
-    feature = own.astype(np.float32).mean(axis=(0, 1))
     of_class = np.flatnonzero(train.labels == label)
     features = train.features[of_class]
     similarity = cosine(features, np.broadcast_to(feature, features.shape))
@@ -177,7 +187,7 @@ def _exemplars(
         return []
     source = train.source
     pixels = split_pixels(classifier, source, chosen)
-    gates = _gates(classifier, own, pixels, train.features[chosen], pair)
+    gates = _gates(classifier, feature, own, pixels, train.features[chosen], pair)
     return [
         Exemplar(
             class_name=classifier.class_names[label],
@@ -192,15 +202,15 @@ def _exemplars(
 
 def _gates(
     classifier: Classifier,
+    feature: Float[np.ndarray, " F"],
     own: Float[np.ndarray, "h w D"],
     pixels: UInt8[np.ndarray, "N H W 3"],
-    partners: Float[np.ndarray, "N D"],
+    partners: Float[np.ndarray, "N F"],
     pair: tuple[int, int],
 ) -> list[Gates | None]:
     """Return the gate maps of a photo with each of its partners."""
     if not classifier.has_gates:
         return [None] * len(partners)
-    feature = own.astype(np.float32).mean(axis=(0, 1))
     both = pair_gates(classifier, np.broadcast_to(feature, partners.shape), partners)
     maps = np.broadcast_to(own, (len(partners), *own.shape)), classifier.map_pixels(pixels)
     drawn = (

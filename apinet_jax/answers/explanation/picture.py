@@ -82,7 +82,7 @@ def _draw_photo(figure: Any, found: Explanation, name: str) -> None:
     )
     contrast.set_title(
         f"difference of the logits: {found.difference:+.2f} = {found.contrast.sum():+.2f} (sum of "
-        f"the map) {found.bias:+.2f} (biases)",
+        f"the map) {found.bias:+.2f} ({found.bias_source})",
         fontsize=8,
         color=_GREY,
     )

@@ -32,7 +32,8 @@ class Evidence(NamedTuple):
     """What speaks for a class in a photo.
 
     Attributes:
-        cells: What each cell adds to the logit of the class, less the mean over all classes.
+        cells: What each cell adds to the logit of the class, less the mean over all classes. The
+            class token of a run with `model.pool=both` adds to the logit too, but to no cell.
         probability: Probability of the class.
     """
 
@@ -61,22 +62,23 @@ def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
     """Return the maps of two photos; gates are the mean over both orders of the pair.
 
     Raises:
-        InputError: If a photo cannot be read.
+        InputError: If a photo cannot be read, or the run classifies the class token.
     """
     pixels = classifier.pixels(photos)
-    description, maps = classifier.describe_pixels(pixels), classifier.map_pixels(pixels)
-    labels = description.logits.argmax(axis=1)
+    maps, description = classifier.map_pixels(pixels), classifier.describe_pixels(pixels)
+    features, labels = description.features, description.logits.argmax(axis=1)
     if not classifier.has_gates:
-        plain = np.zeros_like(description.features)
+        plain = np.zeros_like(features)
         kinds, gates = [plain], None
     else:
-        first, second = description.features
+        first, second = features
         own = np.concatenate(pair_gates(classifier, first[None], second[None]))
         kinds = [own, own[::-1]]  # the other feature of a photo has its partner's gate
-        gates = tuple(_channels(own[side], description.features[side], maps) for side in (0, 1))
+        gates = tuple(_channels(own[side], features[side], maps) for side in (0, 1))
     evidence = tuple(
         tuple(
-            class_evidence(classifier, maps[side], kind[side], int(labels[side])) for kind in kinds
+            class_evidence(classifier, maps[side], features[side], kind[side], int(labels[side]))
+            for kind in kinds
         )
         for side in (0, 1)
     )
@@ -104,26 +106,30 @@ def most_active(
 def class_evidence(
     classifier: Classifier,
     feature_map: Float[np.ndarray, "h w D"],
-    gates: Float[np.ndarray, " D"],
+    features: Float[np.ndarray, " F"],
+    gates: Float[np.ndarray, " F"],
     label: int,
 ) -> Evidence:
     """Return what speaks for a class in an attentive feature, x + x * g.
 
-    The classifier is linear, so the cells and the bias sum to the logit, less the mean logit.
+    The classifier is linear, so the cells and the bias sum to the logit, less the mean logit; with
+    `model.pool=both`, together with the class token.
     """
-    height, width, _ = feature_map.shape
-    attentive = feature_map * (1 + gates)  # [h w D]
-    weights = classifier.kernel - classifier.kernel.mean(axis=1, keepdims=True)  # [D C]
-    cells = attentive @ weights[:, label] / (height * width)
-    logits = attentive.mean(axis=(0, 1)) @ classifier.kernel + classifier.bias
+    height, width, channels = feature_map.shape
+    attentive = feature_map * (1 + gates[:channels])  # [h w D]
+    weights = classifier.kernel - classifier.kernel.mean(axis=1, keepdims=True)  # [F C]
+    cells = attentive @ weights[:channels, label] / (height * width)
+    logits = features * (1 + gates) @ classifier.kernel + classifier.bias
     probability = softmax(logits[None], pair_temperature(classifier))[0, label]
     return Evidence(cells, float(probability))
 
 
 def _channels(
-    gates: Float[np.ndarray, " D"],
-    features: Float[np.ndarray, " D"],
+    gates: Float[np.ndarray, " F"],
+    features: Float[np.ndarray, " F"],
     maps: Float[np.ndarray, "2 h w D"],
 ) -> GateChannels:
-    channels = most_active(gates, features)
+    """Return the most active channels among those of the feature map."""
+    width = maps.shape[-1]
+    channels = most_active(gates[:width], features[:width])
     return GateChannels(channels, gates[channels], np.moveaxis(maps[..., channels], -1, 1))

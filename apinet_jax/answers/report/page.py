@@ -68,6 +68,7 @@ def render_report(report: Report, run: TrainedRun, tables: str) -> tuple[bytes, 
         scaled=scaled,
         plots=plots,
         pairs=page.pairs(),
+        has_maps=run.has_maps,
         hardest=page.hardest(),
         rows=_worst_first(report)[:MOST_CLASSES],
         audit=report.audit and audit_section(report.audit, run.dataset.splits, names, pictures),
@@ -94,7 +95,7 @@ class _Page:
         self._report, self._run, self._names, self._pictures = report, run, names, pictures
 
     def pairs(self) -> list[ShownPair]:
-        """Return the most confused pairs, with contrast maps of their surest mistakes."""
+        """Return the most confused pairs, with contrast maps of their surest mistakes, if any."""
         pairs = self._report.pairs[:PAIRS]
         ways = [(pair.first_as_second, pair.second_as_first) for pair in pairs]
         rows = [row for way in ways for some in way for row in some[:_PER_WAY]]
@@ -118,16 +119,20 @@ class _Page:
     def _mistakes(self, rows: list[int]) -> list[Shown]:
         bank, probability = self._report.bank, self._report.probability
         labels, predicted = bank.labels, probability.argmax(axis=1)
+
+        def lines(row: int) -> tuple[str, ...]:
+            both = predicted[row], labels[row]
+            return tuple(f"{self._names[label]} {probability[row, label]:.2f}" for label in both)
+
+        if not self._run.has_maps:
+            return [self._photo(row, lines(row)) for row in rows]
         trunk, shown = self._run.config.model.trunk, []
         for row, pixels, contrast in zip(rows, *self._contrasts(rows), strict=True):
             shown.append(
                 Shown(
                     self._pictures.add(pixels),
                     escaped(bank.source.file_names[row]),
-                    tuple(
-                        f"{self._names[label]} {probability[row, label]:.2f}"
-                        for label in (predicted[row], labels[row])
-                    ),
+                    lines(row),
                     self._pictures.add(overlay(pixels, contrast, trunk=trunk, signed=True)),
                 )
             )
