@@ -136,7 +136,8 @@ def folder_config(
     """Return the configuration for a user's own photos, as in `configs/folder.py`.
 
     What depends on the photos, the weights and the device is `None`, and chosen before training:
-    sizes, batch, trunk, precision, learning rate and frozen epochs.
+    sizes, batch, trunk, precision, learning rate and frozen epochs. So are the pretrained weights
+    (`auto`), which are fetched from the Hugging Face hub.
 
     Args:
         folder: The image folder, `train/<class>/*` or `<class>/*`.
@@ -146,6 +147,7 @@ def folder_config(
     config.data.name, config.data.dir = "folder", folder
     config.data.resize = config.data.crop = config.data.cache = None
     config.batch.classes = config.batch.images = None
+    config.model.pretrained = "auto"
     config.model.trunk = config.model.dtype = config.model.remat = None
     config.optim.lr = config.optim.frozen_epochs = None
     config.train.microbatches = config.eval.batch_size = config.checkpoint.every = None

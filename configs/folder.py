@@ -3,7 +3,8 @@
 python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
 
 Open settings are chosen from the photos and the device; each choice is printed with its reason.
-Pretrained weights help a lot: --config.model.pretrained=timm:resnet50.tv_in1k, or a file.
+Pretrained weights are fetched from the Hugging Face hub, unless --config.model.pretrained names a
+file, or `none`.
 """
 
 from apinet_jax.config import folder_config

@@ -74,6 +74,7 @@ def test_every_config_builds(path, preset):
     config = load(path, preset)
     check_config(config)
     labels = np.repeat(np.arange(40), 30)
+    config.model.pretrained = None  # `auto` is resolved before
     config, _ = choose(config, labels, 1000, "cpu", num_devices=1, device_bytes=2**33)
     check_config(config)
     program = make_program(config, 40, 1200, make_mesh(jax.devices()[:1]))

@@ -141,6 +141,7 @@ def _check(
     from apinet_jax.setup.loaders import eval_batch_size
     from apinet_jax.setup.memory import format_bytes
     from apinet_jax.setup.program_costs import CHIPS, costs_of, roofline
+    from apinet_jax.setup.weights import AUTO, choose_weights
     from apinet_jax.system.mesh import check_divisible
 
     kind = mesh.devices.flat[0].device_kind
@@ -148,6 +149,10 @@ def _check(
     if chip is None:
         raise InputError(f"The rates of {kind} are unknown; choose v5e or v6e.")
     labels = np.arange(num_images) % num_classes
+    config = config.copy_and_resolve_references()
+    if config.model.pretrained == AUTO:
+        config.model.trunk = choose_weights(config.model.trunk, "tpu", mesh.size, chip.memory).trunk
+    config.model.pretrained = None  # only shapes are compiled
     config, choices = choose(config, labels, num_images, "tpu", mesh.size, chip.memory)
     say(*(line for line in choices if not line.startswith("WARNING")))  # about accuracy, not costs
     batch_size = config.batch.classes * config.batch.images

@@ -202,6 +202,7 @@ TRUNKS: dict[str, TrunkSpec] = {
     "swin_base_patch4_window7_224": _swin(18, 128, 4),
     "swin_large_patch4_window7_224": _swin(18, 192, 6),
     "swin_base_patch4_window12_384": _swin(18, 128, 4, window=12, crop=384, cpu_crop=384),
+    "swin_large_patch4_window12_384": _swin(18, 192, 6, window=12, crop=384, cpu_crop=384),
     # Never offered:
     "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),
     "test_vit": _vit(ViTSize(16, depth=1, heads=2), 8, 32, registers=1),

@@ -25,22 +25,22 @@ from apinet_jax.setup.sizing import (
     memory_savings,
     resize_for,
     step_bytes,
+    usable_bytes,
 )
 from apinet_jax.setup.unused_settings import unused_settings
+from apinet_jax.setup.weights import SCRATCH
 
 _WARNING = (
     "WARNING: no pretrained weights: the trunk starts from random values, and a few thousand "
     "photos do not make up for that. On 50 bird species a small trunk from scratch reached 35 %, "
-    "SqueezeNet with ImageNet weights 74 % (docs/results.md). Use weights from the Hugging Face "
-    "hub with model.pretrained=timm:resnet50.tv_in1k, or a .safetensors file with "
-    "torchvision or timm names."
+    "SqueezeNet with ImageNet weights 74 % (docs/results.md). With model.pretrained=auto the "
+    "program fetches weights from the Hugging Face hub; a timm:NAME there or a .safetensors file "
+    "with torchvision or timm names can be named instead."
 )
 _CHOSEN = "Chosen for this run; --config.FIELD=VALUE overrides:"
 _HEAD_RATES = {"sgd": (0.05, "for a head"), "adamw": (1e-3, "the usual rate of AdamW")}
 _NO_LIMIT = 2**62
 _CACHE_LIMIT = 4 * 2**30
-# Share of a device's memory that the estimate may fill; a CPU's is shared with other programs.
-_CPU_SHARE, _ACCELERATOR_SHARE = 0.8, 0.85
 
 
 def choose(
@@ -72,7 +72,8 @@ def choose(
     """
     config = ml_collections.ConfigDict(config.to_dict(preserve_field_references=False))
     if config.model.pretrained:
-        config.model.pretrained = os.path.expanduser(config.model.pretrained)
+        named = config.model.pretrained != SCRATCH
+        config.model.pretrained = os.path.expanduser(config.model.pretrained) if named else None
     lines: list[str] = []
 
     def fill(field: str, value: Any, why: str) -> None:
@@ -89,7 +90,7 @@ def choose(
                 fill(field, recorded.get(field, default), "as when this run began")
     on_cpu = platform == "cpu"
     cached = config.train.features == "cache"
-    budget = int((_CPU_SHARE if on_cpu else _ACCELERATOR_SHARE) * device_bytes)
+    budget = usable_bytes(platform, device_bytes)
     pretrained = config.model.pretrained
     # A resumed run has what was read from its weights in its record.
     weights = find_pretrained(pretrained) if pretrained and recorded is None else None

@@ -16,6 +16,7 @@ from apinet_jax.models.weights.recognise import check_weights
 from apinet_jax.setup import memory
 from apinet_jax.setup.auto import choose
 from apinet_jax.setup.build import make_dataset
+from apinet_jax.setup.weights import AUTO, SCRATCH, choose_weights
 from apinet_jax.system import hosts
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError
@@ -57,10 +58,13 @@ def decide(
         check_trunk(config.model.trunk, config.data.crop, config.model.pool)
         recorded = read_record(workdir)
         resolved = _resolve_names(config, recorded)
-        if recorded is None and resolved.model.pretrained:
+        automatic = resolved.model.pretrained == AUTO
+        if recorded is None and resolved.model.pretrained and not automatic:
             check_weights(find_pretrained(resolved.model.pretrained).path, resolved.model.trunk)
         dataset = make_dataset(resolved, workdir)
         opened.append(dataset)
+        if automatic:  # after a mistake in the data has been found: weights are large
+            resolved.model.pretrained = _chosen_weights(resolved, mesh)
         complete = _complete(resolved, dataset, mesh, recorded)
         record = _record(complete, dataset, mesh, recorded, workdir, extend=extend)
         return Decision(complete.to_dict(), recorded, record, dataset.fingerprint)._asdict()
@@ -83,13 +87,38 @@ def decide(
 def _resolve_names(
     config: ml_collections.ConfigDict, record: dict[str, Any] | None
 ) -> ml_collections.ConfigDict:
-    """Copy the configuration with absolute paths and the commit of weights from the hub."""
+    """Copy the configuration with absolute paths and the permanent name of named weights."""
     config = config.copy_and_resolve_references()
     _set_absolute_folders(config, config)
-    if config.model.pretrained:
-        known = (record and record["pretrained"]) or {}
-        config.model.pretrained = pin_source(config.model.pretrained, known.get("source"))
+    name, source = config.model.pretrained, ((record and record["pretrained"]) or {}).get("source")
+    if name == SCRATCH:
+        name = None
+    elif name == AUTO and record is not None:
+        name = source
+    config.model.pretrained = pin_source(name, source) if name and name != AUTO else name
     return config
+
+
+def _chosen_weights(config: ml_collections.ConfigDict, mesh: Mesh) -> str | None:
+    """Choose weights for the devices, fetch them, and return their permanent name."""
+    device = mesh.local_devices[0]
+    choice = choose_weights(
+        config.model.trunk,
+        device.platform,
+        mesh.size,
+        memory.device_bytes(device),
+        cached=config.train.features == "cache",
+    )
+    say(choice.line)
+    if choice.name is None:
+        return None
+    try:
+        return find_pretrained(choice.name).source
+    except InputError as error:
+        raise InputError(
+            f"{error}\nOr train from random values, which are far less accurate, with "
+            f"--config.model.pretrained={SCRATCH}"
+        ) from error
 
 
 def _set_absolute_folders(

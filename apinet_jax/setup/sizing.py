@@ -21,6 +21,11 @@ MICROBATCHES = (1, 2, 4, 8)
 _LEAST_PART = 8  # images of a microbatch, for its BatchNorm statistics
 
 
+def usable_bytes(platform: str, device_bytes: int) -> int:
+    """Return how much of a device's memory the estimate may fill; a CPU's is shared with others."""
+    return int((0.8 if platform == "cpu" else 0.85) * device_bytes)
+
+
 def resize_for(crop: int) -> int:
     """Return the side to resize to before a crop: an eighth is left to move in, as in the paper."""
     return {crop: resize for resize, crop in SIZES}.get(crop, round(crop * 8 / 7))

@@ -28,6 +28,7 @@ SETTINGS = {
     "batch.classes": 4,
     "batch.images": 2,
     "model.trunk": "test_tiny",
+    "model.pretrained": "none",
     "model.hidden": 16,
     "model.dropout": 0.5,
     "eval.batch_size": 16,

@@ -18,6 +18,7 @@ from apinet_jax.config import default_config
 from apinet_jax.evaluation import evaluate
 from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, TRUNKS, variable_shapes
 from apinet_jax.models.weights import recognise as recognise_module
+from apinet_jax.models.weights.catalogue import PUBLISHED, Published
 from apinet_jax.models.weights.hub import find_pretrained, pin_source
 from apinet_jax.models.weights.recognise import recognise
 from apinet_jax.models.weights.torch_names import torch_shapes
@@ -283,6 +284,25 @@ def test_run_records_its_weights_and_resumes_without_them(hub, photos, files, tm
     }.items():
         with pytest.raises(InputError, match=message):
             train(config_for(photos, **{**SHORT, "model__pretrained": other}), workdir)
+
+
+def test_auto_fetches_weights_and_keeps_them(hub, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PUBLISHED, "tf_efficientnet_lite0", Published(NAME, "MIT", 12.3))
+    config = config_for(photos, **{**SHORT, "model__pretrained": "auto"})
+    train(config, tmp_path / "run")
+    printed = capsys.readouterr().err
+    assert f"Pretrained weights: {NAME} (MIT licence; 12.3 % top-1 on ImageNet)" in printed
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["pretrained"]["source"] == f"{NAME}@{hub.commit}"
+    hub.put("timm/tiny.birds", {"README.md": b"a later commit"})
+    train(config, tmp_path / "run")  # keeps the weights that it began with
+
+    hub.stop()
+    shutil.rmtree(tmp_path / "cache")
+    offline = re.compile("could not be fetched .*--config.model.pretrained=none", re.DOTALL)
+    with pytest.raises(InputError, match=offline):
+        train(config, tmp_path / "offline")
+    assert not (tmp_path / "offline/run.json").exists()
 
 
 @pytest.mark.slow

@@ -27,8 +27,9 @@ FORTY = np.repeat(np.arange(40), 30)
 
 
 def open_config(**fields):
-    """`configs/folder.py`; `data__crop=200` sets `data.crop`."""
+    """`configs/folder.py` without weights; `data__crop=200` sets `data.crop`."""
     config = runpy.run_path(str(FOLDER))["get_config"]()
+    config.model.pretrained = None
     changes = {name.replace("__", "."): value for name, value in fields.items()}
     config.update_from_flattened_dict(changes)
     return config
