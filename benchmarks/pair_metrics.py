@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn import metrics
 
 from apinet_jax.answers.pairs.calibration import pair_weights
 from apinet_jax.method.calibration import BINS
@@ -50,7 +49,9 @@ def roc_curve(scores: Float[np.ndarray, " P"], same: Bool[np.ndarray, " P"]) -> 
         raise ValueError("pairs of the same class and of different classes are needed")
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
-    far, tar, _ = metrics.roc_curve(same, scores, drop_intermediate=False)
+    from sklearn.metrics import roc_curve as every_threshold  # a second to import
+
+    far, tar, _ = every_threshold(same, scores, drop_intermediate=False)
     return RocCurve(far, tar)
 
 
@@ -60,7 +61,7 @@ def auroc(curve: RocCurve) -> float:
     It is the probability that a pair of the same class scores higher than one of different classes,
     where a tie counts as a half.
     """
-    return float(metrics.auc(curve.far, curve.tar))
+    return float(np.trapezoid(curve.tar, curve.far))
 
 
 def equal_error_rate(curve: RocCurve) -> float:
