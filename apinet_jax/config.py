@@ -29,7 +29,7 @@ FREE_FIELDS = (
 # Fields that were added when runs had already been recorded. Hashes of a configuration leave them
 # out where they have their defaults, which compute what was computed before.
 LATER_FIELDS = (
-    *("batch.sampler", "model.pool", "model.remat", "train.microbatches"),
+    *("batch.sampler", "model.pool", "model.drop_path", "model.remat", "train.microbatches"),
     *("train.features", "train.views", "train.view_seed"),
 )
 
@@ -85,6 +85,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "remat": _auto(str, "none"),  # rematerialisation, which saves memory
                 "hidden": 512,
                 "dropout": 0.5,
+                "drop_path": 0.0,  # stochastic depth, for the trunks that have it
                 "mutual_activation": "relu" if paper else "none",
                 "mutual": "mlp",
                 "gates": "mutual",

@@ -44,7 +44,8 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 0 and below 1",
         lambda x: 0 <= x < 1,
-        "data.val_fraction model.dropout optim.momentum optim.ema loss.label_smoothing",
+        "data.val_fraction model.dropout model.drop_path optim.momentum optim.ema"
+        " loss.label_smoothing",
     ),
     (
         "at least 0 and at most 1e12",

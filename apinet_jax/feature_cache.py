@@ -39,7 +39,7 @@ _FORMAT = 1  # raise it where the pixels or the features of the same settings ch
 # weights themselves are hashed.
 _NOT_IN_KEY = (
     *("pretrained", "mean", "std", "batch_norm", "remat"),
-    *("hidden", "dropout", "mutual_activation", "mutual", "gates", "interaction"),
+    *("hidden", "dropout", "drop_path", "mutual_activation", "mutual", "gates", "interaction"),
 )
 _CENTRAL, _MIRRORED = 0, -1  # views; random ones are counted from 1
 

@@ -25,8 +25,9 @@ Stage = Literal["frozen", "full"]
 Kinds = Literal["both", "intra", "inter"]
 
 
-# Separates the random choice of partners from dropout, which uses the key of the step.
-_PAIRS = 1
+# Separate the random choice of partners and the drop path from dropout, which uses the key of the
+# step.
+_PAIRS, _DROP_PATH = 1, 2
 
 
 class Objective(NamedTuple):
@@ -183,7 +184,7 @@ def train_step(
     Args:
         state: State before the step; its buffers are donated when compiled by `make_train_step`.
         batch: The global batch.
-        key: Key of the run, for dropout and random partners; the step is folded in.
+        key: Key of the run, for dropout, drop path and random partners; the step is folded in.
         model: The network.
         optimizer: Its optimizer.
         objective: Switches of the objective.
@@ -199,12 +200,14 @@ def train_step(
     trunk = {TRUNK: state.params[TRUNK]}
     head = {name: leaves for name, leaves in state.params.items() if name != TRUNK}
     trained, fixed = (head, trunk) if stage == "frozen" else (state.params, {})
+    # A trunk that does not learn needs no regularisation.
+    drop_key = None if stage == "frozen" else jax.random.fold_in(key, _DROP_PATH)
 
     def loss_fn(trained: dict[str, Any]) -> tuple[Float[Array, ""], Any]:
         params = {**trained, **fixed}
         variables = {"params": params, "batch_stats": state.batch_stats}
         features, mutated = trunk_features(
-            model, variables, batch.image, preprocess, microbatches, shards
+            model, variables, batch.image, preprocess, microbatches, shards, drop_key
         )
         terms, top1, pairs = _objective(model, params, features, batch, objective, key)
         return terms.total, (terms, top1, pairs, mutated)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from apinet_jax.method.interaction import APINet
 from apinet_jax.models.layers import normalise
@@ -45,6 +45,7 @@ def trunk_features(
     preprocess: Preprocess,
     microbatches: int,
     shards: int,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, "B D"], dict[str, Any]]:
     """Return the features of the batch, and the BatchNorm statistics after it.
 
@@ -60,18 +61,27 @@ def trunk_features(
         preprocess: Pixel statistics and compute type.
         microbatches: Number of microbatches.
         shards: Devices that share the batch.
+        key: Key of the drop path; `None` drops nothing.
     """
     if images.ndim == 2:
         return images, {"batch_stats": variables["batch_stats"]}
 
-    def features_of(images: UInt8[Array, "b H W 3"]) -> tuple[Float[Array, "b D"], dict[str, Any]]:
-        normalised = normalise(images, preprocess.mean, preprocess.std, preprocess.dtype)
+    def features_of(
+        images: UInt8[Array, "b H W 3"], key: Key[Array, ""] | None
+    ) -> tuple[Float[Array, "b D"], dict[str, Any]]:
         return model.apply(
-            variables, normalised, train=True, mutable=["batch_stats"], method="features"
+            variables,
+            normalise(images, preprocess.mean, preprocess.std, preprocess.dtype),
+            train=True,
+            mutable=["batch_stats"],
+            rngs=None if key is None else {"drop_path": key},
+            method="features",
         )
 
     if microbatches == 1:
-        return features_of(images)
+        return features_of(images, key)
     recomputed = jax.checkpoint(features_of, prevent_cse=False)  # the loop separates the passes
-    features, mutated = jax.lax.map(recomputed, split_batch(images, microbatches, shards))
+    keys = None if key is None else jax.random.split(key, microbatches)
+    chunks = split_batch(images, microbatches, shards)
+    features, mutated = jax.lax.map(lambda chunk: recomputed(*chunk), (chunks, keys))
     return join_batch(features, shards), jax.tree.map(lambda x: jnp.mean(x, axis=0), mutated)

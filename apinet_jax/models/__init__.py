@@ -64,6 +64,7 @@ class TrunkSpec:
         rate: Default learning rate with pretrained weights.
         scratch_rate: Default learning rate without.
         library: The library whose names its tensors have.
+        drop_path: Whether its residuals can be dropped at random.
     """
 
     build: Callable[..., Trunk]
@@ -80,6 +81,7 @@ class TrunkSpec:
     rate: Rate = _PRETRAINED_RATE
     scratch_rate: Rate = _SCRATCH_RATE
     library: str = "torchvision"
+    drop_path: bool = False
 
     def first_centre(self, side: int) -> float:
         """Return `first_cell` in an image of `side` pixels."""
@@ -128,9 +130,20 @@ def _vit(
     """A ViT as in timm, with position embeddings for images of `side` pixels, or rotary ones."""
     grid = side and side // patch
     build = partial(ViT, patch, grid, **size._asdict(), **options)
-    cells = {"patch": patch, "first_cell": (patch - 1) / 2, "cell_step": patch, "library": "timm"}
-    rates = {"rate": _VIT_RATE, "scratch_rate": _VIT_RATE}
-    return TrunkSpec(build, size.width, ("head.",), *statistics, class_token=True, **cells, **rates)
+    return TrunkSpec(
+        build,
+        size.width,
+        ("head.",),
+        *statistics,
+        patch=patch,
+        class_token=True,
+        first_cell=(patch - 1) / 2,
+        cell_step=patch,
+        rate=_VIT_RATE,
+        scratch_rate=_VIT_RATE,
+        library="timm",
+        drop_path=True,
+    )
 
 
 _REGISTERS = {"registers": 4, "embed_prefix": False}
@@ -153,6 +166,7 @@ _HIERARCHICAL = {
     "rate": _PATCHES_RATE,
     "scratch_rate": _PATCHES_RATE,
     "library": "timm",
+    "drop_path": True,
 }
 
 
@@ -227,16 +241,19 @@ def trunk_spec(name: str) -> TrunkSpec:
     return TRUNKS[name]
 
 
-def check_trunk(name: str | None, crop: int | None, pool: Pool = "map") -> None:
-    """Refuse an unknown trunk, a crop that its patches do not fill, and a pooling it lacks.
+def check_trunk(
+    name: str | None, crop: int | None, pool: Pool = "map", drop_path: float = 0.0
+) -> None:
+    """Refuse an unknown trunk, a crop that its patches do not fill, and options that it lacks.
 
     Args:
         name: Name of the trunk; `None` if it is not known yet.
         crop: Side of the images in pixels; `None` if it is not known yet.
         pool: How features are pooled.
+        drop_path: Rate of the drop path.
 
     Raises:
-        InputError: With the known trunks, a side that works, or the pooling that works.
+        InputError: With the known trunks, a side that works, or the trunks with the option.
     """
     if name is None:
         return
@@ -249,6 +266,12 @@ def check_trunk(name: str | None, crop: int | None, pool: Pool = "map") -> None:
             f"model.pool = {pool} needs a class token, which {name} does not have; set"
             f" model.pool=map, or choose one of {have}"
         )
+    if drop_path and not spec.drop_path:
+        have = ", ".join(known for known in LISTED_TRUNKS if TRUNKS[known].drop_path)
+        raise InputError(
+            f"model.drop_path = {drop_path:g}, but {name} has no drop path; set model.drop_path=0,"
+            f" or choose one of {have}"
+        )
 
 
 def make_trunk(
@@ -257,6 +280,7 @@ def make_trunk(
     batch_norm_groups: int = 1,
     remat: Remat = "none",
     pool: Pool = "map",
+    drop_path: float = 0.0,
 ) -> Trunk:
     """Build a trunk: `module(images [B H W 3], train) -> feature map [B h w D]`.
 
@@ -271,18 +295,19 @@ def make_trunk(
             input of the block.
         pool: What is pooled: `map`, the mean of the feature map; `token`, the class token; `both`,
             the mean of the feature map, then the class token.
+        drop_path: Probability that the last block drops its residual of an image in training; it
+            rises linearly from 0 in the first block.
 
     Returns:
         The linen module, without parameters.
 
     Raises:
-        InputError: No trunk has that name, or it has no class token to pool.
+        InputError: No trunk has that name, or it has no class token to pool, or no drop path.
     """
-    check_trunk(name, None, pool)
+    check_trunk(name, None, pool, drop_path)
     options = {} if pool == "map" else {"pool": pool}
-    return trunk_spec(name).build(
-        dtype=dtype, batch_norm_groups=batch_norm_groups, remat=remat, **options
-    )
+    options |= {"dtype": dtype, "batch_norm_groups": batch_norm_groups, "remat": remat}
+    return trunk_spec(name).build(drop_path=drop_path, **options)
 
 
 def variable_shapes(name: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from jax import lax
 from jax.nn import initializers
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.models.layers import (
     Conv,
+    DepthwiseConv,
     Trunk,
+    drop_path,
     layer_norm,
     rematerialised,
     small_normal,
@@ -27,9 +29,11 @@ class Block(nn.Module):
     """A depthwise convolution and an MLP on each cell, scaled per channel, added to the input.
 
     Attributes:
+        drop_path: Rate of `drop_path`.
         dtype: Compute dtype.
     """
 
+    drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -37,33 +41,20 @@ class Block(nn.Module):
         """Add the residual to `x`."""
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
-        y = Depthwise(self.dtype, name="conv_dw")(x)
+        depthwise = DepthwiseConv(
+            KERNEL,
+            padding=KERNEL // 2,
+            use_bias=True,
+            dtype=self.dtype,
+            kernel_init=small_normal,
+            name="conv_dw",
+        )
+        y = depthwise(x)
         y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(y, "norm", EPSILON))
         y = dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
         gamma = self.param("gamma", initializers.constant(1e-6), (width,), jnp.float32)
-        return x + y * gamma.astype(self.dtype).reshape(1, 1, 1, -1)
-
-
-class Depthwise(nn.Module):
-    """A 7x7 convolution of each channel with its own kernel, which preserves the size."""
-
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        """Convolve `x`."""
-        width = x.shape[-1]
-        kernel = self.param("kernel", small_normal, (KERNEL, KERNEL, 1, width), jnp.float32)
-        bias = self.param("bias", initializers.zeros, (width,), jnp.float32)
-        y = lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            (1, 1),
-            [(KERNEL // 2, KERNEL // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=width,
-        )
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        y = y * gamma.astype(self.dtype).reshape(1, 1, 1, -1)
+        return x + drop_path(self, y, self.drop_path)
 
 
 class ConvNeXt(Trunk):
@@ -93,13 +84,14 @@ class ConvNeXt(Trunk):
         x = patches(self.widths[0], PATCH, stride=PATCH, name="stem.0")(images)
         x = layer_norm(x, "stem.1", EPSILON)
         block = rematerialised(Block, self.remat, takes_train=False)
+        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             name = f"stages.{stage}"
             if stage:
                 x = layer_norm(x, f"{name}.downsample.0", EPSILON)
                 x = patches(width, 2, stride=2, name=f"{name}.downsample.1")(x)
             for index in range(depth):
-                x = block(self.dtype, name=f"{name}.blocks.{index}")(x)
+                x = block(next(rates), self.dtype, name=f"{name}.blocks.{index}")(x)
         return x
 
     def before_pooling(self, feature_map: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:

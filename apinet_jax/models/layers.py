@@ -6,6 +6,7 @@ Parameters and the arithmetic of BatchNorm are float32 whatever the compute `dty
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -63,11 +64,14 @@ class Trunk(nn.Module, kw_only=True):
         dtype: Compute dtype.
         batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
         remat: Rematerialisation of each block, as for `rematerialised`.
+        drop_path: Rate of `drop_path` in the last block, in trunks that have it; it rises linearly
+            from 0 in the first block.
     """
 
     dtype: DTypeLike = jnp.float32
     batch_norm_groups: int = 1
     remat: Remat = "none"
+    drop_path: float = 0.0
 
     def before_pooling(self, feature_map: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         """Return the map whose mean over the cells is the feature of an image.
@@ -246,6 +250,26 @@ def layer_norm(x: Float[Array, "*B D"], name: str, epsilon: float = 1e-6) -> Flo
     """Normalise the channels of each cell, in float32 or wider, with parameters under `name`."""
     norm = nn.LayerNorm(epsilon, use_fast_variance=False, name=name)  # the fast formula cancels
     return norm(at_least_float32(x)).astype(x.dtype)
+
+
+def drop_path(
+    block: nn.Module, residual: Float[Array, "B *D"], rate: float
+) -> Float[Array, "B *D"]:
+    """Drop the residual of some images (stochastic depth, Huang et al., 2016).
+
+    The others are divided by the probability of being kept, so that the mean is the same. Nothing
+    is dropped without a `drop_path` random stream, as in evaluation.
+
+    Args:
+        block: The module whose residual this is.
+        residual: What it adds to its input.
+        rate: Probability that the residual of an image is dropped.
+    """
+    if not rate or not block.has_rng("drop_path"):
+        return residual
+    shape = (len(residual), *[1] * (residual.ndim - 1))
+    kept = jax.random.bernoulli(block.make_rng("drop_path"), 1 - rate, shape)
+    return jnp.where(kept, residual / (1 - rate), 0)
 
 
 def normalise(

@@ -14,7 +14,14 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Shaped
 
-from apinet_jax.models.layers import Conv, Trunk, layer_norm, rematerialised, small_normal
+from apinet_jax.models.layers import (
+    Conv,
+    Trunk,
+    drop_path,
+    layer_norm,
+    rematerialised,
+    small_normal,
+)
 from apinet_jax.models.operations import at_least_float32
 
 PATCH, MLP_RATIO = 4, 4
@@ -134,12 +141,14 @@ class Block(nn.Module):
         heads: Attention heads.
         window: Side of the windows of the weights, in cells.
         shifted: Whether the windows are shifted by half their side.
+        drop_path: Rate of `drop_path`, for each of the two.
         dtype: Compute dtype.
     """
 
     heads: int
     window: int
     shifted: bool
+    drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -147,9 +156,11 @@ class Block(nn.Module):
         """Return the transformed cells."""
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
-        x = x + self.attend(layer_norm(x, "norm1", EPSILON), dense)
+        y = self.attend(layer_norm(x, "norm1", EPSILON), dense)
+        x = x + drop_path(self, y, self.drop_path)
         y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(x, "norm2", EPSILON))
-        return x + dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
+        y = dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
+        return x + drop_path(self, y, self.drop_path)
 
     def attend(self, x: Float[Array, "B h w D"], dense: partial) -> Float[Array, "B h w D"]:
         """Return the attention of each cell to its window.
@@ -234,10 +245,12 @@ class Swin(Trunk):
         )(images)
         x = layer_norm(x, "patch_embed.norm", EPSILON)
         block = rematerialised(Block, self.remat, takes_train=False)
+        rates = iter(np.linspace(0, self.drop_path, sum(self.depths)).tolist())
         for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True)):
             if stage:
                 x = Merge(self.dtype, name=f"layers.{stage}.downsample")(x)
             for index in range(depth):
                 name = f"layers.{stage}.blocks.{index}"
-                x = block(heads, self.window, index % 2 == 1, self.dtype, name=name)(x)
+                shifted = index % 2 == 1
+                x = block(heads, self.window, shifted, next(rates), self.dtype, name=name)(x)
         return layer_norm(x, "norm", EPSILON)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn import initializers
 from jax.typing import DTypeLike
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 from apinet_jax.models.layers import (
     Conv,
     Trunk,
+    drop_path,
     layer_norm,
     mean_over_cells,
     rematerialised,
@@ -89,6 +91,7 @@ class Block(nn.Module):
         layer_scale: Names of the scales of both residuals per channel, initially 1e-5, if any.
         qkv_bias: Whether queries, keys and values have a bias.
         epsilon: Added to the variance by the norms.
+        drop_path: Rate of `drop_path`, for each of the two.
         dtype: Compute dtype.
     """
 
@@ -96,6 +99,7 @@ class Block(nn.Module):
     layer_scale: tuple[str, str] | None = None
     qkv_bias: bool = True
     epsilon: float = 1e-6
+    drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -107,11 +111,11 @@ class Block(nn.Module):
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
 
         def scaled(y: Float[Array, "B T D"], residual: int) -> Float[Array, "B T D"]:
-            if self.layer_scale is None:
-                return y
-            name = self.layer_scale[residual]
-            gamma = self.param(name, initializers.constant(1e-5), (width,), jnp.float32)
-            return y * gamma.astype(self.dtype).reshape(1, 1, -1)
+            if self.layer_scale is not None:
+                name = self.layer_scale[residual]
+                gamma = self.param(name, initializers.constant(1e-5), (width,), jnp.float32)
+                y = y * gamma.astype(self.dtype).reshape(1, 1, -1)
+            return drop_path(self, y, self.drop_path)
 
         y = layer_norm(x, "norm1", self.epsilon)
         qkv = dense(3 * width, use_bias=self.qkv_bias, name="attn.qkv")(y)
@@ -230,9 +234,9 @@ class ViT(Trunk):
             self.layer_scale,
             self.qkv_bias,
             self.epsilon,
-            self.dtype,
+            dtype=self.dtype,
         )
-        for index in range(self.depth):
-            x = block(name=f"blocks.{index}")(x, rotation)
+        for index, rate in enumerate(np.linspace(0, self.drop_path, self.depth).tolist()):
+            x = block(rate, name=f"blocks.{index}")(x, rotation)
         x = layer_norm(x, "norm", self.epsilon)
         return x[:, ahead:].reshape(batch, *cells, self.width), x[:, 0]

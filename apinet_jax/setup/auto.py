@@ -100,7 +100,7 @@ def choose(
     fill("model.dtype", dtype, why)
     if config.model.trunk is None:  # finding it reads every tensor of the weights
         fill("model.trunk", *_trunk(weights, on_cpu, num_devices, budget))
-        check_trunk(config.model.trunk, None, config.model.pool)
+        check_trunk(config.model.trunk, None, config.model.pool, config.model.drop_path)
     for name in ("mean", "std"):
         value = getattr(weights, name, None)
         fill(f"model.{name}", value, "of the images that model.pretrained was trained on")

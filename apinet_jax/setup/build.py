@@ -126,7 +126,9 @@ def make_network(
     groups = num_devices if config.model.batch_norm == "per_device" else 1
     pool = config.model.pool
     model = APINet(
-        trunk=make_trunk(config.model.trunk, dtype, groups, config.model.remat, pool),
+        trunk=make_trunk(
+            config.model.trunk, dtype, groups, config.model.remat, pool, config.model.drop_path
+        ),
         feature_width=spec.feature_width(pool),
         num_classes=num_classes,
         hidden=config.model.hidden,

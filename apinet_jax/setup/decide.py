@@ -55,7 +55,8 @@ def decide(
 
     def on_primary() -> dict[str, Any]:
         check_config(config)
-        check_trunk(config.model.trunk, config.data.crop, config.model.pool)
+        model = config.model
+        check_trunk(model.trunk, config.data.crop, model.pool, model.drop_path)
         recorded = read_record(workdir)
         resolved = _resolve_names(config, recorded)
         automatic = resolved.model.pretrained == AUTO

@@ -68,6 +68,11 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
             ("train.views", "train.view_seed"),
             "the crops of each step are new without train.features=cache",
         ),
+        (
+            cached or flat["optim.frozen_epochs"] >= flat["optim.epochs"],
+            ("model.drop_path",),
+            "a frozen trunk drops nothing",
+        ),
         (flat["optim.weight_decay"] == 0, ("optim.decay_bn_bias",), "there is no decay"),
     ]
     if flat["model.batch_norm"] == "per_device":

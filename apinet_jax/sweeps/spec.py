@@ -134,4 +134,5 @@ def _check_settings(config: ml_collections.ConfigDict, settings: dict[str, Any])
     trial = config.copy_and_resolve_references()
     trial.update_from_flattened_dict(settings)
     check_config(trial)
-    check_trunk(trial.model.trunk, trial.data.crop, trial.model.pool)
+    model = trial.model
+    check_trunk(model.trunk, trial.data.crop, model.pool, model.drop_path)

@@ -310,6 +310,7 @@ def test_final_recipes_are_the_best_of_the_search(monkeypatch):
             [],
             "'default' of .*36x36 do not divide into patches of 16",
         ),
+        ({"default": {"model.drop_path": 0.1}}, {}, [], "'default' of .* has no drop path"),
         ({"default": {"data.crop": None}}, {}, [], "sets data.crop to None; leave out"),
         ({"default": {}}, {"metric": "val"}, [], "metric 'val' of .*: valid are test, validation"),
         ({"default": {}}, {"seeds": (0, 0)}, [], "cell 'default', seed 0 twice"),
