@@ -204,7 +204,7 @@ class Classifier:
         if not self.has_maps:
             raise InputError(
                 f"{self.checkpoint} classifies the class token of its trunk (model.pool = token), "
-                "so no map shows the evidence for a class. Train with model.pool=map, or with both."
+                "so no map shows the evidence for a class. Train with model.pool=map, or both."
             )
 
     def classify_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B C"]:

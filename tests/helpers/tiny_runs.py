@@ -66,15 +66,15 @@ def config_for(photos, **overrides):
     return config
 
 
-def save_trunk(path):
-    """Write random weights of the trunk, with torchvision's names."""
+def save_trunk(path, name=SETTINGS["model.trunk"]):
+    """Write random weights of a trunk, with torchvision's or timm's names."""
     import jax
     from safetensors.numpy import save_file
 
     from apinet_jax.models import make_trunk
     from apinet_jax.models.weights.torch_names import to_torch_tensors
 
-    trunk, image = make_trunk(SETTINGS["model.trunk"]), jax.numpy.zeros((1, 32, 32, 3))
+    trunk, image = make_trunk(name), jax.numpy.zeros((1, 32, 32, 3))
     variables = jax.jit(lambda key: trunk.init(key, image, train=False))(jax.random.key(3))
     tensors = {k: np.ascontiguousarray(v) for k, v in to_torch_tensors(variables).items()}
     save_file(tensors, path)

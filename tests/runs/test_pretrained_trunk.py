@@ -54,6 +54,16 @@ def test_features_equal_those_of_a_run(trunk, weights, tmp_path):
     np.testing.assert_allclose(feature_map.mean((1, 2)), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_class_token_can_be_the_feature(tmp_path):
+    weights = save_trunk(tmp_path / "vit.safetensors", "test_vit")
+    images = IMAGES[:, :16, :16]
+    trunks = {pool: apinet_jax.load_trunk(weights, pool=pool) for pool in ("map", "token", "both")}
+    assert [trunk.width for trunk in trunks.values()] == [16, 16, 32]
+    found = {pool: trunk.features(images) for pool, trunk in trunks.items()}
+    expected = np.concatenate([found["map"], found["token"]], axis=1)
+    np.testing.assert_allclose(found["both"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_other_photos_are_resized_and_cropped(trunk, tmp_path):
     image = Image.fromarray(IMAGES[0])
     image.save(tmp_path / "photo.png")

@@ -68,11 +68,12 @@ class Explanation(NamedTuple):
             predicted class, negative for the rival. `contrast.sum() + bias` is the difference, up
             to rounding.
         bias: What else adds to it, wherever the network looks: see `bias_source`.
-        bias_source: The biases of the classifier, and with `model.pool=both` the class token.
         pixels: What the network sees of the photo.
         exemplars: The nearest training photos of the predicted class, then of the rival.
         no_exemplars: Why there are none; `None` if there are some.
         trunk: Name of the trunk, which knows where the cells of the maps are.
+        bias_source: What `bias` comes from: the biases of the classifier, and with
+            `model.pool=both` the class token.
     """
 
     predicted: str
@@ -82,11 +83,11 @@ class Explanation(NamedTuple):
     difference: float
     contrast: Float[np.ndarray, "h w"]
     bias: float
-    bias_source: str
     pixels: UInt8[np.ndarray, "H W 3"]
     exemplars: tuple[Exemplar, ...]
     no_exemplars: str | None
     trunk: str
+    bias_source: str = "biases"
 
 
 def explain_photo(
