@@ -10,11 +10,18 @@ from apinet_jax.data.catalog import open_dataset
 
 
 @pytest.mark.slow
-def test_logistic_regression_on_pooled_features(shared_dir):
-    """Another implementation of this trunk, with the same weights and photos, gives 68.2 %."""
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("squeezenet1_1_imagenet_notop", 68.2),
+        ("tf_efficientnet_lite0_imagenet", 78.0),
+        ("tf_efficientnet_lite2_imagenet", 80.9),
+    ],
+)
+def test_logistic_regression_on_pooled_features(weights, expected, shared_dir):
+    """Other implementations of these trunks, with the same weights and photos, give as much."""
     dataset = open_dataset("folder", shared_dir / "data" / "cub50")
-    weights = shared_dir / "weights/squeezenet1_1_imagenet_notop.safetensors"
-    trunk = apinet_jax.load_trunk(weights)
+    trunk = apinet_jax.load_trunk(shared_dir / "weights" / f"{weights}.safetensors")
 
     def features(source):
         return trunk.features([source.read(index) for index in range(len(source))])
@@ -22,4 +29,4 @@ def test_logistic_regression_on_pooled_features(shared_dir):
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     classifier.fit(features(dataset.train), dataset.train.labels)
     accuracy = 100 * classifier.score(features(dataset.test), dataset.test.labels)
-    assert accuracy == pytest.approx(68.2, abs=1.0)
+    assert accuracy == pytest.approx(expected, abs=1.0)
