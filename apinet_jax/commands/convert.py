@@ -1,7 +1,7 @@
 r"""Convert weights and checkpoints from PyTorch to this project and back.
 
 Examples:
-  a torchvision trunk, for model.pretrained:
+  a trunk of torchvision or timm, for model.pretrained:
   python -m apinet_jax convert resnet101.pth resnet101.safetensors
 
   a checkpoint of the authors' program, into a folder that --mode eval and load_weights read:
@@ -11,7 +11,7 @@ Examples:
   a run, or one of its checkpoints, into a state dict of the authors' program:
   python -m apinet_jax convert runs/x model_best.pth.tar --to=authors --checkpoint=best
 
-  the trunk of either, under torchvision's names (a ViT's are timm's):
+  the trunk of either, under its names in torchvision or timm:
   python -m apinet_jax convert runs/x trunk.safetensors --to=torchvision
 
 Float32 keeps every bit; other precisions become float32. The pixel statistics of a run are written
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         choices=["ours", "authors", "torchvision"],
         help="what to write; ours by default if the source is a file; torchvision writes only the "
-        "trunk, a ViT as in timm",
+        "trunk, under timm's names if torchvision lacks it",
     )
     parser.add_argument("--trunk", help="the trunk of the source; recognised by default")
     parser.add_argument("--checkpoint", help="which of a run: last (default), best, or a step")
