@@ -30,7 +30,7 @@ FREE_FIELDS = (
 # out where they have their defaults, which compute what was computed before.
 LATER_FIELDS = (
     *("batch.sampler", "model.pool", "model.drop_path", "model.remat", "train.microbatches"),
-    *("train.features", "train.views", "train.view_seed"),
+    *("train.features", "train.views", "train.view_seed", "eval.every"),
 )
 
 SAMPLERS = {"apinet": "balanced", "softmax": "shuffled"}
@@ -119,11 +119,12 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "deterministic": True,
                 "microbatches": _auto(int, 1),
                 "features": "compute",  # or `cache`: once, by a trunk that never moves
-                "views": 4,  # random crops of each training image, besides the central one
+                "views": 1,  # random crops of each training image, besides the central one
                 "view_seed": 0,
             },
             "eval": {
                 "batch_size": _auto(int, 64),
+                "every": _auto(float, 1.0),  # epochs between evaluations on held-out images
                 "flip": config_dict.placeholder(bool),  # `None`: as when the run began, or off
             },
             "checkpoint": {"every": _auto(float, 1.0), "keep": 2},  # epochs; checkpoints
@@ -151,7 +152,8 @@ def folder_config(
     config.model.pretrained = "auto"
     config.model.trunk = config.model.dtype = config.model.remat = None
     config.optim.lr = config.optim.frozen_epochs = None
-    config.train.microbatches = config.eval.batch_size = config.checkpoint.every = None
+    config.train.microbatches = config.eval.batch_size = None
+    config.eval.every = config.checkpoint.every = None
     return config
 
 

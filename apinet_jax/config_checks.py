@@ -35,7 +35,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("above 0", lambda x: x > 0, "optim.lr optim.head_lr_factor"),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, "data.min_area"),
-    ("above 0 and at most 1e12", lambda x: 0 < x <= 1e12, "optim.epochs checkpoint.every"),
+    (
+        "above 0 and at most 1e12",
+        lambda x: 0 < x <= 1e12,
+        "optim.epochs checkpoint.every eval.every",
+    ),
     (
         "at least 0",
         lambda x: x >= 0,

@@ -38,7 +38,7 @@ _FORMAT = 1  # raise it where the pixels or the features of the same settings ch
 # Fields of `model` that do not change features in evaluation mode. `pretrained` is a name; the
 # weights themselves are hashed.
 _NOT_IN_KEY = (
-    *("pretrained", "mean", "std", "batch_norm", "remat"),
+    *("pretrained", "mean", "std", "batch_norm", "drop_path", "remat"),
     *("hidden", "dropout", "drop_path", "mutual_activation", "mutual", "gates", "interaction"),
 )
 _CENTRAL, _MIRRORED = 0, -1  # views; random ones are counted from 1

@@ -191,7 +191,7 @@ def fit(
                 with jax.transfer_guard("disallow"):
                     state, metrics = stages[stage](state, batch, key)
                 log.add(step, metrics, waited)
-                evaluates = plan.epoch_ends(step) and run.dataset.validation is not None
+                evaluates = plan.evaluates(step) and run.dataset.validation is not None
                 if step % plan.save_every == 0 or step == plan.total or evaluates:
                     save()
                 if evaluates:
@@ -214,7 +214,7 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
     step = int(state.step)
     rows = [row for row in run.writer.rows if row["kind"] == "validation"]
     done = any(row["step"] == step for row in rows)
-    if run.dataset.validation is None or done or not run.plan.epoch_ends(step):
+    if run.dataset.validation is None or done or not run.plan.evaluates(step):
         return
     began = time.perf_counter()
     summary = run.evaluate(state, "validation").summary

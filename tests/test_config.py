@@ -236,8 +236,8 @@ def test_plan():
     config = default_config()
     plan = make_plan(config, 5994)
     assert (plan.batch_size, plan.epoch, plan.total, plan.frozen) == (120, 49, 4900, 392)
-    assert [step for step in range(100) if plan.epoch_ends(step)] == [49, 98]
-    assert plan.epoch_ends(4900)
+    assert [step for step in range(100) if plan.evaluates(step)] == [49, 98]
+    assert plan.evaluates(4900)
 
 
 def test_too_long_run_is_refused():

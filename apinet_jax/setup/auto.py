@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from apinet_jax.config import default_config, flatten
+from apinet_jax.method.durations import steps_per_epoch
 from apinet_jax.models import SCRATCH_TRUNKS, check_trunk, trunk_spec
 from apinet_jax.models.weights.hub import Pretrained, find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
@@ -38,7 +39,7 @@ _WARNING = (
     "with torchvision or timm names can be named instead."
 )
 _CHOSEN = "Chosen for this run; --config.FIELD=VALUE overrides:"
-_HEAD_RATES = {"sgd": (0.05, "for a head"), "adamw": (1e-3, "the usual rate of AdamW")}
+_SHORT_STEPS = 300  # steps of a head between two checkpoints
 _NO_LIMIT = 2**62
 _CACHE_LIMIT = 4 * 2**30
 
@@ -119,19 +120,9 @@ def choose(
     else:
         fill("data.cache", "off", f"{size_text}, more than {_CACHE_LIMIT / 1e9:.1f} GB")
 
-    often = (max(1.0, config.optim.epochs / 10), "an epoch of cached features is short")
-    fill("checkpoint.every", *(often if cached else (1.0, "each epoch")))
+    _fill_intervals(config, fill, len(labels))
     fill("optim.lr", *_rate(config))
-    if cached:
-        fill("optim.frozen_epochs", config.optim.epochs, "train.features=cache needs a fixed trunk")
-    share = 0.08 * config.optim.epochs
-    fill(
-        "optim.frozen_epochs",
-        float(round(share)) if pretrained else 0.0,
-        "the paper's share of the epochs"
-        if pretrained
-        else "a trunk without pretrained weights has to learn",
-    )
+    fill("optim.frozen_epochs", *_frozen_epochs(config))
     return config, lines + _warnings(config) + unused_settings(config)
 
 
@@ -193,6 +184,28 @@ def _fill_sizes(
     fill("train.microbatches", chosen.microbatches, parts)
 
 
+def _fill_intervals(
+    config: ml_collections.ConfigDict, fill: Callable[[str, Any, str], None], num_images: int
+) -> None:
+    """Choose how often a run is saved, and evaluated on held-out images: each epoch, usually."""
+    if config.train.features == "cache":  # either would take longer than an epoch
+        steps = steps_per_epoch(num_images, config.batch.classes * config.batch.images)
+        for field in ("eval.every", "checkpoint.every"):
+            fill(field, max(1.0, _SHORT_STEPS / steps), "the steps of a head are short")
+    for group in (config.eval, config.checkpoint):
+        if group.every is None:
+            group.every = 1.0
+
+
+def _frozen_epochs(config: ml_collections.ConfigDict) -> tuple[float, str]:
+    """Epochs in which the trunk is frozen."""
+    if config.train.features == "cache":
+        return config.optim.epochs, "train.features=cache needs a fixed trunk"
+    if not config.model.pretrained:
+        return 0.0, "a trunk without pretrained weights has to learn"
+    return float(round(0.08 * config.optim.epochs)), "the paper's share of the epochs"
+
+
 def _why_crop(crop: int, resize_given: bool) -> str:
     if resize_given:
         return "seven eighths of data.resize, as in the paper"
@@ -222,14 +235,15 @@ def _trunk(
 
 def _rate(config: ml_collections.ConfigDict) -> tuple[float, str]:
     """The learning rate."""
-    trunk, pretrained = config.model.trunk, config.model.pretrained
+    pretrained, spec = config.model.pretrained, trunk_spec(config.model.trunk)
     if config.train.features == "cache":
-        return _HEAD_RATES[config.optim.rule]
+        if config.optim.rule == "adamw":
+            return 1e-3, "the usual rate of AdamW"
+        return 10 * spec.rate.value, "a head tolerates ten times the rate of its trunk"
     if config.optim.rule == "adamw":
         if pretrained:
             return 1e-4, "AdamW moves each weight by about the rate, and pretrained ones are near"
         return 1e-3, "the usual rate of AdamW"
-    spec = trunk_spec(trunk)
     return spec.rate if pretrained else spec.scratch_rate
 
 

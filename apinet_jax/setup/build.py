@@ -41,6 +41,7 @@ class Plan(NamedTuple):
         total: Steps of the run.
         frozen: Steps in which the backbone is frozen.
         save_every: Steps between two checkpoints.
+        evaluate_every: Steps between two evaluations on held-out images.
     """
 
     batch_size: int
@@ -48,10 +49,11 @@ class Plan(NamedTuple):
     total: int
     frozen: int
     save_every: int
+    evaluate_every: int
 
-    def epoch_ends(self, step: int) -> bool:
-        """Return whether an epoch or the run ends with this step, counted from 1."""
-        return step > 0 and (step % self.epoch == 0 or step == self.total)
+    def evaluates(self, step: int) -> bool:
+        """Return whether held-out images are evaluated after this step, counted from 1."""
+        return step > 0 and (step % self.evaluate_every == 0 or step == self.total)
 
 
 def make_dataset(
@@ -108,7 +110,10 @@ def make_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
         )
     cached = config.train.features == "cache"
     frozen = total if cached else min(total, to_steps(config.optim.frozen_epochs))
-    return Plan(batch_size, epoch, total, frozen, max(1, to_steps(config.checkpoint.every)))
+    save_every, evaluate_every = (
+        max(1, to_steps(epochs)) for epochs in (config.checkpoint.every, config.eval.every)
+    )
+    return Plan(batch_size, epoch, total, frozen, save_every, evaluate_every)
 
 
 def make_network(

@@ -60,7 +60,7 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
         ),
         (
             cached,
-            ("model.batch_norm", "model.remat", "train.microbatches"),
+            ("model.batch_norm", "model.drop_path", "model.remat", "train.microbatches"),
             "with train.features=cache no step runs the trunk",
         ),
         (

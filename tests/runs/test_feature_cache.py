@@ -17,16 +17,23 @@ from apinet_jax.data.crops import CachedViews, RandomCrop
 from apinet_jax.data.transforms import center_crop, draw_view
 from apinet_jax.feature_cache import cached_features, digest_of, feature_key
 from apinet_jax.method.steps import train_step
+from apinet_jax.method.trunk_pass import Preprocess
 from apinet_jax.models.tiny import Tiny
 from apinet_jax.models.weights.recognise import read_weights
 from apinet_jax.models.weights.torch_names import to_torch_tensors
-from apinet_jax.setup.build import fresh_state, make_network
+from apinet_jax.setup.build import fresh_state
 from apinet_jax.setup.loaders import make_reader, make_train_loader
 from apinet_jax.system.errors import Interrupted
 from apinet_jax.system.paths import records_root
 from apinet_jax.workdir.checkpoint import load_weights
 
-LAPTOP = {**RECIPE, "data__workers": 0, "train__features": "cache", "train__views": 2}
+LAPTOP = {
+    **RECIPE,
+    "data__workers": 0,
+    "eval__every": 1.0,
+    "train__features": "cache",
+    "train__views": 2,
+}
 
 
 class InEvaluationMode(Tiny):
@@ -207,6 +214,8 @@ BASE = {"data__augmentation": "random_resized"}
         ({"data__resize": 40}, 0, True),
         ({"model__trunk": "resnet10_w16"}, 0, True),
         ({"model__dtype": "bfloat16"}, 0, True),
+        ({"model__pool": "token"}, 0, True),
+        ({"model__drop_path": 0.1}, 0, False),
         ({"model__mean": (0.1, 0.2, 0.3)}, 0, True),
         ({"model__std": (0.1, 0.2, 0.3)}, 0, True),
         ({"data__augmentation": "crop"}, 1, True),
@@ -225,8 +234,8 @@ def test_key_has_what_features_depend_on(reference, change, view, other):
 
     def key(**changes):
         config = config_for("photos", **{**BASE, **changes})
-        config.model.dtype, config.model.remat = config.model.dtype or "float32", "none"
-        _, preprocess = make_network(config, 4)
+        config.model.dtype = config.model.dtype or "float32"
+        preprocess = Preprocess(config.model.mean or (0, 0, 0), config.model.std or (1, 1, 1))
         return feature_key(config, preprocess, dataset.train, "images", "weights", view)
 
     assert (key(**change) != key()) is other

@@ -11,7 +11,7 @@ from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
 from apinet_jax.workdir.metrics_log import MetricsWriter
 
 METADATA = {"config": {}, "class_names": ["a", "b"]}
-PLAN = types.SimpleNamespace(epoch=1, epoch_ends=lambda _: True)
+PLAN = types.SimpleNamespace(epoch=1, evaluates=lambda _: True)
 DATASET = types.SimpleNamespace(validation=[], test=None)
 
 

@@ -235,7 +235,7 @@ def test_results_on_held_out_images(run, tmp_path, capsys):
             workdir=workdir,
             dataset=SimpleNamespace(test=None, validation=range(12), class_names=names),
             mesh=make_mesh(),
-            plan=Plan(batch_size=8, epoch=4, total=8, frozen=4, save_every=3),
+            plan=Plan(8, epoch=4, total=8, frozen=4, save_every=3, evaluate_every=4),
             learning_rate=np.zeros(8),
             checkpoints=SimpleNamespace(wait=lambda: None),
             writer=SimpleNamespace(rows=rows_of(workdir)),

@@ -364,7 +364,8 @@ def test_cached_features_need_no_small_batch_or_image():
     config, lines = completed(open_config(**fields), platform="gpu", gib=0.7)
     assert (config.data.crop, config.batch.classes, config.batch.images) == (448, 30, 4)
     assert (config.model.remat, config.train.microbatches) == ("none", 1)
-    assert (config.optim.frozen_epochs, config.checkpoint.every) == (30, 3)
+    assert (config.optim.frozen_epochs, config.optim.lr) == (30, 0.1)
+    assert (config.checkpoint.every, config.eval.every) == (30, 30)  # 10 steps each
     assert any("its features are those of random weights" in line for line in lines)
     assert not any("GiB per device" in line for line in lines)
 

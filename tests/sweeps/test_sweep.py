@@ -25,7 +25,7 @@ from tiny_runs import (
 from apinet_jax.commands.sweep import add_arguments, run
 from apinet_jax.sweeps.results import finished_row
 from apinet_jax.sweeps.spec import Sweep, read_sweep
-from apinet_jax.system.errors import InputError
+from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.workdir.checkpoint_files import steps_of
 
 SWEEPS = sorted((REPOSITORY / "configs/sweeps").glob("*.py"))
@@ -376,3 +376,31 @@ def test_later_field_at_its_default_keeps_the_hash(tmp_path):
     before = hashed()
     assert hashed(**{"train.microbatches": 1, "model.remat": "none"}) == before
     assert hashed(**{"train.microbatches": 2}) != before
+
+
+def test_heads_share_a_process(tmp_path, capsys, monkeypatch):
+    """Cells with cached features; one that diverges and one that is impossible stop no other."""
+    photos, folder = draw_photos(tmp_path / "photos", train=4, test=2), tmp_path / "sweep"
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "records"))
+    settings = {**TINY, "train.features": "cache", "data.dir": str(photos)}
+    cells = {
+        "too many": {"batch.classes": 8},
+        "too fast": {"optim.lr": 1e30, "optim.epochs": 3.0, "method": "softmax"},
+        "default": {"method": "softmax"},
+    }
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    path = sweep_file(tmp_path, cells, settings=settings)
+    with pytest.raises(RunError, match=r"1 run\(s\) failed:\n  too many, seed 0: .*only 4"):
+        run(parser.parse_args([str(path), f"--folder={folder}"]))
+    runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    assert [(row["cell"], "diverged" in row) for row in runs] == [
+        ("too fast", True),
+        ("default", False),
+    ]
+    shown = capsys.readouterr()
+    assert "DIVERGED: too fast, seed 0" in shown.err
+    assert "Features of" not in shown.err + shown.out  # in the logs
+    logs = sorted(folder.glob("*/seed0/log.txt"))
+    assert sum("Features of the train images" in log.read_text() for log in logs) == 1
+    assert len(list(folder.glob("*/seed0/results.json"))) == 1
