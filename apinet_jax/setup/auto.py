@@ -150,7 +150,7 @@ def _fill_sizes(
     else:
         spec = trunk_spec(trunk)
         best = spec.cpu_crop if on_cpu else spec.crop
-        sizes = {crop for _, crop in SIZES} | ({weights_size} if weights_size else set())
+        sizes = {crop for _, crop in SIZES} | {best} | ({weights_size} if weights_size else set())
         crops = sorted({crop // patch * patch for crop in sizes if crop <= best}, reverse=True)
     dtype = config.model.dtype
     limit = _NO_LIMIT if budget is None else budget
@@ -209,8 +209,12 @@ def _frozen_epochs(config: ml_collections.ConfigDict) -> tuple[float, str]:
 def _why_crop(crop: int, resize_given: bool) -> str:
     if resize_given:
         return "seven eighths of data.resize, as in the paper"
-    reasons = {448: "the paper's size", 128: "enough for a small trunk"}
-    return reasons.get(crop, "half the paper's side, as a CPU is slow")
+    reasons = {
+        448: "the paper's size",
+        224: "half the paper's side, as a CPU is slow",
+        128: "enough for a small trunk",
+    }
+    return reasons.get(crop, "the size that the trunk was made for")
 
 
 def _trunk(

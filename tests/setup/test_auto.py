@@ -150,6 +150,8 @@ def test_estimate_against_figures_of_a_gpu(trunk, remat, parts, gib):
         pytest.param("squeezenet1_1", 96, 16, marks=pytest.mark.slow),
         pytest.param("densenet121", 96, 8, marks=pytest.mark.slow),
         pytest.param("vit_base_patch16_224", 96, 8, marks=pytest.mark.slow),
+        pytest.param("convnext_tiny", 96, 8, marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", 112, 8, marks=pytest.mark.slow),
     ],
 )
 def test_estimate_against_the_compilers_figure(trunk, crop, batch):
@@ -222,6 +224,13 @@ def test_crop_and_resize_go_together():
     assert config.data.crop == 350
     config, _ = completed(open_config(data__crop=448))
     assert config.data.resize == 512
+
+
+def test_crop_is_the_one_of_the_trunk():
+    """Without the size of the weights."""
+    config, lines = completed(open_config(model__trunk="swin_base_patch4_window12_384"), gib=60)
+    assert config.data.crop == 384
+    assert "  data.crop = 384: the size that the trunk was made for" in lines
 
 
 @pytest.mark.parametrize(
