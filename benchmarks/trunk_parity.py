@@ -20,7 +20,9 @@ These files come from
     --trunk vit_large_patch14_dinov2 --shapes 1x28x42 1x56x28, vit_large_patch14_reg4_dinov2 too
     --trunk vit_small_patch16_dinov3 --shapes 1x48x32 2x32x64, vit_base_patch16_dinov3 too
     --trunk convnext_tiny --shapes 1x77x70 --float64
+    --trunk test_convnext --shapes 2x77x70 --float64
     --trunk swin_tiny_patch4_window7_224 --shapes 1x64x96 --float64
+    --trunk test_swin --shapes 1x32x240 --float64
     --trunk tf_efficientnet_lite0 --shapes 1x33x44 --float64      # lite1 to lite4 too
 """
 
@@ -30,7 +32,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -47,26 +49,43 @@ if TYPE_CHECKING:
     import torch
 
 
+# Small models of the same code, for fast tests.
+SMALL = {
+    "test_convnext": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (8, 16, 32, 64)}),
+    "test_swin": (
+        "swin_tiny_patch4_window7_224",
+        {"depths": (2, 1, 1, 2), "num_heads": (1, 2, 4, 8), "embed_dim": 8},
+    ),
+}
+
+
+def from_timm(name: str, **options: Any) -> torch.nn.Module:
+    """Return a timm model, or a small one."""
+    import timm
+
+    name, sizes = SMALL.get(name, (name, {}))
+    return timm.create_model(name, **sizes, **options)
+
+
 def original(name: str) -> tuple[torch.nn.Module, Callable]:
     """Return a model, and its function from images to feature map, both NCHW."""
-    import timm
     import torch
     import torchvision
     from timm.models.swin_transformer import checkpoint_filter_fn
 
-    if name.startswith("convnext"):
-        model = timm.create_model(name, num_classes=0)
+    if "convnext" in name:
+        model = from_timm(name, num_classes=0)
         features = model.forward_features
-    elif name.startswith("swin"):
-        model = timm.create_model(name)  # by its classifier timm recognises the names
+    elif "swin" in name:
+        model = from_timm(name)  # by its classifier timm recognises the names
 
         def features(images: torch.Tensor) -> torch.Tensor:
-            sized = timm.create_model(name, img_size=images.shape[2:])
+            sized = from_timm(name, img_size=images.shape[2:])
             sized.load_state_dict(checkpoint_filter_fn(model.state_dict(), sized))
             return sized.to(images.dtype).eval().forward_features(images).permute(0, 3, 1, 2)
 
     elif name.startswith("vit"):
-        model = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+        model = from_timm(name, num_classes=0, dynamic_img_size=True)
 
         def features(images: torch.Tensor) -> torch.Tensor:
             tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
@@ -74,7 +93,7 @@ def original(name: str) -> tuple[torch.nn.Module, Callable]:
             return tokens.mT.reshape(len(images), -1, h, w)
 
     elif name.startswith("tf_efficientnet"):
-        model = timm.create_model(name)
+        model = from_timm(name)
         features = model.forward_features
     else:
         model = torchvision.models.get_model(name)
@@ -136,9 +155,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--trunk", required=True, choices=sorted(set(LISTED_TRUNKS) - {"resnet10_w16"})
-    )
+    trunks = sorted({*LISTED_TRUNKS, *SMALL} - {"resnet10_w16"})
+    parser.add_argument("--trunk", required=True, choices=trunks)
     parser.add_argument("--shapes", nargs="+", required=True, help="images x height x width")
     parser.add_argument("--float64", action="store_true", help="both sides in double precision")
     parser.add_argument("--write", type=Path, help="folder for the original's figures")

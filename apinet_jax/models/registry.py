@@ -165,15 +165,17 @@ _HIERARCHICAL = {
 }
 
 
-def _convnext(depth: int, width: int) -> TrunkSpec:
-    """ConvNeXt as in timm, with `depth` blocks in its third stage and `width` channels at first."""
-    build = partial(ConvNeXt, (3, 3, depth, 3), tuple(width * 2**stage for stage in range(4)))
+def _convnext(depths: Sequence[int], width: int) -> TrunkSpec:
+    """ConvNeXt as in timm, with `width` channels at first."""
+    build = partial(ConvNeXt, depths, tuple(width * 2**stage for stage in range(4)))
     return TrunkSpec(build, 8 * width, ("head.fc.",), **_HIERARCHICAL)
 
 
-def _swin(depth: int, width: int, heads: int, window: int = 7, **numbers: int) -> TrunkSpec:
-    """Swin as in timm: `depth` blocks in its third stage, `width` channels and `heads` at first."""
-    build = partial(Swin, (2, 2, depth, 2), tuple(heads * 2**k for k in range(4)), width, window)
+def _swin(
+    depths: Sequence[int], width: int, heads: int, window: int = 7, **numbers: int
+) -> TrunkSpec:
+    """Swin as in timm, with `width` channels and `heads` at first."""
+    build = partial(Swin, depths, tuple(heads * 2**stage for stage in range(4)), width, window)
     return TrunkSpec(build, 8 * width, ("head.",), **_HIERARCHICAL, **numbers)
 
 
@@ -202,18 +204,24 @@ TRUNKS: dict[str, TrunkSpec] = {
     "vit_large_patch14_reg4_dinov2": _dinov2(VIT_LARGE, **_REGISTERS),
     "vit_small_patch16_dinov3": _dinov3(VIT_SMALL),
     "vit_base_patch16_dinov3": _dinov3(VIT_BASE),
-    "convnext_tiny": _convnext(9, 96),
-    "convnext_small": _convnext(27, 96),
-    "convnext_base": _convnext(27, 128),
-    "convnext_large": _convnext(27, 192),
-    "swin_tiny_patch4_window7_224": _swin(6, 96, 3),
-    "swin_small_patch4_window7_224": _swin(18, 96, 3),
-    "swin_base_patch4_window7_224": _swin(18, 128, 4),
-    "swin_large_patch4_window7_224": _swin(18, 192, 6),
-    "swin_base_patch4_window12_384": _swin(18, 128, 4, window=12, crop=384, cpu_crop=384),
-    "swin_large_patch4_window12_384": _swin(18, 192, 6, window=12, crop=384, cpu_crop=384),
+    "convnext_tiny": _convnext((3, 3, 9, 3), 96),
+    "convnext_small": _convnext((3, 3, 27, 3), 96),
+    "convnext_base": _convnext((3, 3, 27, 3), 128),
+    "convnext_large": _convnext((3, 3, 27, 3), 192),
+    "swin_tiny_patch4_window7_224": _swin((2, 2, 6, 2), 96, 3),
+    "swin_small_patch4_window7_224": _swin((2, 2, 18, 2), 96, 3),
+    "swin_base_patch4_window7_224": _swin((2, 2, 18, 2), 128, 4),
+    "swin_large_patch4_window7_224": _swin((2, 2, 18, 2), 192, 6),
+    "swin_base_patch4_window12_384": _swin(
+        (2, 2, 18, 2), 128, 4, window=12, crop=384, cpu_crop=384
+    ),
+    "swin_large_patch4_window12_384": _swin(
+        (2, 2, 18, 2), 192, 6, window=12, crop=384, cpu_crop=384
+    ),
     # Never offered:
     "test_tiny": TrunkSpec(Tiny, 16, ("fc.",), cell_step=4),
+    "test_convnext": _convnext((1, 1, 2, 1), 8),
+    "test_swin": _swin((2, 1, 1, 2), 8, 1),
     "test_vit": _vit(ViTSize(16, depth=1, heads=2), 8, 32, registers=1),
 }
 

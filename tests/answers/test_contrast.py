@@ -53,7 +53,7 @@ def test_gate_contrast_by_hand():
 
 
 # What compiles within seconds; the others run with the slow tests.
-FAST = ("squeezenet1_1", "test_tiny")
+FAST = ("squeezenet1_1", "test_tiny", "test_convnext")
 EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in TRUNKS]
 
 
