@@ -80,20 +80,21 @@ def unite(x: Float[Array, "B W T D"], window: Sides, sides: Sides) -> Float[Arra
     return x.swapaxes(2, 3).reshape(batch, height, width, features)
 
 
-def resample_offsets(window: int, native: int) -> Float[np.ndarray, "offsets native_offsets"]:
-    """Return the matrix that interpolates biases of all offsets in a smaller window.
-
-    As timm's `resize_rel_pos_bias_table`: linear, from native offsets k that are placed at
-    1 + r + ... + r^(k-1).
+def offset_weights(
+    window: int, native: int, resampled: bool
+) -> Float[np.ndarray, "side side offsets"]:
+    """Return the weight of each native offset in the bias of each query (first) and key of an axis.
 
     Args:
-        window: Side of the window, in cells; its offsets are 1 - window to window - 1.
-        native: Side of the windows of the weights.
+        window: Side of the window, in cells.
+        native: Side of the windows of the weights; its offsets are 1 - native to native - 1.
+        resampled: Whether biases are interpolated as by timm's `resize_rel_pos_bias_table`:
+            linearly, with native offset k at 1 + r + ... + r^(k-1). Without, weights are 0 or 1.
     """
-    distance = np.cumsum(RATIO ** np.arange(native - 1))
-    places = np.concatenate([-distance[::-1], [0.0], distance])
-    wanted = np.arange(1 - window, window)
-    return np.stack([np.interp(wanted, places, one) for one in np.eye(len(places))], axis=1)
+    places = np.cumsum((RATIO if resampled else 1.0) ** np.arange(native - 1))
+    places = np.concatenate([-places[::-1], [0.0], places])
+    offsets = np.arange(window)[:, None] - np.arange(window)
+    return np.stack([np.interp(offsets, places, one) for one in np.eye(len(places))], axis=-1)
 
 
 def position_bias(
@@ -101,20 +102,22 @@ def position_bias(
 ) -> Float[Array, "heads T T"]:
     """Return the bias of each query (first) and key of a window, by the offset between them.
 
+    It is a matrix product: the gradient of indexing would be summed in any order on GPUs.
+
     Args:
         table: Biases of all offsets in a native window, by rows, then columns.
-        window: Sides of the window; a side that is less than `native` resamples the table.
+        window: Sides of the window; if one is less than `native`, the table is resampled.
         native: Side of a native window.
     """
-    rows, columns = window
     grid = table.reshape(2 * native - 1, 2 * native - 1, -1)
-    if window != (native, native):
-        down, across = (jnp.asarray(resample_offsets(s, native), table.dtype) for s in window)
-        exact = lax.Precision.HIGHEST
-        grid = jnp.einsum("ri,cj,ijh->rch", down, across, grid, precision=exact)
-    row, column = (side.ravel() for side in np.indices(window))
-    down, across = (at[:, None] - at[None] for at in (row, column))  # [T T]
-    return jnp.moveaxis(grid[down + rows - 1, across + columns - 1], -1, 0)
+    resampled = window != (native, native)
+    down, across = (
+        jnp.asarray(offset_weights(side, native, resampled), table.dtype) for side in window
+    )
+    exact = lax.Precision.HIGHEST
+    bias = jnp.einsum("qki,rlj,ijh->hqrkl", down, across, grid, precision=exact)
+    cells = window[0] * window[1]
+    return bias.reshape(-1, cells, cells)
 
 
 def cells_apart(sides: Sides, window: Sides, shift: Sides) -> Bool[np.ndarray, "W T T"]:

@@ -13,9 +13,9 @@ from apinet_jax.method.interaction import APINet
 from apinet_jax.models.swin import (
     Swin,
     cells_apart,
+    offset_weights,
     partition,
     position_bias,
-    resample_offsets,
     unite,
 )
 from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_tensors
@@ -77,10 +77,9 @@ def test_biases_of_native_windows_are_the_table():
 
 def test_biases_of_smaller_windows():
     """Linear between offsets at 0, 1 and 2.01: an offset of 1 is unchanged, 2 is almost 2."""
-    matrix = resample_offsets(2, 3)
-    np.testing.assert_allclose(matrix, np.eye(5)[1:4], atol=1e-9)
-    (last,) = resample_offsets(3, 3)[-1:]
-    np.testing.assert_allclose(last, [0, 0, 0, 0.01 / 1.01, 1 / 1.01], atol=1e-5)
+    weights = offset_weights(3, 3, resampled=True)  # [query key offset]
+    np.testing.assert_allclose(weights[1, 0], [0, 0, 0, 1, 0], atol=1e-9)
+    np.testing.assert_allclose(weights[0, 2], [1 / 1.01, 0.01 / 1.01, 0, 0, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(3, 40), (40, 2)])
