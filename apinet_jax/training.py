@@ -158,7 +158,8 @@ def _first_state(
     saved: int | None,
 ) -> TrainState:
     """Return the newest checkpoint; else a fresh state, its trunk pretrained where asked for."""
-    state = fresh_state(config, program, mesh)
+    replaced = saved is not None or bool(config.model.pretrained)
+    state = fresh_state(config, program, mesh, blank_trunk=replaced)
     if saved is not None:
         say(f"Continuing after step {saved} of {program.plan.total}.")
         return checkpoints.restore(saved, state)

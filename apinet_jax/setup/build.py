@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -197,10 +197,31 @@ def make_program(
     return Program(model, preprocess, optimizer, schedule, objective, plan)
 
 
-def fresh_state(config: ml_collections.ConfigDict, program: Program, mesh: Mesh) -> TrainState:
-    """Return a freshly initialised state, replicated over the mesh."""
-    draw = jax.jit(state_initializer(config, program), out_shardings=replicated(mesh))
-    return draw(jax.random.key(config.seed))
+def fresh_state(
+    config: ml_collections.ConfigDict, program: Program, mesh: Mesh, *, blank_trunk: bool = False
+) -> TrainState:
+    """Return a freshly initialised state, replicated over the mesh.
+
+    Args:
+        config: Completed configuration.
+        program: Network and optimizer.
+        mesh: The data mesh.
+        blank_trunk: Whether the trunk's parameters are zero, where others replace them: a large
+            trunk takes long to compile.
+    """
+    initialise = state_initializer(config, program)
+
+    def blank(params: dict[str, Any]) -> dict[str, Any]:
+        return {**params, TRUNK: jax.tree.map(jnp.zeros_like, params[TRUNK])}
+
+    def draw(key: Key[Array, ""]) -> TrainState:
+        state = initialise(key)
+        if not blank_trunk:
+            return state
+        ema = None if state.ema is None else blank(state.ema)
+        return state._replace(params=blank(state.params), ema=ema)
+
+    return jax.jit(draw, out_shardings=replicated(mesh))(jax.random.key(config.seed))
 
 
 def run_key(config: ml_collections.ConfigDict, mesh: Mesh) -> Key[Array, ""]:

@@ -64,6 +64,20 @@ def test_the_class_token_can_be_the_feature(tmp_path):
     np.testing.assert_allclose(found["both"], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_blank_trunk_changes_nothing_else(weights, tmp_path):
+    """The state of a run with pretrained weights, whose random trunk is not compiled."""
+    config = config_for(tmp_path, optim__ema=0.9)
+    config, _ = choose(config, np.repeat(np.arange(4), 9), 36, "cpu", 1, 2**34)
+    mesh = make_mesh(jax.devices()[:1])
+    program = make_program(config, 4, 36, mesh)
+    states = [fresh_state(config, program, mesh, blank_trunk=blank) for blank in (False, True)]
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(states[1].params["trunk"]))
+    expected, loaded = (load_pretrained(state, "test_tiny", weights) for state in states)
+    assert jax.tree.structure(expected) == jax.tree.structure(loaded)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(loaded), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_other_photos_are_resized_and_cropped(trunk, tmp_path):
     image = Image.fromarray(IMAGES[0])
     image.save(tmp_path / "photo.png")
