@@ -27,7 +27,7 @@ def test_golden_lite0(goldens_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", range(5))
+@pytest.mark.parametrize("size", [0, 4])
 def test_golden_in_training(size, goldens_dir):
     """Both sides are computed in float64, where rounding flips no ReLU."""
     name = f"tf_efficientnet_lite{size}"

@@ -22,8 +22,8 @@ from apinet_jax.system.mesh import make_mesh, replicated, to_global
 
 NAMES = [
     "vit_base_patch16_224",
-    *(f"vit_{size}_patch14_dinov2" for size in ("base", "large", "small")),
-    *(f"vit_{size}_patch14_reg4_dinov2" for size in ("base", "large", "small")),
+    *(f"vit_{size}_patch14_dinov2" for size in ("base", "small")),
+    *(f"vit_{size}_patch14_reg4_dinov2" for size in ("base", "small")),
     *(f"vit_{size}_patch16_dinov3" for size in ("base", "small")),
 ]
 FAST = ("vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3")  # with all that others have
