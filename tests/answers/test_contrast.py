@@ -57,7 +57,8 @@ def test_gate_contrast_by_hand():
 # the numbers of their blocks and channels, the smallest stands for all.
 FAST = ("squeezenet1_1", "test_tiny", "test_convnext")
 LARGER = re.compile(
-    "large|convnext_(small|base)|swin_(small|base)|lite[1-4]|vit_base_.*dino|resnet152"
+    "large|convnext_(small|base)|swin_(small|base)|lite[1-4]|vit_base_.*dino|vit_small_patch14_dino"
+    "|resnet(18|34|101|152)|densenet161"
 )
 EACH = [
     pytest.param(name, marks=() if name in FAST else pytest.mark.slow)

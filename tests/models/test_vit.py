@@ -20,11 +20,12 @@ from apinet_jax.models.weights.torch_names import load_torch_tensors, to_torch_t
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.mesh import make_mesh, replicated, to_global
 
+# With the small ones of FAST, every kind of block and of position embedding.
 NAMES = [
     "vit_base_patch16_224",
-    *(f"vit_{size}_patch14_dinov2" for size in ("base", "small")),
+    "vit_base_patch14_dinov2",
     *(f"vit_{size}_patch14_reg4_dinov2" for size in ("base", "small")),
-    *(f"vit_{size}_patch16_dinov3" for size in ("base", "small")),
+    "vit_small_patch16_dinov3",
 ]
 FAST = ("vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3")  # with all that others have
 
