@@ -151,7 +151,6 @@ def test_estimate_against_figures_of_a_gpu(trunk, remat, parts, gib):
         pytest.param("densenet121", 96, 8, marks=pytest.mark.slow),
         pytest.param("vit_base_patch16_224", 96, 8, marks=pytest.mark.slow),
         pytest.param("convnext_tiny", 96, 8, marks=pytest.mark.slow),
-        pytest.param("swin_tiny_patch4_window7_224", 112, 8, marks=pytest.mark.slow),
     ],
 )
 def test_estimate_against_the_compilers_figure(trunk, crop, batch):
