@@ -31,6 +31,7 @@ FREE_FIELDS = (
 LATER_FIELDS = (
     *("batch.sampler", "model.pool", "model.drop_path", "model.remat", "train.microbatches"),
     *("train.features", "train.views", "train.view_seed", "eval.every"),
+    *("loss.bare_weight", "loss.contrast_weight"),
 )
 
 SAMPLERS = {"apinet": "balanced", "softmax": "shuffled"}
@@ -101,6 +102,8 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "rank_weight": 1.0,
                 "rank_margin": 0.05,
                 "label_smoothing": 0.0,
+                "bare_weight": 0.0,
+                "contrast_weight": 0.0,
             },
             "optim": {
                 "rule": "sgd",

@@ -23,7 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.pool": ("map", "token", "both"),
     "model.batch_norm": ("global", "per_device"),
     "pairs.distance": ("sq_euclidean", "euclidean"),
-    "pairs.choice": ("similar", "dissimilar", "random"),
+    "pairs.choice": ("similar", "dissimilar", "random", "confused"),
     "pairs.kinds": ("both", "intra", "inter"),
     "model.remat": ("none", "dots", "full"),
     "optim.rule": ("sgd", "adamw"),
@@ -43,7 +43,8 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 0",
         lambda x: x >= 0,
-        "data.workers train.views loss.rank_weight loss.rank_margin optim.weight_decay",
+        "data.workers train.views loss.rank_weight loss.rank_margin loss.bare_weight"
+        " loss.contrast_weight optim.weight_decay",
     ),
     (
         "at least 0 and below 1",

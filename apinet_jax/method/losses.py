@@ -86,6 +86,45 @@ def score_ranking(
     return jax.nn.relu(p_other - p_self + margin)
 
 
+def class_contrast(
+    logits: PairLogits,
+    labels_1: Int[Array, "*P"],
+    labels_2: Int[Array, "*P"],
+    valid: Bool[Array, "*P"],
+) -> Float[Array, ""]:
+    """Return the cross-entropy between the two classes of each pair, as if there were no others.
+
+    log(1 + exp(s(c') - s(c))), for the logits of the true class c and of the partner's class c'.
+    The mean is over the rows of valid pairs of two classes; 0 where there are none. Not in the
+    paper.
+
+    Args:
+        logits: Logits of the features of each pair.
+        labels_1: True class of image 1 of each pair.
+        labels_2: True class of image 2 of each pair.
+        valid: Whether each pair has a true partner.
+
+    >>> import jax.numpy as jnp
+    >>> row = jnp.zeros((1, 3))
+    >>> pair = PairLogits(row, row, row, row)
+    >>> print(class_contrast(pair, jnp.array([0]), jnp.array([1]), jnp.array([True])))  # log 2
+    0.6931472
+    """
+    labels = ((labels_1, labels_2),) * 2 + ((labels_2, labels_1),) * 2
+    rows = [
+        jax.nn.softplus(
+            jnp.take_along_axis(row, other[..., None], axis=-1)
+            - jnp.take_along_axis(row, true[..., None], axis=-1)
+        )[..., 0]
+        for row, (true, other) in zip(logits, labels, strict=True)
+        if row is not None
+    ]
+    counted = valid & (labels_1 != labels_2)
+    contrast = sum(rows[1:], start=rows[0])  # [*P]
+    num_rows = len(rows) * jnp.maximum(jnp.sum(counted), 1).astype(contrast.dtype)
+    return jnp.sum(jnp.where(counted, contrast, 0)) / num_rows
+
+
 def pair_loss(
     logits: PairLogits,
     labels_1: Int[Array, "*P"],

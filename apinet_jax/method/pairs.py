@@ -15,7 +15,7 @@ from apinet_jax.method.types import PairIndex
 from apinet_jax.models.operations import at_least_float32
 
 Distance = Literal["sq_euclidean", "euclidean"]
-Choice = Literal["similar", "dissimilar", "random"]
+Choice = Literal["similar", "dissimilar", "random", "confused"]
 
 
 def squared_distances(features: Float[Array, "B D"]) -> Float[Array, "B B"]:
@@ -58,6 +58,7 @@ def mine_pairs(
     distance: Distance = "sq_euclidean",
     choice: Choice = "similar",
     key: Key[Array, ""] | None = None,
+    scores: Float[Array, "B C"] | None = None,
 ) -> PairIndex:
     """Return the intra-class and inter-class partner of every image of the global batch.
 
@@ -72,8 +73,11 @@ def mine_pairs(
             is monotonic, so both choose the same partners up to rounding: the root can make two
             close distances equal, and ties go to the lowest index.
         choice: The partner among the candidates: the most `similar` (the paper), the most
-            `dissimilar`, or a `random` one with equal probability (the paper's ablations).
+            `dissimilar`, or a `random` one with equal probability (the paper's ablations). With
+            `confused` (not in the paper) the inter-class partner is the most similar image of the
+            class of the batch that has the highest score for the image.
         key: Key of the random choice, required only for it.
+        scores: Score of each class for each image, required only for `confused`.
 
     Returns:
         Both partners of each image, and whether they exist.
@@ -94,5 +98,9 @@ def mine_pairs(
     same_class = labels[:, None] == labels[None, :]
     distinct = image_id[:, None] != image_id[None, :]
     intra, intra_valid = nearest(distances, same_class & distinct)
-    inter, inter_valid = nearest(distances, ~same_class)
+    others = ~same_class
+    if choice == "confused":
+        rivals = jnp.where(others, lax.stop_gradient(scores)[:, labels], -jnp.inf)  # [B B]
+        others &= rivals == jnp.max(rivals, axis=1, keepdims=True)
+    inter, inter_valid = nearest(distances, others)
     return PairIndex(intra, inter, intra_valid, inter_valid)

@@ -2,56 +2,27 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
-from apinet_jax.method.losses import LossTerms, Reduction, cross_entropy, pair_loss
+from apinet_jax.method.objective import Objective, evaluate_objective
 from apinet_jax.method.optim import TRUNK
-from apinet_jax.method.pairs import Choice, Distance, mine_pairs
 from apinet_jax.method.trunk_pass import Preprocess, trunk_features
-from apinet_jax.method.types import PairIndex, StepMetrics, TrainState
+from apinet_jax.method.types import StepMetrics, TrainState
 from apinet_jax.system.mesh import replicated, sharded_by_batch
 
-Method = Literal["apinet", "softmax"]
 Stage = Literal["frozen", "full"]
-Kinds = Literal["both", "intra", "inter"]
 
-
-# Separate the random choice of partners and the drop path from dropout, which uses the key of the
-# step.
-_PAIRS, _DROP_PATH = 1, 2
-
-
-class Objective(NamedTuple):
-    """The switches of the objective, explained in `docs/method.md`.
-
-    Attributes:
-        method: `apinet`, or `softmax` for the baseline on single images.
-        distance: Metric of the pair mining.
-        choice: The partner among the candidates.
-        kinds: Whether pairs are formed within classes, between classes, or both.
-        reduction: `code` or `paper`.
-        rank_weight: The paper's lambda.
-        rank_margin: The paper's epsilon.
-        label_smoothing: Share of each target that is distributed over all classes.
-    """
-
-    method: Method = "apinet"
-    distance: Distance = "sq_euclidean"
-    choice: Choice = "similar"
-    kinds: Kinds = "both"
-    reduction: Reduction = "code"
-    rank_weight: float = 1.0
-    rank_margin: float = 0.05
-    label_smoothing: float = 0.0
+# Separates the drop path from the objective, which uses the key of the step.
+_DROP_PATH = 2
 
 
 def init_state(
@@ -76,89 +47,6 @@ def init_state(
     average = jax.tree.map(jnp.copy, params) if ema else None
     opt_state = optimizer.init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, opt_state, average)
-
-
-def pair_features(
-    features: Float[Array, "B D"],
-    labels: Int[Array, " B"],
-    pairs: PairIndex,
-    kinds: Kinds = "both",
-) -> tuple[
-    Float[Array, "Q B D"],
-    Float[Array, "Q B D"],
-    Int[Array, "Q B"],
-    Int[Array, "Q B"],
-    Bool[Array, "Q B"],
-]:
-    """Gather the P = 2B pairs: row 0 has the intra-class pairs, row 1 the inter-class ones.
-
-    The kind of a pair is a separate axis, so that the batch axis keeps its sharding. Features of
-    pairs that do not exist become zero before any non-linearity, so that nothing non-finite can
-    reach a gradient through a term that is masked later.
-
-    Args:
-        features: Pooled features of the batch.
-        labels: True class of each image.
-        pairs: Mined partners.
-        kinds: `both`, or only one of the two rows.
-
-    Returns:
-        Features of both images of each pair, their classes, and whether the pair exists.
-    """
-    rows = {"both": slice(0, 2), "intra": slice(0, 1), "inter": slice(1, 2)}[kinds]
-    partner = jnp.stack([pairs.intra, pairs.inter][rows])  # [Q B]
-    valid = jnp.stack([pairs.intra_valid, pairs.inter_valid][rows])  # [Q B]
-    keep = valid[..., None]  # [Q B 1]
-    x_1 = jnp.where(keep, features[None], 0)  # [Q B D]
-    x_2 = jnp.where(keep, features[partner], 0)  # [Q B D]
-    return x_1, x_2, jnp.broadcast_to(labels[None], valid.shape), labels[partner], valid
-
-
-def _objective(
-    model: APINet,
-    params: dict[str, Any],
-    features: Float[Array, "B D"],
-    batch: Batch,
-    objective: Objective,
-    key: Key[Array, ""],
-) -> tuple[LossTerms, Float[Array, ""], Int[Array, ""]]:
-    """Return the loss terms, the training accuracy and the number of valid pairs."""
-    variables, rngs = {"params": params}, {"dropout": key}
-    smoothing = objective.label_smoothing
-    if objective.method == "softmax":
-        logits = model.apply(variables, features, train=True, rngs=rngs, method="classify")
-        mean = jnp.mean(cross_entropy(logits, batch.label, smoothing))
-        terms = LossTerms(mean, mean, jnp.zeros_like(mean))
-        top1 = jnp.mean(jnp.argmax(logits, axis=-1) == batch.label, dtype=jnp.float32)
-        return terms, top1, jnp.zeros((), jnp.int32)
-
-    pairs = mine_pairs(
-        features,
-        batch.label,
-        batch.image_id,
-        objective.distance,
-        objective.choice,
-        jax.random.fold_in(key, _PAIRS),
-    )
-    x_1, x_2, labels_1, labels_2, valid = pair_features(
-        features, batch.label, pairs, objective.kinds
-    )
-    logits = model.apply(variables, x_1, x_2, train=True, rngs=rngs, method="interact")
-    terms = pair_loss(
-        logits,
-        labels_1,
-        labels_2,
-        valid,
-        margin=objective.rank_margin,
-        rank_weight=objective.rank_weight,
-        reduction=objective.reduction,
-        smoothing=smoothing,
-    )
-    shown = logits.other_1 if logits.self_1 is None else logits.self_1
-    num_pairs = jnp.sum(valid, dtype=jnp.int32)
-    correct = jnp.sum(valid & (jnp.argmax(shown, axis=-1) == labels_1), dtype=jnp.int32)
-    top1 = correct.astype(jnp.float32) / jnp.maximum(num_pairs, 1).astype(jnp.float32)
-    return terms, top1, num_pairs
 
 
 def train_step(
@@ -209,7 +97,7 @@ def train_step(
         features, mutated = trunk_features(
             model, variables, batch.image, preprocess, microbatches, shards, drop_key
         )
-        terms, top1, pairs = _objective(model, params, features, batch, objective, key)
+        terms, top1, pairs = evaluate_objective(model, params, features, batch, objective, key)
         return terms.total, (terms, top1, pairs, mutated)
 
     (_, (terms, top1, pairs, mutated)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)

@@ -18,8 +18,9 @@ from apinet_jax.data.source import Dataset
 from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import TRUNK, cosine_schedule, make_optimizer
-from apinet_jax.method.steps import Objective, Preprocess, init_state
+from apinet_jax.method.steps import Preprocess, init_state
 from apinet_jax.method.types import TrainState
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.weights.hub import find_pretrained
@@ -193,6 +194,8 @@ def make_program(
         rank_weight=config.loss.rank_weight,
         rank_margin=config.loss.rank_margin,
         label_smoothing=config.loss.label_smoothing,
+        bare_weight=config.loss.bare_weight,
+        contrast_weight=config.loss.contrast_weight,
     )
     return Program(model, preprocess, optimizer, schedule, objective, plan)
 

@@ -18,7 +18,7 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
     flat = flatten(config)
     presets = [flatten(default_config(preset)) for preset in PRESETS]
     ranking = ("loss.rank_weight", "loss.rank_margin")
-    pairs = ("pairs.choice", "pairs.kinds")
+    pairs = ("pairs.choice", "pairs.kinds", "loss.bare_weight", "loss.contrast_weight")
     model = ("model.mutual", "model.gates", "model.interaction", "model.hidden")
     softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
     both = flat["model.interaction"] == "both"
@@ -46,6 +46,11 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
             not softmax and both and flat["loss.rank_weight"] == 0,
             ("loss.rank_margin",),
             "the ranking has no weight",
+        ),
+        (
+            not softmax and flat["pairs.kinds"] == "intra",
+            ("loss.contrast_weight",),
+            "pairs within a class have no second class",
         ),
         (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
         (

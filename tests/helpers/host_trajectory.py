@@ -13,9 +13,10 @@ import numpy as np
 from apinet_jax.data.batch import Batch
 from apinet_jax.data.sampler import BalancedSampler
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.pairs import mine_pairs
-from apinet_jax.method.steps import Objective, Preprocess, init_state, make_train_step
+from apinet_jax.method.steps import Preprocess, init_state, make_train_step
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.system import hosts
 from apinet_jax.system.mesh import host_rows, make_mesh, replicated, sharded_by_batch, to_global

@@ -10,8 +10,8 @@ from apinet_jax.config import default_config
 from apinet_jax.config_checks import CHOICES, check_config
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits, cross_entropy, pair_loss, score_ranking
+from apinet_jax.method.objective import pair_features
 from apinet_jax.method.pairs import mine_pairs
-from apinet_jax.method.steps import pair_features
 from apinet_jax.models.layers import Trunk
 from apinet_jax.system.errors import InputError
 

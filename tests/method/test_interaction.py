@@ -10,9 +10,9 @@ from numeric import max_error
 
 from apinet_jax.method.interaction import APINet, attend, gate
 from apinet_jax.method.losses import PairLogits, pair_loss
+from apinet_jax.method.objective import pair_features
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.pairs import mine_pairs
-from apinet_jax.method.steps import pair_features
 from apinet_jax.method.types import PairIndex
 from apinet_jax.models.layers import Trunk
 

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from apinet_jax.method.losses import PairLogits, cross_entropy, pair_loss, score_ranking
-from apinet_jax.method.steps import pair_features
+from apinet_jax.method.objective import pair_features
 from apinet_jax.method.types import PairIndex
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

@@ -10,8 +10,9 @@ from numeric import max_error
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
-from apinet_jax.method.steps import Objective, init_state, make_train_step
+from apinet_jax.method.steps import init_state, make_train_step
 from apinet_jax.method.trunk_pass import Preprocess, join_batch, split_batch
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.setup.program_costs import collectives_of

@@ -10,9 +10,9 @@ from numeric import max_error
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.steps import (
-    Objective,
     Preprocess,
     compiler_options,
     init_state,

@@ -9,8 +9,9 @@ import pytest
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
-from apinet_jax.method.steps import Objective, init_state, train_step
+from apinet_jax.method.steps import init_state, train_step
 from apinet_jax.method.trunk_pass import Preprocess, trunk_features
 from apinet_jax.models.convnext import ConvNeXt
 

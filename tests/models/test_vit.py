@@ -11,8 +11,9 @@ from trunk_figures import assert_golden_maps, named_variables
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.interaction import APINet
+from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
-from apinet_jax.method.steps import Objective, Preprocess, init_state, make_train_step
+from apinet_jax.method.steps import Preprocess, init_state, make_train_step
 from apinet_jax.models import make_trunk
 from apinet_jax.models.operations import conv, plain_conv
 from apinet_jax.models.vit import ViT, attention, resample
