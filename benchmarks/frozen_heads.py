@@ -1,0 +1,311 @@
+"""API-Net and softmax as heads on the features of a trunk that never moves.
+
+    python -m benchmarks.packed_photos PHOTOS cub50.npz
+    python -m benchmarks.frozen_heads cub50.npz --weights=WEIGHTS --out=docs/evidence/NAME
+
+1. Search: each method gets 60 random settings, judged on held-out training images (one fold of
+   five). The best eight of each are judged on the other four folds as well.
+2. Test: the best setting of each method, and ablations of API-Net around it, with 10 seeds on all
+   training images, judged on the test images.
+3. Few images: the same search and test with 5 and with 10 training images of each class. A seed
+   draws the images, the same for both methods.
+
+Rows are written to `rows.jsonl`, and the same command continues after an interruption.
+`--table` prints the tables.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+
+from apinet_jax.config import default_config
+from apinet_jax.data.crops import AugmentedView, RandomCrop
+from apinet_jax.data.transforms import center_crop
+from apinet_jax.models.weights.hub import find_pretrained
+from apinet_jax.models.weights.recognise import check_weights
+from apinet_jax.sweeps.comparison import compare
+from apinet_jax.system.console import tracked
+from benchmarks.in_memory import Rows, Trainer, accuracy
+from benchmarks.packed_photos import unpack
+
+METHODS = ("apinet", "softmax")
+SETTINGS, CONFIRMED, FOLDS, SEEDS = 60, 8, 5, 10
+VIEWS = 3  # random crops of each training image, besides the central one
+FEW = (5, 10)
+
+Settings = dict[str, Any]
+
+
+class Features(NamedTuple):
+    """Features and classes of both splits.
+
+    Attributes:
+        train: Of the central crop and of random crops of each training image.
+        test: Of the central crops of the test images.
+        train_labels: Class of each training image.
+        test_labels: Class of each test image.
+        num_classes: Classes, `C`.
+    """
+
+    train: Float[np.ndarray, "V N D"]
+    test: Float[np.ndarray, "T D"]
+    train_labels: Int[np.ndarray, " N"]
+    test_labels: Int[np.ndarray, " T"]
+    num_classes: int
+
+
+def base_config(weights: str) -> ml_collections.ConfigDict:
+    """Return the settings that all heads share: the trunk, at the size that it was made for."""
+    config, found = default_config(), find_pretrained(weights)
+    config.model.trunk, config.model.pretrained = check_weights(found.path, None), weights
+    config.model.mean, config.model.std = found.mean, found.std
+    config.data.crop = found.size or 224
+    config.data.resize = round(config.data.crop * 8 / 7)
+    return config
+
+
+def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> Features:
+    """Return the features, computed once and kept in a file."""
+    if not file.exists():
+        photos = unpack(pack, config.data.resize)
+        train, test = photos["train"], photos["test"]
+        trainer = Trainer(config, train.labels, train.num_classes)
+        state = trainer.first_state(0)
+        crop = config.data.crop
+
+        def central(pixels: np.ndarray) -> np.ndarray:
+            return np.stack([center_crop(image, crop) for image in pixels])
+
+        random = RandomCrop(train.pixels.__getitem__, crop, seed=0)
+        views = [AugmentedView(random, view) for view in range(1, 1 + VIEWS)]
+        crops = [central(train.pixels)]
+        crops += [np.stack([view(i) for i in range(len(train.labels))]) for view in views]
+        crops.append(central(test.pixels))
+        computed = [
+            trainer.features(state, each) for each in tracked(crops, "Features", len(crops))
+        ]
+        np.savez(
+            file,
+            train=np.stack(computed[:-1]),
+            test=computed[-1],
+            train_labels=train.labels,
+            test_labels=test.labels,
+            num_classes=train.num_classes,
+        )
+    with np.load(file) as arrays:
+        fields = {name: arrays[name] for name in Features._fields}
+    return Features(**{**fields, "num_classes": int(fields["num_classes"])})
+
+
+def draw_settings(method: str, number: int) -> Settings:
+    """Return the settings with this number; both methods share those that both have."""
+    random = np.random.Generator(np.random.Philox(key=number))
+
+    def log_uniform(low: float, high: float) -> float:
+        return float(f"{np.exp(random.uniform(np.log(low), np.log(high))):.3g}")
+
+    def choice(*values: Any) -> Any:
+        return values[random.integers(len(values))]
+
+    settings = {
+        "method": method,
+        "optim.lr": log_uniform(0.005, 0.5),
+        "optim.weight_decay": log_uniform(1e-5, 1e-2),
+        "model.dropout": choice(0.0, 0.2, 0.5, 0.7, 0.8),
+        "loss.label_smoothing": choice(0.0, 0.1),
+        "steps": choice(100, 200, 400),
+    }
+    classes, images = choice((30, 4), (40, 3), (24, 5))
+    settings |= {"batch.classes": classes, "batch.images": images}
+    if method == "apinet":
+        settings |= {
+            "model.hidden": choice(128, 512),
+            "loss.rank_weight": choice(0.0, 1.0, 4.0),
+            "loss.rank_margin": choice(0.05, 0.2),
+        }
+    return settings
+
+
+def complete(
+    base: ml_collections.ConfigDict, settings: Settings, num_images: int
+) -> ml_collections.ConfigDict:
+    """Return the configuration of a head; `steps` becomes epochs."""
+    config = base.copy_and_resolve_references()
+    changes = {name: value for name, value in settings.items() if name != "steps"}
+    config.update_from_flattened_dict(changes)
+    config.train.features = "cache"
+    batch_size = config.batch.classes * config.batch.images
+    steps_in_epoch = max(1, num_images // batch_size)
+    config.optim.epochs = settings["steps"] / steps_in_epoch
+    return config
+
+
+def draw_images(labels: Int[np.ndarray, " N"], seed: int) -> Int[np.ndarray, " N"]:
+    """Return the place of each image in a random order of its class."""
+    random = np.random.Generator(np.random.Philox(key=1_000 + seed))
+    places = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        places[members] = random.permutation(len(members))
+    return places
+
+
+class Task:
+    """Heads trained on all images of each class, or on few of them."""
+
+    def __init__(
+        self,
+        base: ml_collections.ConfigDict,
+        features: Features,
+        rows: Rows,
+        few: int | None,
+    ):
+        self.base, self.features, self.rows, self.few = base, features, rows, few
+
+    def _division(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images to train on, and those that are held out."""
+        labels = self.features.train_labels
+        if self.few is None:
+            held_out = draw_images(labels, 0) % FOLDS == fold
+        else:
+            held_out = draw_images(labels, 100 + fold) >= self.few
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    def judge(self, settings: Settings, fold: int) -> float:
+        """Return the accuracy of a setting on held-out images."""
+        key = {"few": self.few, "stage": "search", "settings": settings, "fold": fold}
+        if not (known := self.rows.find(**key)):
+            train, held_out = self._division(fold)
+            labels, views = self.features.train_labels, self.features.train
+            config = complete(self.base, settings, len(train))
+            trainer = Trainer(config, labels[train], self.features.num_classes)
+            state = trainer.train(views[:, train], seed=fold)
+            top1 = accuracy(trainer.logits(state, views[0, held_out]), labels[held_out])
+            self.rows.add(**key, top1=top1)
+            return top1
+        return known[0]["top1"]
+
+    def search(self, method: str) -> Settings:
+        """Return the best settings of a method on held-out images."""
+        drawn = [draw_settings(method, number) for number in range(SETTINGS)]
+        title = f"{method}, {self.few or 'all'} images of a class"
+        scores = [self.judge(each, fold=0) for each in tracked(drawn, f"Search: {title}", SETTINGS)]
+        first = [drawn[i] for i in np.argsort(-np.array(scores), kind="stable")[:CONFIRMED]]
+        means = [
+            np.mean([self.judge(each, fold) for fold in range(FOLDS)])
+            for each in tracked(first, f"Other folds: {title}", CONFIRMED)
+        ]
+        return first[int(np.argmax(means))]
+
+    def test(self, cell: str, settings: Settings) -> None:
+        """Train a cell with all seeds, and judge it on the test images."""
+        key = {"few": self.few, "stage": "test", "cell": cell, "settings": settings}
+        labels, views = self.features.train_labels, self.features.train
+        trainer = None
+        title = f"Test: {cell}, {self.few or 'all'} images of a class"
+        for seed in tracked(range(SEEDS), title, SEEDS):
+            if self.rows.find(**key, seed=seed):
+                continue
+            chosen = np.arange(len(labels))
+            if self.few is not None:
+                chosen = np.flatnonzero(draw_images(labels, 200 + seed) < self.few)
+            if trainer is None:  # every seed has as many images of each class, in the same order
+                config = complete(self.base, settings, len(chosen))
+                trainer = Trainer(config, labels[chosen], self.features.num_classes)
+            state = trainer.train(views[:, chosen], seed=seed)
+            top1 = accuracy(trainer.logits(state, self.features.test), self.features.test_labels)
+            self.rows.add(**key, seed=seed, top1=top1)
+
+
+def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
+    """The cells of the test: both methods, ablations of the pairs, and changes of the method."""
+    yield "API-Net", api
+    yield "softmax", softmax
+    yield "softmax, balanced", {**softmax, "batch.sampler": "balanced"}
+    yield (
+        "softmax, settings of API-Net",
+        {
+            **{name: value for name, value in api.items() if name in softmax},
+            "method": "softmax",
+        },
+    )
+    ranking = 1.0 if api["loss.rank_weight"] == 0 else 0.0
+    changes: dict[str, Settings] = {
+        "gates: from each image alone": {"model.gates": "alone"},
+        "mutual vector: sum": {"model.mutual": "sum"},
+        "mutual vector: product": {"model.mutual": "product"},
+        "mutual vector: squared difference": {"model.mutual": "sq_difference"},
+        "mutual vector: own feature": {"model.mutual": "own"},
+        "mutual vector: ReLU in the MLP": {"model.mutual_activation": "relu"},
+        "features: self only": {"model.interaction": "self"},
+        "features: other only": {"model.interaction": "other"},
+        f"ranking weight {ranking:g}": {"loss.rank_weight": ranking},
+        "pairs: intra only": {"pairs.kinds": "intra"},
+        "pairs: inter only": {"pairs.kinds": "inter"},
+        "pairs: random": {"pairs.choice": "random"},
+        "pairs: most dissimilar": {"pairs.choice": "dissimilar"},
+        "change: confused partners": {"pairs.choice": "confused"},
+        "change: bare features too": {"loss.bare_weight": 1.0},
+        "change: class contrast": {"loss.contrast_weight": 1.0},
+    }
+    for cell, change in changes.items():
+        yield cell, {**api, **change}
+
+
+def print_tables(rows: Rows) -> None:
+    """Print the chosen settings and the comparison with softmax, for each number of images."""
+    for few in (None, *FEW):
+        tested = rows.find(few=few, stage="test")
+        scores: dict[str, dict[int, float]] = {}
+        for row in tested:
+            scores.setdefault(row["cell"], {})[row["seed"]] = row["top1"]
+        if not scores:
+            continue
+        print(f"\n{few or 'All'} images of each class:\n")
+        for cell in ("API-Net", "softmax"):
+            print(f"{cell}: {next(row['settings'] for row in tested if row['cell'] == cell)}")
+        print("\n| cell | mean | sd | minus softmax | 95 % interval |\n|---|---|---|---|---|")
+        for line in compare(list(scores), scores, "softmax"):
+            values = np.array(list(line.scores.values()))
+            text = f"| {line.cell} | {values.mean():.2f} | {values.std(ddof=1):.2f} |"
+            if line.difference is not None and line.cell != "softmax":
+                low, high = line.difference.low, line.difference.high
+                text += f" {line.difference.mean:+.2f} | {low:+.2f} to {high:+.2f} |"
+            else:
+                text += " | |"
+            print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pack", type=Path, help="written by benchmarks.packed_photos")
+    parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
+    parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
+    parser.add_argument("--features", type=Path, help="where features are kept")
+    parser.add_argument("--few", type=int, action="append", help="images of a class; 0 for all")
+    parser.add_argument("--table", action="store_true", help="only print the tables")
+    options = parser.parse_args()
+    rows = Rows(options.out / "rows.jsonl")
+    if options.table:
+        print_tables(rows)
+        return
+    base = base_config(options.weights)
+    features = read_features(base, options.pack, options.features or options.out / "features.npz")
+    for few in [few or None for few in options.few or (0, *FEW)]:
+        task = Task(base, features, rows, few)
+        api, softmax = (task.search(method) for method in METHODS)
+        for cell, settings in cells(api, softmax):
+            if few is None or cell in ("API-Net", "softmax"):
+                task.test(cell, settings)
+    print_tables(rows)
+
+
+if __name__ == "__main__":
+    main()

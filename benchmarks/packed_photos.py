@@ -1,0 +1,99 @@
+"""Packs a photo folder into one file, which needs neither TFDS nor thousands of small files.
+
+    python -m benchmarks.packed_photos PHOTOS cub50.npz
+    python -m benchmarks.packed_photos PHOTOS cub50-256.npz --size=256 --quality=75
+
+The folder has `train/<class>/*` and `test/<class>/*`. Without `--size` the file has the photos as
+they are; with it they are resized to a square as in training, and encoded as JPEG.
+"""
+
+import argparse
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from apinet_jax.data.decoding import decode
+from apinet_jax.data.transforms import to_pixels
+
+SPLITS = ("train", "test")
+
+
+class Photos(NamedTuple):
+    """The photos of a split, resized and in memory.
+
+    Attributes:
+        pixels: Resized images.
+        labels: Class of each image.
+        num_classes: Classes, `C`.
+    """
+
+    pixels: UInt8[np.ndarray, "N R R 3"]
+    labels: Int[np.ndarray, " N"]
+    num_classes: int
+
+
+def pack(folder: Path, file: Path, size: int | None, quality: int) -> None:
+    """Write the photos of a folder into one file."""
+    names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    arrays: dict[str, np.ndarray] = {"class_names": np.array(names)}
+    for split in SPLITS:
+        paths = [
+            (path, label)
+            for label, name in enumerate(names)
+            for path in sorted((folder / split / name).iterdir())
+        ]
+        with ThreadPoolExecutor() as pool:
+            encoded = list(pool.map(lambda p: _encode(p[0].read_bytes(), size, quality), paths))
+        arrays[f"{split}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
+        arrays[f"{split}_ends"] = np.cumsum([len(photo) for photo in encoded])
+        arrays[f"{split}_labels"] = np.array([label for _, label in paths], np.int32)
+    np.savez(file, **arrays)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+
+
+def _encode(photo: bytes, size: int | None, quality: int) -> bytes:
+    if size is None:
+        return photo
+    stream = io.BytesIO()
+    Image.fromarray(to_pixels(decode(photo), None, size)).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def unpack(file: Path, size: int) -> dict[str, Photos]:
+    """Read the splits of a packed file.
+
+    Args:
+        file: Written by `pack`.
+        size: Height and width to resize to.
+    """
+    photos = {}
+    with np.load(file) as arrays, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for split in SPLITS:
+            content, ends = arrays[f"{split}_bytes"], arrays[f"{split}_ends"]
+            encoded = [part.tobytes() for part in np.split(content, ends[:-1])]
+            pixels = list(pool.map(lambda photo: to_pixels(decode(photo), None, size), encoded))
+            labels = arrays[f"{split}_labels"]
+            photos[split] = Photos(np.stack(pixels), labels, len(arrays["class_names"]))
+    return photos
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="PHOTOS")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--size", type=int, help="height and width of the packed photos")
+    parser.add_argument("--quality", type=int, default=75, help="of JPEG (default: %(default)s)")
+    options = parser.parse_args()
+    pack(options.folder, options.file, options.size, options.quality)
+
+
+if __name__ == "__main__":
+    main()
