@@ -136,15 +136,11 @@ class Trainer:
         """Return the logits of central crops of images [N R R 3], or of features [N D]."""
         if not self.on_features:
             images = np.stack([center_crop(image, self.config.data.crop) for image in images])
-        return _in_batches(
-            partial(self._classify, state.inference_params, state.batch_stats), images
-        )
+        return _in_batches(self._classify, state, images)
 
     def features(self, state: TrainState, crops: np.ndarray) -> Float[np.ndarray, "N D"]:
         """Return the pooled features of crops."""
-        return _in_batches(
-            partial(self._features, state.inference_params, state.batch_stats), crops
-        )
+        return _in_batches(self._features, state, crops)
 
 
 def _ahead(load: Callable[[int], Batch], count: int) -> Iterator[Batch]:
