@@ -5,8 +5,8 @@
 
 1. Search: each method gets 60 random settings, judged on held-out training images (one fold of
    five). The best eight of each are judged on the other four folds as well.
-2. Test: the best setting of each method, and ablations of API-Net around it, with 10 seeds on all
-   training images, judged on the test images.
+2. Test: the best setting of each method, and changes and ablations of API-Net around it, with
+   10 seeds on all training images, judged on the test images.
 3. Few images: the same search and test with 5 and with 10 training images of each class. A seed
    draws the images, the same for both methods.
 
@@ -102,8 +102,11 @@ def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> 
     return Features(**{**fields, "num_classes": int(fields["num_classes"])})
 
 
-def draw_settings(method: str, number: int) -> Settings:
-    """Return the settings with this number; both methods share those that both have."""
+def draw_settings(method: str, number: int, few: int | None) -> Settings:
+    """Return the settings with this number; both methods share those that both have.
+
+    With few images of each class the runs are half as long.
+    """
     random = np.random.Generator(np.random.Philox(key=number))
 
     def log_uniform(low: float, high: float) -> float:
@@ -118,7 +121,7 @@ def draw_settings(method: str, number: int) -> Settings:
         "optim.weight_decay": log_uniform(1e-5, 1e-2),
         "model.dropout": choice(0.0, 0.2, 0.5, 0.7, 0.8),
         "loss.label_smoothing": choice(0.0, 0.1),
-        "steps": choice(100, 200, 400),
+        "steps": choice(100, 200, 400) // (1 if few is None else 2),
     }
     classes, images = choice((30, 4), (40, 3), (24, 5))
     settings |= {"batch.classes": classes, "batch.images": images}
@@ -192,7 +195,7 @@ class Task:
 
     def search(self, method: str) -> Settings:
         """Return the best settings of a method on held-out images."""
-        drawn = [draw_settings(method, number) for number in range(SETTINGS)]
+        drawn = [draw_settings(method, number, self.few) for number in range(SETTINGS)]
         title = f"{method}, {self.few or 'all'} images of a class"
         scores = [self.judge(each, fold=0) for each in tracked(drawn, f"Search: {title}", SETTINGS)]
         first = [drawn[i] for i in np.argsort(-np.array(scores), kind="stable")[:CONFIRMED]]
@@ -236,6 +239,9 @@ def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
     )
     ranking = 1.0 if api["loss.rank_weight"] == 0 else 0.0
     changes: dict[str, Settings] = {
+        "change: confused partners": {"pairs.choice": "confused"},
+        "change: bare features too": {"loss.bare_weight": 1.0},
+        "change: class contrast": {"loss.contrast_weight": 1.0},
         "gates: from each image alone": {"model.gates": "alone"},
         "mutual vector: sum": {"model.mutual": "sum"},
         "mutual vector: product": {"model.mutual": "product"},
@@ -249,9 +255,6 @@ def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
         "pairs: inter only": {"pairs.kinds": "inter"},
         "pairs: random": {"pairs.choice": "random"},
         "pairs: most dissimilar": {"pairs.choice": "dissimilar"},
-        "change: confused partners": {"pairs.choice": "confused"},
-        "change: bare features too": {"loss.bare_weight": 1.0},
-        "change: class contrast": {"loss.contrast_weight": 1.0},
     }
     for cell, change in changes.items():
         yield cell, {**api, **change}
