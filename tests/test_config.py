@@ -182,6 +182,8 @@ CHANGES = {
     "loss.rank_weight": (2.0, {}),
     "loss.rank_margin": (0.5, {}),
     "loss.label_smoothing": (0.1, {}),
+    "loss.bare_weight": (1.0, {}),
+    "loss.contrast_weight": (1.0, {}),
     "optim.rule": ("adamw", {}),
     "optim.lr": (0.5, {}),
     "optim.head_lr_factor": (3.0, {}),
