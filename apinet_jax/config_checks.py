@@ -21,7 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.gates": ("mutual", "alone"),
     "model.interaction": ("both", "self", "other"),
     "model.pool": ("map", "token", "both"),
-    "model.batch_norm": ("global", "per_device"),
+    "model.batch_norm": ("global", "per_device", "fixed"),
     "pairs.distance": ("sq_euclidean", "euclidean"),
     "pairs.choice": ("similar", "dissimilar", "random", "confused"),
     "pairs.kinds": ("both", "intra", "inter"),

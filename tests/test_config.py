@@ -286,6 +286,8 @@ def test_batch_norm_per_device_follows_the_mesh():
     assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 8
     config.model.batch_norm = "global"
     assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 1
+    config.model.batch_norm = "fixed"
+    assert make_network(config, 10, num_devices=8)[0].trunk.batch_norm_groups == 0
 
 
 def test_missing_field_of_an_old_run_has_its_default():

@@ -62,7 +62,8 @@ class Trunk(nn.Module, kw_only=True):
 
     Attributes:
         dtype: Compute dtype.
-        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics.
+        batch_norm_groups: Equal parts of the batch with separate BatchNorm statistics; see
+            `BatchNorm`.
         remat: Rematerialisation of each block, as for `rematerialised`.
         drop_path: Rate of `drop_path` in the last block, in trunks that have it; it rises linearly
             from 0 in the first block.
@@ -180,7 +181,8 @@ class BatchNorm(nn.Module):
 
     Attributes:
         groups: Consecutive, equal parts of the batch with separate statistics, as on the devices
-            of torch's `DataParallel`. The mean over the groups updates the running statistics.
+            of torch's `DataParallel`. The mean over the groups updates the running statistics. With
+            0 groups training uses the running statistics too, and leaves them as they are.
         momentum: Weight of the new batch in the running statistics.
         epsilon: Added to the variance.
         dtype: Dtype of the output.
@@ -205,6 +207,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (width,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (width,), jnp.float32)
 
+        train = train and self.groups > 0
         groups = self.groups if train else 1
         if x.shape[0] % groups:
             raise InputError(

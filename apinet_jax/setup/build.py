@@ -129,7 +129,7 @@ def make_network(
     """
     spec = trunk_spec(config.model.trunk)
     dtype = jnp.dtype(config.model.dtype)
-    groups = num_devices if config.model.batch_norm == "per_device" else 1
+    groups = {"global": 1, "per_device": num_devices, "fixed": 0}[config.model.batch_norm]
     pool = config.model.pool
     model = APINet(
         trunk=make_trunk(

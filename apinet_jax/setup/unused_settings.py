@@ -80,7 +80,7 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
         ),
         (flat["optim.weight_decay"] == 0, ("optim.decay_bn_bias",), "there is no decay"),
     ]
-    if flat["model.batch_norm"] == "per_device":
+    if flat["model.batch_norm"] != "global":
         none = "batch_stats" not in variable_shapes(flat["model.trunk"])
         groups.append((none, ("model.batch_norm",), "the trunk has no BatchNorm"))
     return [

@@ -311,6 +311,23 @@ def test_batch_norm_per_device():
     assert max_error(metrics.loss, whole.loss) > 1e-4
 
 
+def test_fixed_batch_norm_uses_the_running_statistics():
+    before, after, _ = run(groups=0)
+    jax.tree.map(np.testing.assert_array_equal, before.batch_stats, after.batch_stats)
+    moved = jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params)
+    assert all(jax.tree.leaves(moved))
+    _, fixed, *_ = setup(groups=0)
+    variables = {"params": before.params, "batch_stats": before.batch_stats}
+    images = jnp.asarray(BALANCED.image, jnp.float32) / 255
+
+    @partial(jax.jit, static_argnames="train")
+    def features(variables, train):
+        mutable = ["batch_stats"]
+        return fixed.apply(variables, images, train, mutable=mutable, method="features")[0]
+
+    np.testing.assert_array_equal(*(features(variables, train) for train in (True, False)))
+
+
 def test_eval_step_returns_replicated_logits():
     mesh, model, _, _ = setup(devices=8)
     state = fresh(mesh)

@@ -297,6 +297,7 @@ def test_rate_suits_trunk_and_rule(fields, rate):
             ["model.batch_norm"],
         ),
         ({"model__trunk": "resnet18", "model__batch_norm": "per_device"}, []),
+        ({"model__trunk": "squeezenet1_1", "model__batch_norm": "fixed"}, ["model.batch_norm"]),
     ],
 )
 def test_settings_without_effect(fields, idle):
