@@ -17,46 +17,25 @@ Rows are written to `rows.jsonl`, and the same command continues after an interr
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 import numpy as np
-from jaxtyping import Float, Int
 
 from apinet_jax.config import default_config
 from apinet_jax.data.crops import AugmentedView, RandomCrop
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.models.weights.hub import find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
-from apinet_jax.sweeps.comparison import compare
 from apinet_jax.system.console import tracked
-from benchmarks.in_memory import Rows, Trainer, accuracy
+from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
+from benchmarks.search_and_test import Images, Rows, Settings, Task, print_table
 
 METHODS = ("apinet", "softmax")
-SETTINGS, CONFIRMED, FOLDS, SEEDS = 60, 8, 5, 10
+SETTINGS, CONFIRMED, SEEDS = 60, 8, 10
 VIEWS = 3  # random crops of each training image, besides the central one
 FEW = (5, 10)
-
-Settings = dict[str, Any]
-
-
-class Features(NamedTuple):
-    """Features and classes of both splits.
-
-    Attributes:
-        train: Of the central crop and of random crops of each training image.
-        test: Of the central crops of the test images.
-        train_labels: Class of each training image.
-        test_labels: Class of each test image.
-        num_classes: Classes, `C`.
-    """
-
-    train: Float[np.ndarray, "V N D"]
-    test: Float[np.ndarray, "T D"]
-    train_labels: Int[np.ndarray, " N"]
-    test_labels: Int[np.ndarray, " T"]
-    num_classes: int
 
 
 def base_config(weights: str) -> ml_collections.ConfigDict:
@@ -69,7 +48,7 @@ def base_config(weights: str) -> ml_collections.ConfigDict:
     return config
 
 
-def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> Features:
+def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> Images:
     """Return the features, computed once and kept in a file."""
     if not file.exists():
         photos = unpack(pack, config.data.resize)
@@ -98,8 +77,8 @@ def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> 
             num_classes=train.num_classes,
         )
     with np.load(file) as arrays:
-        fields = {name: arrays[name] for name in Features._fields}
-    return Features(**{**fields, "num_classes": int(fields["num_classes"])})
+        fields = {name: arrays[name] for name in Images._fields}
+    return Images(**{**fields, "num_classes": int(fields["num_classes"])})
 
 
 def draw_settings(method: str, number: int, few: int | None) -> Settings:
@@ -132,97 +111,6 @@ def draw_settings(method: str, number: int, few: int | None) -> Settings:
             "loss.rank_margin": choice(0.05, 0.2),
         }
     return settings
-
-
-def complete(
-    base: ml_collections.ConfigDict, settings: Settings, num_images: int
-) -> ml_collections.ConfigDict:
-    """Return the configuration of a head; `steps` becomes epochs."""
-    config = base.copy_and_resolve_references()
-    changes = {name: value for name, value in settings.items() if name != "steps"}
-    config.update_from_flattened_dict(changes)
-    config.train.features = "cache"
-    batch_size = config.batch.classes * config.batch.images
-    steps_in_epoch = max(1, num_images // batch_size)
-    config.optim.epochs = settings["steps"] / steps_in_epoch
-    return config
-
-
-def draw_images(labels: Int[np.ndarray, " N"], seed: int) -> Int[np.ndarray, " N"]:
-    """Return the place of each image in a random order of its class."""
-    random = np.random.Generator(np.random.Philox(key=1_000 + seed))
-    places = np.empty(len(labels), int)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        places[members] = random.permutation(len(members))
-    return places
-
-
-class Task:
-    """Heads trained on all images of each class, or on few of them."""
-
-    def __init__(
-        self,
-        base: ml_collections.ConfigDict,
-        features: Features,
-        rows: Rows,
-        few: int | None,
-    ):
-        self.base, self.features, self.rows, self.few = base, features, rows, few
-
-    def _division(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the images to train on, and those that are held out."""
-        labels = self.features.train_labels
-        if self.few is None:
-            held_out = draw_images(labels, 0) % FOLDS == fold
-        else:
-            held_out = draw_images(labels, 100 + fold) >= self.few
-        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-    def judge(self, settings: Settings, fold: int) -> float:
-        """Return the accuracy of a setting on held-out images."""
-        key = {"few": self.few, "stage": "search", "settings": settings, "fold": fold}
-        if not (known := self.rows.find(**key)):
-            train, held_out = self._division(fold)
-            labels, views = self.features.train_labels, self.features.train
-            config = complete(self.base, settings, len(train))
-            trainer = Trainer(config, labels[train], self.features.num_classes)
-            state = trainer.train(views[:, train], seed=fold)
-            top1 = accuracy(trainer.logits(state, views[0, held_out]), labels[held_out])
-            self.rows.add(**key, top1=top1)
-            return top1
-        return known[0]["top1"]
-
-    def search(self, method: str) -> Settings:
-        """Return the best settings of a method on held-out images."""
-        drawn = [draw_settings(method, number, self.few) for number in range(SETTINGS)]
-        title = f"{method}, {self.few or 'all'} images of a class"
-        scores = [self.judge(each, fold=0) for each in tracked(drawn, f"Search: {title}", SETTINGS)]
-        first = [drawn[i] for i in np.argsort(-np.array(scores), kind="stable")[:CONFIRMED]]
-        means = [
-            np.mean([self.judge(each, fold) for fold in range(FOLDS)])
-            for each in tracked(first, f"Other folds: {title}", CONFIRMED)
-        ]
-        return first[int(np.argmax(means))]
-
-    def test(self, cell: str, settings: Settings) -> None:
-        """Train a cell with all seeds, and judge it on the test images."""
-        key = {"few": self.few, "stage": "test", "cell": cell, "settings": settings}
-        labels, views = self.features.train_labels, self.features.train
-        trainer = None
-        title = f"Test: {cell}, {self.few or 'all'} images of a class"
-        for seed in tracked(range(SEEDS), title, SEEDS):
-            if self.rows.find(**key, seed=seed):
-                continue
-            chosen = np.arange(len(labels))
-            if self.few is not None:
-                chosen = np.flatnonzero(draw_images(labels, 200 + seed) < self.few)
-            if trainer is None:  # every seed has as many images of each class, in the same order
-                config = complete(self.base, settings, len(chosen))
-                trainer = Trainer(config, labels[chosen], self.features.num_classes)
-            state = trainer.train(views[:, chosen], seed=seed)
-            top1 = accuracy(trainer.logits(state, self.features.test), self.features.test_labels)
-            self.rows.add(**key, seed=seed, top1=top1)
 
 
 def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
@@ -260,30 +148,6 @@ def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
         yield cell, {**api, **change}
 
 
-def print_tables(rows: Rows) -> None:
-    """Print the chosen settings and the comparison with softmax, for each number of images."""
-    for few in (None, *FEW):
-        tested = rows.find(few=few, stage="test")
-        scores: dict[str, dict[int, float]] = {}
-        for row in tested:
-            scores.setdefault(row["cell"], {})[row["seed"]] = row["top1"]
-        if not scores:
-            continue
-        print(f"\n{few or 'All'} images of each class:\n")
-        for cell in ("API-Net", "softmax"):
-            print(f"{cell}: {next(row['settings'] for row in tested if row['cell'] == cell)}")
-        print("\n| cell | mean | sd | minus softmax | 95 % interval |\n|---|---|---|---|---|")
-        for line in compare(list(scores), scores, "softmax"):
-            values = np.array(list(line.scores.values()))
-            text = f"| {line.cell} | {values.mean():.2f} | {values.std(ddof=1):.2f} |"
-            if line.difference is not None and line.cell != "softmax":
-                low, high = line.difference.low, line.difference.high
-                text += f" {line.difference.mean:+.2f} | {low:+.2f} to {high:+.2f} |"
-            else:
-                text += " | |"
-            print(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -296,18 +160,25 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="only print the tables")
     options = parser.parse_args()
     rows = Rows(options.out / "rows.jsonl")
+    cases = [few or None for few in options.few or (0, *FEW)]
     if options.table:
-        print_tables(rows)
+        for few in cases:
+            print_table(rows, few)
         return
     base = base_config(options.weights)
     features = read_features(base, options.pack, options.features or options.out / "features.npz")
-    for few in [few or None for few in options.few or (0, *FEW)]:
+    base.train.features = "cache"
+    for few in cases:
         task = Task(base, features, rows, few)
-        api, softmax = (task.search(method) for method in METHODS)
+        drawn = {
+            method: [draw_settings(method, number, few) for number in range(SETTINGS)]
+            for method in METHODS
+        }
+        api, softmax = (task.search(drawn[method], CONFIRMED) for method in METHODS)
         for cell, settings in cells(api, softmax):
             if few is None or cell in ("API-Net", "softmax"):
-                task.test(cell, settings)
-    print_tables(rows)
+                task.test(cell, settings, SEEDS)
+        print_table(rows, few)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,10 @@ The steps, batches and crops are those of `apinet_jax.train`. A configuration is
 then trained with many seeds.
 """
 
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -162,29 +160,3 @@ def _in_batches(step: Callable[..., Any], state: TrainState, images: np.ndarray)
         rows = np.minimum(np.arange(first, first + _EVAL_BATCH), len(images) - 1)
         results.append(np.asarray(step(state.inference_params, state.batch_stats, images[rows])))
     return np.concatenate(results)[: len(images)]
-
-
-def accuracy(logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"]) -> float:
-    """Return the top-1 accuracy in percent."""
-    return 100 * float(np.mean(np.argmax(logits, axis=1) == labels))
-
-
-class Rows:
-    """Results in a file with one JSON object on each line; a result is never computed twice."""
-
-    def __init__(self, file: Path):
-        """Read the file if it exists."""
-        self._file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.all: list[dict[str, Any]] = [json.loads(line) for line in lines]
-
-    def find(self, **key: Any) -> list[dict[str, Any]]:
-        """Return the results whose fields have these values."""
-        return [row for row in self.all if all(row.get(name) == key[name] for name in key)]
-
-    def add(self, **row: Any) -> None:
-        """Write a result."""
-        with open(self._file, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.all.append(row)

@@ -1,0 +1,201 @@
+"""A search of settings on held-out training images, and tests of the chosen ones over seeds.
+
+Every result is a line of `rows.jsonl`, so an interrupted program continues where it stopped.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from apinet_jax.sweeps.comparison import compare
+from apinet_jax.system.console import tracked
+from benchmarks.in_memory import Trainer
+
+FOLDS = 5
+
+Settings = dict[str, Any]
+
+
+class Images(NamedTuple):
+    """Images of both splits: resized pixels, or features of several views.
+
+    Attributes:
+        train: Pixels [N R R 3], or features [V N D] whose first view is the central crop.
+        test: Pixels [T R R 3], or features of central crops [T D].
+        train_labels: Class of each training image.
+        test_labels: Class of each test image.
+        num_classes: Classes, `C`.
+    """
+
+    train: Shaped[np.ndarray, "..."]
+    test: Shaped[np.ndarray, "T ..."]
+    train_labels: Int[np.ndarray, " N"]
+    test_labels: Int[np.ndarray, " T"]
+    num_classes: int
+
+    def part(self, chosen: Int[np.ndarray, " n"]) -> np.ndarray:
+        """Return some of the training images, in every view."""
+        return self.train[:, chosen] if self.train.ndim == 3 else self.train[chosen]
+
+    def without_crops(self, chosen: Int[np.ndarray, " n"]) -> np.ndarray:
+        """Return some of the training images, as they are evaluated."""
+        return self.train[0, chosen] if self.train.ndim == 3 else self.train[chosen]
+
+
+class Rows:
+    """Results in a file with one JSON object on each line; a result is never computed twice."""
+
+    def __init__(self, file: Path):
+        """Read the file if it exists."""
+        self._file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.all: list[dict[str, Any]] = [json.loads(line) for line in lines]
+
+    def find(self, **key: Any) -> list[dict[str, Any]]:
+        """Return the results whose fields have these values."""
+        return [row for row in self.all if all(row.get(name) == key[name] for name in key)]
+
+    def add(self, **row: Any) -> None:
+        """Write a result."""
+        with open(self._file, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.all.append(row)
+
+
+class Task:
+    """Settings trained on all images of each class, or on few of them.
+
+    Attributes:
+        base: What all settings share.
+        images: The images.
+        rows: The results.
+        few: Images of each class, `None` for all.
+    """
+
+    def __init__(
+        self,
+        base: ml_collections.ConfigDict,
+        images: Images,
+        rows: Rows,
+        few: int | None = None,
+    ):
+        """Keep the arguments."""
+        self.base, self.images, self.rows, self.few = base, images, rows, few
+        self._title = f"{few or 'all'} images of a class"
+
+    def search(self, drawn: list[Settings], confirmed: int, folds: int = FOLDS) -> Settings:
+        """Return the best settings on held-out images.
+
+        Args:
+            drawn: The settings, each judged on one fold.
+            confirmed: How many of them are then judged on other folds; the best mean decides.
+            folds: Folds for these, of five.
+        """
+        title = f"{drawn[0]['method']}, {self._title}"
+        scores = [
+            self._judge(each, fold=0) for each in tracked(drawn, f"Search: {title}", len(drawn))
+        ]
+        first = [drawn[i] for i in np.argsort(-np.array(scores), kind="stable")[:confirmed]]
+        means = [
+            np.mean([self._judge(each, fold) for fold in range(folds)])
+            for each in tracked(first, f"Other folds: {title}", len(first))
+        ]
+        return first[int(np.argmax(means))]
+
+    def _judge(self, settings: Settings, fold: int) -> float:
+        """Return the accuracy of settings on the held-out images of a fold."""
+        key = {"few": self.few, "stage": "search", "settings": settings, "fold": fold}
+        if known := self.rows.find(**key):
+            return known[0]["top1"]
+        labels = self.images.train_labels
+        if self.few is None:
+            held_out = places_in_class(labels, 0) % FOLDS == fold
+        else:
+            held_out = places_in_class(labels, 100 + fold) >= self.few
+        train, held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        trainer = self._trainer(settings, labels[train])
+        state = trainer.train(self.images.part(train), seed=fold)
+        logits = trainer.logits(state, self.images.without_crops(held_out))
+        top1 = accuracy(logits, labels[held_out])
+        self.rows.add(**key, top1=top1)
+        return top1
+
+    def test(self, cell: str, settings: Settings, seeds: int) -> None:
+        """Train a cell with all seeds, and judge it on the test images."""
+        key = {"few": self.few, "stage": "test", "cell": cell, "settings": settings}
+        images, trainer = self.images, None
+        for seed in tracked(range(seeds), f"Test: {cell}, {self._title}", seeds):
+            if self.rows.find(**key, seed=seed):
+                continue
+            chosen = np.arange(len(images.train_labels))
+            if self.few is not None:
+                places = places_in_class(images.train_labels, 200 + seed)
+                chosen = np.flatnonzero(places < self.few)
+            if trainer is None:  # every seed has as many images of each class, in the same order
+                trainer = self._trainer(settings, images.train_labels[chosen])
+            state = trainer.train(images.part(chosen), seed=seed)
+            top1 = accuracy(trainer.logits(state, images.test), images.test_labels)
+            self.rows.add(**key, seed=seed, top1=top1)
+
+    def _trainer(self, settings: Settings, labels: Int[np.ndarray, " n"]) -> Trainer:
+        return Trainer(complete(self.base, settings, len(labels)), labels, self.images.num_classes)
+
+
+def complete(
+    base: ml_collections.ConfigDict, settings: Settings, num_images: int
+) -> ml_collections.ConfigDict:
+    """Return the configuration of a run; `steps` becomes epochs."""
+    config = base.copy_and_resolve_references()
+    changes = {name: value for name, value in settings.items() if name != "steps"}
+    config.update_from_flattened_dict(changes)
+    batch_size = config.batch.classes * config.batch.images
+    config.optim.epochs = settings["steps"] / max(1, num_images // batch_size)
+    return config
+
+
+def places_in_class(labels: Int[np.ndarray, " N"], seed: int) -> Int[np.ndarray, " N"]:
+    """Return the place of each image in a random order of its class."""
+    random = np.random.Generator(np.random.Philox(key=1_000 + seed))
+    places = np.empty(len(labels), int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        places[members] = random.permutation(len(members))
+    return places
+
+
+def accuracy(logits: np.ndarray, labels: Int[np.ndarray, " N"]) -> float:
+    """Return the top-1 accuracy in percent."""
+    return 100 * float(np.mean(np.argmax(logits, axis=1) == labels))
+
+
+def print_table(rows: Rows, few: int | None = None) -> None:
+    """Print the test accuracies, and the paired differences from softmax."""
+    scores: dict[str, dict[int, float]] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
+    for row in rows.find(few=few, stage="test"):
+        scores.setdefault(row["cell"], {})[row["seed"]] = row["top1"]
+        settings[row["cell"]] = row["settings"]
+    if not scores:
+        return
+    print(f"\n{few or 'All'} images of each class:\n")
+    for cell in ("API-Net", "softmax"):
+        print(f"{cell}: {settings.get(cell)}")
+    print(
+        "\n| cell | seeds | mean | sd | minus softmax | 95 % interval |\n|---|---|---|---|---|---|"
+    )
+    for line in compare(list(scores), scores, "softmax"):
+        values = np.array(list(line.scores.values()))
+        spread = f"{values.std(ddof=1):.2f}" if len(values) > 1 else ""
+        text = f"| {line.cell} | {len(values)} | {values.mean():.2f} | {spread} |"
+        if line.difference is not None:
+            low, high = line.difference.low, line.difference.high
+            text += f" {line.difference.mean:+.2f} | {low:+.2f} to {high:+.2f} |"
+        else:
+            text += " | |"
+        print(text)
