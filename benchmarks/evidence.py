@@ -24,7 +24,7 @@ from benchmarks.search_and_test import Images, Rows, Settings, Task, print_table
 CONFIRMED, FOLDS = 2, 3
 STEPS = 300
 
-# Shared by both methods. Rates are those of the head; the trunk's is lower by the factor.
+# Shared by both methods. `optim.lr` is the rate of the trunk; the head has a higher one.
 RECIPES: tuple[Settings, ...] = (
     {"optim.lr": 0.01, "optim.head_lr_factor": 1.0},
     {"optim.lr": 0.003, "optim.head_lr_factor": 10.0},
