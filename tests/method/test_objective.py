@@ -1,6 +1,6 @@
 """Changes of the objective that are not in the paper, by hand-computed values."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,23 @@ LABELS = jnp.array([0, 0, 0, 1, 1, 2])
 FEATURES = jnp.array(np.random.default_rng(0).standard_normal((6, D)), jnp.float32)
 BATCH = Batch(FEATURES, LABELS, jnp.arange(6), jnp.ones(6, bool))
 MODEL = APINet(Trunk(), D, C, hidden=2, dropout=0.0)
-PARAMS = jax.jit(partial(MODEL.init, train=False, method="interact"))(
-    jax.random.key(1), FEATURES, FEATURES
-)["params"]
 
 
+@cache
+def params():
+    draw = jax.jit(partial(MODEL.init, train=False, method="interact"))
+    return draw(jax.random.key(1), FEATURES, FEATURES)["params"]
+
+
+@cache
 def total(**switches):
     evaluate = partial(evaluate_objective, MODEL, objective=Objective(**switches))
-    terms, _, _ = jax.jit(evaluate)(PARAMS, FEATURES, BATCH, key=jax.random.key(0))
+    terms, _, _ = jax.jit(evaluate)(params(), FEATURES, BATCH, key=jax.random.key(0))
     return float(terms.total)
 
 
 def test_bare_features_add_their_cross_entropy(strict_dtypes):
-    logits = FEATURES @ PARAMS["fc"]["kernel"] + PARAMS["fc"]["bias"][None]
+    logits = FEATURES @ params()["fc"]["kernel"] + params()["fc"]["bias"][None]
     bare = float(jnp.mean(cross_entropy(logits, LABELS)))
     assert total(bare_weight=0.5) - total() == pytest.approx(0.5 * bare, rel=1e-5)
 
