@@ -1,7 +1,7 @@
 """API-Net and softmax with the trunk fine-tuned, on a GPU in minutes or on a CPU in hours.
 
-    python -m benchmarks.packed_photos PHOTOS cub50-256.npz --size=256 --quality=75
-    python -m benchmarks.evidence cub50-256.npz --weights=WEIGHTS --out=DIR --crop=224
+    python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50-256.npz --size=256 --quality=75
+    python -m benchmarks.evidence --pack=cub50-256.npz --weights=WEIGHTS --out=DIR --crop=224
 
 Each method gets the same ten recipes, judged on held-out training images. The best of each, softmax
 with balanced batches, and API-Net with random partners are then trained with ten seeds on all
@@ -61,7 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pack", type=Path, help="written by benchmarks.packed_photos")
+    parser.add_argument(
+        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
+    )
     parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
     parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
     parser.add_argument("--crop", type=int, help="pixels; by default those of the weights")

@@ -1,7 +1,7 @@
 """API-Net and softmax as heads on the features of a trunk that never moves.
 
-    python -m benchmarks.packed_photos PHOTOS cub50.npz
-    python -m benchmarks.frozen_heads cub50.npz --weights=WEIGHTS --out=docs/evidence/NAME
+    python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
+    python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=docs/evidence/NAME
 
 1. Search: each method gets 60 random settings, judged on held-out training images (one fold of
    five). The best eight of each are judged on the other four folds as well.
@@ -152,7 +152,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pack", type=Path, help="written by benchmarks.packed_photos")
+    parser.add_argument(
+        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
+    )
     parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
     parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
     parser.add_argument("--features", type=Path, help="where features are kept")

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.data.crops import CachedViews, RandomCrop
@@ -25,19 +24,12 @@ from apinet_jax.method.classify import image_features
 from apinet_jax.method.optim import TRUNK
 from apinet_jax.method.steps import Stage, init_state, make_eval_step, make_train_step
 from apinet_jax.method.types import TrainState
+from apinet_jax.models.layers import Trunk
 from apinet_jax.setup.build import load_pretrained, make_program
 from apinet_jax.setup.loaders import make_sampler
 from apinet_jax.system.mesh import make_mesh
 
 _EVAL_BATCH = 120
-
-
-class Precomputed(nn.Module):
-    """A trunk whose images are features already."""
-
-    def features(self, images: Float[Array, "B D"], train: bool) -> Float[Array, "B D"]:
-        """Return them."""
-        return images
 
 
 class Trainer:
@@ -66,7 +58,7 @@ class Trainer:
         self.program = make_program(config, num_classes, len(labels), self._mesh)
         self.on_features = config.train.features == "cache"
         if self.on_features:
-            model = self.program.model.clone(trunk=Precomputed())
+            model = self.program.model.clone(trunk=Trunk())
             self.program = self.program._replace(model=model)
         settings = {"model": self.program.model, "preprocess": self.program.preprocess}
         stages: tuple[Stage, ...] = ("frozen", "full")
@@ -93,7 +85,11 @@ class Trainer:
             options = {"crop": config.data.crop, "ema": config.optim.ema}
             return init_state(program.model, program.optimizer, key, **options)
         features = jnp.zeros((1, program.model.feature_width))
-        params = {TRUNK: {}, **program.model.init(key, features, train=False)["params"]}
+        if config.method == "softmax":
+            head = program.model.init(key, features, train=False, method="classify")
+        else:
+            head = program.model.init(key, features, features, train=False, method="interact")
+        params = {TRUNK: {}, **head["params"]}
         average = jax.tree.map(jnp.copy, params) if config.optim.ema else None
         step = jnp.zeros((), jnp.int32)
         return TrainState(step, params, {}, program.optimizer.init(params), average)

@@ -1,7 +1,7 @@
 """Packs a photo folder into one file, which needs neither TFDS nor thousands of small files.
 
-    python -m benchmarks.packed_photos PHOTOS cub50.npz
-    python -m benchmarks.packed_photos PHOTOS cub50-256.npz --size=256 --quality=75
+    python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
+    python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50-256.npz --size=256 --quality=75
 
 The folder has `train/<class>/*` and `test/<class>/*`. Without `--size` the file has the photos as
 they are; with it they are resized to a square as in training, and encoded as JPEG.
@@ -87,12 +87,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, metavar="PHOTOS")
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--photos", type=Path, required=True, help="the folder")
+    parser.add_argument("--file", type=Path, required=True, help="the packed file, NAME.npz")
     parser.add_argument("--size", type=int, help="height and width of the packed photos")
     parser.add_argument("--quality", type=int, default=75, help="of JPEG (default: %(default)s)")
     options = parser.parse_args()
-    pack(options.folder, options.file, options.size, options.quality)
+    pack(options.photos, options.file, options.size, options.quality)
 
 
 if __name__ == "__main__":

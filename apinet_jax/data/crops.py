@@ -1,11 +1,11 @@
 """What the network sees of an image: a crop of it, or features that were computed before."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.transforms import (
     center_crop,
     draw_view,
@@ -13,20 +13,22 @@ from apinet_jax.data.transforms import (
     random_resized_crop_flip,
 )
 
+Reader = Callable[[int], UInt8[np.ndarray, "R R 3"]]
+
 
 @dataclass(frozen=True)
 class RandomCrop:
     """A random crop, mirrored half of the time, as a function of (seed, step, slot).
 
     Attributes:
-        reader: Resized images.
+        reader: Returns a resized image from its index.
         crop: Height and width of a crop.
         seed: Seed of crop and flip.
         min_area: Smallest area of a random resized crop, as a fraction of the image; `None` for
             plain crops.
     """
 
-    reader: ImageReader
+    reader: Reader
     crop: int
     seed: int
     min_area: float | None = None
@@ -61,12 +63,12 @@ class CentralCrop:
     """The crop of evaluation.
 
     Attributes:
-        reader: Resized images.
+        reader: Returns a resized image from its index.
         crop: Height and width of a crop.
         mirrored: Whether it is mirrored.
     """
 
-    reader: ImageReader
+    reader: Reader
     crop: int
     mirrored: bool = False
 
