@@ -31,7 +31,7 @@ FREE_FIELDS = (
 LATER_FIELDS = (
     *("batch.sampler", "model.pool", "model.drop_path", "model.remat", "train.microbatches"),
     *("train.features", "train.views", "train.view_seed", "eval.every"),
-    *("loss.bare_weight", "loss.contrast_weight"),
+    *("loss.bare_weight", "loss.contrast_weight", "loss.dropout_samples"),
 )
 
 SAMPLERS = {"apinet": "balanced", "softmax": "shuffled"}
@@ -104,6 +104,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "label_smoothing": 0.0,
                 "bare_weight": 0.0,
                 "contrast_weight": 0.0,
+                "dropout_samples": 1,  # of features without gates
             },
             "optim": {
                 "rule": "sgd",

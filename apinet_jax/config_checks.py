@@ -62,7 +62,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
         lambda x: x >= 1,
         "data.crop data.resize batch.classes batch.images model.hidden eval.batch_size"
-        " checkpoint.keep train.microbatches",
+        " checkpoint.keep train.microbatches loss.dropout_samples",
     ),
 )
 

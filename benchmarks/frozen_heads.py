@@ -125,6 +125,7 @@ def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
             "method": "softmax",
         },
     )
+    yield "softmax, 8 dropout masks", {**softmax, "loss.dropout_samples": 8}
     ranking = 1.0 if api["loss.rank_weight"] == 0 else 0.0
     changes: dict[str, Settings] = {
         "change: confused partners": {"pairs.choice": "confused"},

@@ -184,6 +184,7 @@ CHANGES = {
     "loss.label_smoothing": (0.1, {}),
     "loss.bare_weight": (1.0, {}),
     "loss.contrast_weight": (1.0, {}),
+    "loss.dropout_samples": (8, {}),
     "optim.rule": ("adamw", {}),
     "optim.lr": (0.5, {}),
     "optim.head_lr_factor": (3.0, {}),

@@ -40,6 +40,7 @@ class Objective(NamedTuple):
         label_smoothing: Share of each target that is distributed over all classes.
         bare_weight: Weight of one more cross-entropy, on the features without gates.
         contrast_weight: Weight of the contrast of the two classes of each pair.
+        dropout_samples: Dropout masks for each feature without gates.
     """
 
     method: Method = "apinet"
@@ -52,6 +53,7 @@ class Objective(NamedTuple):
     label_smoothing: float = 0.0
     bare_weight: float = 0.0
     contrast_weight: float = 0.0
+    dropout_samples: int = 1
 
 
 def pair_features(
@@ -112,9 +114,14 @@ def evaluate_objective(
 
     def classify_bare(key: Key[Array, ""]) -> tuple[Float[Array, "B C"], Float[Array, ""]]:
         """Return the logits of features without gates, and their cross-entropy."""
+        rows, labels = features, batch.label
+        if (samples := objective.dropout_samples) > 1:
+            rows = jnp.broadcast_to(rows, (samples, *rows.shape))  # [n B D]
+            labels = jnp.broadcast_to(labels, rows.shape[:-1])  # [n B]
         rngs = {"dropout": key}
-        logits = model.apply(variables, features, train=True, rngs=rngs, method="classify")
-        return logits, jnp.mean(cross_entropy(logits, batch.label, smoothing))
+        logits = model.apply(variables, rows, train=True, rngs=rngs, method="classify")
+        mean = jnp.mean(cross_entropy(logits, labels, smoothing))
+        return (logits if samples == 1 else logits[0]), mean
 
     if objective.method == "softmax":
         logits, mean = classify_bare(key)

@@ -196,6 +196,7 @@ def make_program(
         label_smoothing=config.loss.label_smoothing,
         bare_weight=config.loss.bare_weight,
         contrast_weight=config.loss.contrast_weight,
+        dropout_samples=config.loss.dropout_samples,
     )
     return Program(model, preprocess, optimizer, schedule, objective, plan)
 

@@ -52,6 +52,12 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
             ("loss.contrast_weight",),
             "pairs within a class have no second class",
         ),
+        (
+            not softmax and flat["loss.bare_weight"] == 0,
+            ("loss.dropout_samples",),
+            "no features are classified without gates",
+        ),
+        (flat["model.dropout"] == 0, ("loss.dropout_samples",), "there is no dropout"),
         (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
         (
             flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,

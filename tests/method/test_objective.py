@@ -40,6 +40,23 @@ def test_bare_features_add_their_cross_entropy(strict_dtypes):
     assert total(bare_weight=0.5) - total() == pytest.approx(0.5 * bare, rel=1e-5)
 
 
+def test_more_dropout_masks():
+    """Without dropout all samples are equal; with it, more of them vary less."""
+    assert total(method="softmax", dropout_samples=8) == pytest.approx(total(method="softmax"))
+    model = MODEL.clone(dropout=0.5)
+
+    @partial(jax.jit, static_argnames="samples")
+    def losses(samples, keys):
+        objective = Objective(method="softmax", dropout_samples=samples)
+        evaluate = partial(evaluate_objective, model, params(), FEATURES, BATCH, objective)
+        return jax.vmap(lambda key: evaluate(key)[0].total)(keys)
+
+    keys = jax.random.split(jax.random.key(0), 400)
+    one, eight = losses(1, keys), losses(8, keys)
+    assert float(eight.mean()) == pytest.approx(float(one.mean()), rel=0.05)
+    assert float(eight.std()) == pytest.approx(float(one.std()) / 8**0.5, rel=0.2)
+
+
 def test_class_contrast_by_hand(strict_dtypes):
     rows = [jnp.array([[0.0, 1.0, 9.0], [2.0, 2.0, 2.0], [5.0, 0.0, 0.0]]) + n for n in range(4)]
     logits = PairLogits(rows[0], rows[1], 2 * rows[2] - 4, None)
