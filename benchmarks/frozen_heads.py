@@ -118,14 +118,11 @@ def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
     yield "API-Net", api
     yield "softmax", softmax
     yield "softmax, balanced", {**softmax, "batch.sampler": "balanced"}
-    yield (
-        "softmax, settings of API-Net",
-        {
-            **{name: value for name, value in api.items() if name in softmax},
-            "method": "softmax",
-        },
-    )
-    yield "softmax, 8 dropout masks", {**softmax, "loss.dropout_samples": 8}
+    shared = {name: value for name, value in api.items() if name in softmax}
+    alike = {**shared, "method": "softmax"}
+    yield "softmax, settings of API-Net", alike
+    # As often as API-Net classifies each image.
+    yield "the same, 8 dropout masks", {**alike, "loss.dropout_samples": 8}
     ranking = 1.0 if api["loss.rank_weight"] == 0 else 0.0
     changes: dict[str, Settings] = {
         "change: confused partners": {"pairs.choice": "confused"},
