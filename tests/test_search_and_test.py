@@ -1,0 +1,89 @@
+"""The searches and tests of `benchmarks/`: divisions, resuming, packed photos."""
+
+import numpy as np
+import pytest
+from tiny_runs import draw_photos
+
+from apinet_jax.config import default_config
+from apinet_jax.data.decoding import decode
+from apinet_jax.data.transforms import to_pixels
+from benchmarks.frozen_heads import draw_settings
+from benchmarks.packed_photos import pack, unpack
+from benchmarks.search_and_test import Images, Rows, Task, complete, places_in_class, print_table
+
+LABELS = np.repeat(np.arange(4), 10)
+
+
+def test_divisions_have_as_many_images_of_each_class():
+    folds = places_in_class(LABELS, seed=1) % 5
+    for fold in range(5):
+        assert np.bincount(LABELS[folds == fold]).tolist() == [2, 2, 2, 2]
+    assert np.bincount(LABELS[places_in_class(LABELS, 2) < 3]).tolist() == [3, 3, 3, 3]
+    assert np.array_equal(places_in_class(LABELS, 1), places_in_class(LABELS, 1))
+    assert not np.array_equal(places_in_class(LABELS, 1), places_in_class(LABELS, 2))
+
+
+def test_methods_share_settings():
+    pairs = [
+        [draw_settings(method, n, None) for n in range(60)] for method in ("apinet", "softmax")
+    ]
+    for ours, theirs in zip(*pairs, strict=True):
+        assert {**ours, "method": "softmax"}.items() >= theirs.items()
+    assert len({str(settings) for settings in pairs[1]}) == 60
+    assert draw_settings("softmax", 3, 5)["steps"] * 2 == draw_settings("softmax", 3, None)["steps"]
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Features that show their class."""
+    random = np.random.default_rng(0)
+    features = random.standard_normal((3, 40, 16)).astype(np.float32)
+    features += 20 * np.eye(16, dtype=np.float32)[LABELS]
+    config = default_config()
+    config.update({"train": {"features": "cache"}, "model": {"trunk": "test_tiny", "hidden": 4}})
+    config.batch.update({"classes": 4, "images": 2})
+    images = Images(features[:2], features[2], LABELS, LABELS, 4)
+
+    def open_task(few=None):
+        return Task(config, images, Rows(tmp_path / "rows.jsonl"), few)
+
+    return open_task
+
+
+def test_search_and_test_resume(task, tmp_path, capsys):
+    slow, fast = ({"method": "softmax", "steps": 12, "optim.lr": lr} for lr in (1e-6, 0.1))
+    assert task().search([slow, fast], confirmed=1, folds=2) == fast
+    task().test("softmax", fast, seeds=2)
+    rows = (tmp_path / "rows.jsonl").read_text()
+    assert len(rows.splitlines()) == 2 + 1 + 2
+    task().search([slow, fast], confirmed=1, folds=2)
+    task().test("softmax", fast, seeds=2)
+    assert (tmp_path / "rows.jsonl").read_text() == rows
+    few = task(few=3)
+    few.test("API-Net", {"method": "apinet", "steps": 4}, seeds=2)
+    few.test("softmax", fast, seeds=2)
+    for number in (None, 3):
+        print_table(few.rows, number)
+    printed = capsys.readouterr().out
+    assert "All images of each class" in printed
+    assert "3 images of each class" in printed
+    assert "| softmax | 2 | 100.00 | 0.00 |" in printed
+
+
+def test_steps_become_epochs():
+    config = complete(default_config(), {"steps": 7, "batch.classes": 2, "batch.images": 2}, 9)
+    assert config.optim.epochs == 3.5
+    assert complete(default_config(), {"steps": 7}, 9).optim.epochs == 7  # less than a batch
+
+
+def test_packed_photos(tmp_path, capsys):
+    photos = draw_photos(tmp_path / "photos", train=3, test=1)
+    pack(photos, tmp_path / "packed.npz", size=None, quality=75)
+    unpacked = unpack(tmp_path / "packed.npz", size=36)
+    assert unpacked["train"].labels.tolist() == np.repeat(np.arange(4), 3).tolist()
+    assert unpacked["test"].pixels.shape == (4, 36, 36, 3)
+    encoded = (photos / "train/class1/2.png").read_bytes()
+    np.testing.assert_array_equal(unpacked["train"].pixels[5], to_pixels(decode(encoded), None, 36))
+    pack(photos, tmp_path / "small.npz", size=24, quality=90)
+    assert unpack(tmp_path / "small.npz", size=24)["train"].pixels.shape == (12, 24, 24, 3)
+    assert "small.npz" in capsys.readouterr().out
