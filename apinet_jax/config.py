@@ -31,7 +31,7 @@ FREE_FIELDS = (
 LATER_FIELDS = (
     *("batch.sampler", "model.pool", "model.drop_path", "model.remat", "train.microbatches"),
     *("train.features", "train.views", "train.view_seed", "eval.every"),
-    *("loss.bare_weight", "loss.contrast_weight", "loss.dropout_samples"),
+    *("loss.ungated_weight", "loss.contrast_weight", "loss.dropout_samples"),
 )
 
 SAMPLERS = {"apinet": "balanced", "softmax": "shuffled"}
@@ -102,9 +102,9 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "rank_weight": 1.0,
                 "rank_margin": 0.05,
                 "label_smoothing": 0.0,
-                "bare_weight": 0.0,
+                "ungated_weight": 0.0,
                 "contrast_weight": 0.0,
-                "dropout_samples": 1,  # of features without gates
+                "dropout_samples": 1,  # of ungated features
             },
             "optim": {
                 "rule": "sgd",

@@ -43,7 +43,7 @@ BOUNDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "at least 0",
         lambda x: x >= 0,
-        "data.workers train.views loss.rank_weight loss.rank_margin loss.bare_weight"
+        "data.workers train.views loss.rank_weight loss.rank_margin loss.ungated_weight"
         " loss.contrast_weight optim.weight_decay",
     ),
     (

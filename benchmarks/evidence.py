@@ -3,11 +3,11 @@
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50-256.npz --size=256 --quality=75
     python -m benchmarks.evidence --pack=cub50-256.npz --weights=WEIGHTS --out=DIR --crop=224
 
-Each method gets the same ten recipes, judged on held-out training images. The best of each, softmax
-with balanced batches, and API-Net with random partners are then trained with ten seeds on all
-training images, and judged on the test images. Needs neither grain nor TFDS: packed photos and
-weights are all its data, together less than 60 MB. Rows are written to `rows.jsonl`, and the same
-command continues after an interruption. `--table` prints the table.
+Each method gets the same ten recipes, evaluated on held-out training images. The best of each,
+softmax with balanced batches, and API-Net with random partners are then trained with ten seeds on
+all training images, and evaluated on the test images. Needs neither grain nor TFDS: packed photos
+and weights are all its data, together less than 60 MB. Rows are written to `rows.jsonl`, and the
+same command continues after an interruption. `--table` prints the table.
 
 `--steps=1` tries everything with one step for each run.
 """

@@ -1,14 +1,14 @@
-"""What the gates of API-Net do to features that never move, and whether its partners are rivals.
+"""What the gates of API-Net do to frozen features, and whether its partners are rivals.
 
     python -m benchmarks.gate_diagnosis --pack=cub50.npz --weights=WEIGHTS --out=DIR
 
 Continues `benchmarks.frozen_heads` in the same folder: its best settings of each method are trained
 again. The partner of a training image is its nearest image among all training images.
 
-*Rival* of a class: the class for which softmax mistakes its test images most often, counted over
-the seeds. *Own gate*: an image under the gate of the pair with itself. *Mean gate*: the mean of the
-gates of all training pairs. *Effective rank* of vectors: (sum of the eigenvalues of their
-covariance)² / (sum of squared eigenvalues).
+*Rival* of a class: the wrong class that softmax predicts most often for its test images, over all
+seeds. Gates are those of each training image in its two pairs. *Own gate*: an image under the gate
+of the pair with itself. *Mean gate*: the mean over all gates. *Participation ratio* of vectors:
+(sum of the eigenvalues of their covariance)² / (sum of squared eigenvalues).
 """
 
 import argparse
@@ -39,11 +39,11 @@ class Diagnosis(NamedTuple):
         gate: Mean of all gates.
         gate_sd: Their standard deviation.
         constant: Part of their variance that a constant for each channel explains.
-        gate_rank: Effective rank of the gates.
-        feature_rank: Effective rank of the features.
-        gated_loss: Cross-entropy of training images under the gates of their pairs.
-        bare_loss: The same without gates.
-        test_bare: Top-1 of test images without gates, in percent.
+        gate_ratio: Participation ratio of the gates.
+        feature_ratio: Participation ratio of the features.
+        gated_loss: Cross-entropy of training images under their gates.
+        ungated_loss: The same without gates.
+        test_ungated: Top-1 of test images without gates, in percent.
         test_own: The same under their own gates.
         test_mean: The same under the mean gate.
     """
@@ -51,17 +51,17 @@ class Diagnosis(NamedTuple):
     gate: float
     gate_sd: float
     constant: float
-    gate_rank: float
-    feature_rank: float
+    gate_ratio: float
+    feature_ratio: float
     gated_loss: float
-    bare_loss: float
-    test_bare: float
+    ungated_loss: float
+    test_ungated: float
     test_own: float
     test_mean: float
 
 
-def effective_rank(rows: Float[np.ndarray, "N D"]) -> float:
-    """Return the effective rank of vectors."""
+def participation_ratio(rows: Float[np.ndarray, "N D"]) -> float:
+    """Return how many directions the variance of vectors fills, from 1 to D."""
     spectrum = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False) ** 2
     return float(spectrum.sum() ** 2 / np.square(spectrum).sum())
 
@@ -90,35 +90,40 @@ def diagnose(trainer: Trainer, state: TrainState, images: Images) -> Diagnosis:
         gate=float(found.mean()),
         gate_sd=float(found.std()),
         constant=float(mean.var() / found.var()),
-        gate_rank=effective_rank(found),
-        feature_rank=effective_rank(np.asarray(features)),
+        gate_ratio=participation_ratio(found),
+        feature_ratio=participation_ratio(np.asarray(features)),
         gated_loss=float(cross_entropy(classify(x_1 + x_1 * found), both).mean()),
-        bare_loss=float(cross_entropy(classify(features), labels).mean()),
-        test_bare=top1(0.0),
+        ungated_loss=float(cross_entropy(classify(features), labels).mean()),
+        test_ungated=top1(0.0),
         test_own=top1(gates(test, test)),
         test_mean=top1(mean[None]),
     )
 
 
 def rival_shares(
-    images: Images, rivals: Int[np.ndarray, "C C"]
-) -> tuple[Float[np.ndarray, " 3"], float]:
-    """Return how often the partner of another class is of the first three rivals, and by chance.
+    labels: Int[np.ndarray, " N"],
+    partners: Int[np.ndarray, " N"],
+    mistakes: Int[np.ndarray, "C C"],
+) -> list[float]:
+    """Return the share of inter-class partners among the first 1, 2 and 3 rivals.
 
     Args:
-        images: The images.
-        rivals: The other classes by the number of mistakes, for each class.
+        labels: Class of each image.
+        partners: Class of its inter-class partner.
+        mistakes: How often each class was mistaken for each other one.
     """
-    labels = images.train_labels
-    pairs = mine_pairs(images.train[0], jnp.asarray(labels), jnp.arange(len(labels)))
-    partner = labels[np.asarray(pairs.inter)]
-    shares = [np.mean((rivals[labels, :n] == partner[:, None]).any(axis=1)) for n in (1, 2, 3)]
-    return np.array(shares), 1 / (images.num_classes - 1)
+    rivals = np.argsort(-mistakes, axis=1, kind="stable")
+    mistaken = np.take_along_axis(mistakes, rivals, axis=1) > 0
+    hits = mistaken[labels] & (rivals[labels] == partners[:, None])
+    return [float(np.mean(hits[:, :n].any(axis=1))) for n in (1, 2, 3)]
 
 
 def best_settings(rows: Rows, cell: str) -> Settings:
     """Return what `benchmarks.frozen_heads` chose."""
-    return rows.find(few=None, stage="test", cell=cell)[0]["settings"]
+    tested = rows.find(few=None, stage="test", cell=cell)
+    if not tested:
+        raise SystemExit("Run benchmarks.frozen_heads with this --out first.")
+    return tested[-1]["settings"]
 
 
 def main() -> None:
@@ -137,29 +142,34 @@ def main() -> None:
 
     def trainer_of(cell: str) -> Trainer:
         config = complete(base, best_settings(rows, cell), len(images.train_labels))
-        return Trainer(config, images.train_labels, images.num_classes)
+        return Trainer(config, len(images.train_labels), images.num_classes)
 
     softmax, apinet = trainer_of("softmax"), trainer_of("API-Net")
-    mistakes, found = np.zeros((images.num_classes,) * 2), []
+    mistakes, found = np.zeros((images.num_classes,) * 2, int), []
     for seed in tracked(range(SEEDS), "Heads", SEEDS):
-        logits = softmax.logits(softmax.train(images.train, seed), images.test)
-        np.add.at(mistakes, (images.test_labels, logits.argmax(axis=1)), 1)
-        found.append(diagnose(apinet, apinet.train(images.train, seed), images))
-    np.fill_diagonal(mistakes, -1)
-    rivals = np.argsort(-mistakes, axis=1, kind="stable")
-    shares, chance = rival_shares(images, rivals)
-    print("| partner of another class is of | share | by chance |\n|---|---|---|")
+        ours, theirs = (
+            trainer.train(images.train, images.train_labels, seed) for trainer in (apinet, softmax)
+        )
+        found.append(diagnose(apinet, ours, images))
+        predicted = softmax.logits(theirs, images.test).argmax(axis=1)
+        np.add.at(mistakes, (images.test_labels, predicted), 1)
+    np.fill_diagonal(mistakes, 0)
+    labels = images.train_labels
+    pairs = mine_pairs(jnp.asarray(images.train[0]), jnp.asarray(labels), jnp.arange(len(labels)))
+    shares = rival_shares(labels, labels[np.asarray(pairs.inter)], mistakes)
+    print("| inter-class partner is of | share | a random one |\n|---|---|---|")
     for n, share in enumerate(shares, start=1):
-        print(f"| the first {n} rivals | {100 * share:.1f} % | {100 * n * chance:.1f} % |")
+        chance = n / (images.num_classes - 1)
+        print(f"| the first {n} rivals | {100 * share:.1f} % | {100 * chance:.1f} % |")
     print("\n| figure | mean | sd |\n|---|---|---|")
     for name, values in zip(Diagnosis._fields, np.transpose(found), strict=True):
         print(f"| {name} | {np.mean(values):.4g} | {np.std(values, ddof=1):.2g} |")
     for name in ("test_own", "test_mean"):
         difference = paired_difference(
             {seed: getattr(each, name) for seed, each in enumerate(found)},
-            {seed: each.test_bare for seed, each in enumerate(found)},
+            {seed: each.test_ungated for seed, each in enumerate(found)},
         )
-        print(f"\n{name} minus test_bare: {difference.mean:+.2f} ", end="")
+        print(f"\n{name} minus test_ungated: {difference.mean:+.2f} ", end="")
         print(f"({difference.low:+.2f} to {difference.high:+.2f})")
 
 

@@ -33,7 +33,7 @@ _EVAL_BATCH = 120
 
 
 class Trainer:
-    """A configuration that was compiled once, for one set of training images.
+    """A configuration that was compiled once, for one number of training images.
 
     Attributes:
         config: The completed configuration.
@@ -43,19 +43,19 @@ class Trainer:
     def __init__(
         self,
         config: ml_collections.ConfigDict,
-        labels: Int[np.ndarray, " N"],
+        num_images: int,
         num_classes: int,
     ):
         """Prepare the steps; they are compiled when the first seed needs them.
 
         Args:
             config: The configuration; with `train.features=cache` it trains on features.
-            labels: Class of each training image.
+            num_images: Training images, `N`.
             num_classes: Classes, `C`.
         """
-        self.config, self._labels = config, labels
+        self.config = config
         self._mesh = make_mesh(jax.devices()[:1])
-        self.program = make_program(config, num_classes, len(labels), self._mesh)
+        self.program = make_program(config, num_classes, num_images, self._mesh)
         self.on_features = config.train.features == "cache"
         if self.on_features:
             model = self.program.model.clone(trunk=Trunk())
@@ -102,21 +102,21 @@ class Trainer:
             state = jax.device_put(load_pretrained(state, name, file))
         return state
 
-    def train(self, images: np.ndarray, seed: int, steps: int | None = None) -> TrainState:
+    def train(self, images: np.ndarray, labels: Int[np.ndarray, " N"], seed: int) -> TrainState:
         """Train with a seed.
 
         Args:
             images: Resized images [N R R 3], or features of each view [V N D].
+            labels: Class of each image.
             seed: Seed of weights, batches, crops and dropout.
-            steps: Stop after so many steps; after all by default.
         """
         config, plan = self.config.copy_and_resolve_references(), self.program.plan
         config.seed = seed
-        sampler = make_sampler(config, self._labels, plan)
+        sampler = make_sampler(config, labels, plan)
         image = CachedViews(images, seed) if self.on_features else self._crop(images, seed)
-        loader = TrainLoader(image, self._labels, sampler, np.arange(plan.batch_size))
+        loader = TrainLoader(image, labels, sampler, np.arange(plan.batch_size))
         state, key = self.first_state(seed), jax.random.key(seed)
-        for step, batch in enumerate(_ahead(loader, min(plan.total, steps or plan.total))):
+        for step, batch in enumerate(_ahead(loader, plan.total)):
             stage: Stage = "frozen" if step < plan.frozen else "full"
             state, _ = self._steps[stage](state, Batch(*map(jnp.asarray, batch)), key)
         return state

@@ -87,30 +87,32 @@ class Task:
     ):
         """Keep the arguments."""
         self.base, self.images, self.rows, self.few = base, images, rows, few
+        weights = Path(base.model.pretrained or "none").stem
+        self._key = {"weights": weights, "crop": base.data.crop, "few": few}
         self._title = f"{few or 'all'} images of a class"
 
     def search(self, drawn: list[Settings], confirmed: int, folds: int = FOLDS) -> Settings:
         """Return the best settings on held-out images.
 
         Args:
-            drawn: The settings, each judged on one fold.
-            confirmed: How many of them are then judged on other folds; the best mean decides.
+            drawn: The settings, each evaluated on one fold.
+            confirmed: How many of them are then evaluated on other folds; the best mean decides.
             folds: Folds for these, of five.
         """
         title = f"{drawn[0]['method']}, {self._title}"
         scores = [
-            self._judge(each, fold=0) for each in tracked(drawn, f"Search: {title}", len(drawn))
+            self._evaluate(each, fold=0) for each in tracked(drawn, f"Search: {title}", len(drawn))
         ]
         first = [drawn[i] for i in np.argsort(-np.array(scores), kind="stable")[:confirmed]]
         means = [
-            np.mean([self._judge(each, fold) for fold in range(folds)])
+            np.mean([self._evaluate(each, fold) for fold in range(folds)])
             for each in tracked(first, f"Other folds: {title}", len(first))
         ]
         return first[int(np.argmax(means))]
 
-    def _judge(self, settings: Settings, fold: int) -> float:
+    def _evaluate(self, settings: Settings, fold: int) -> float:
         """Return the accuracy of settings on the held-out images of a fold."""
-        key = {"few": self.few, "stage": "search", "settings": settings, "fold": fold}
+        key = {**self._key, "stage": "search", "settings": settings, "fold": fold}
         if known := self.rows.find(**key):
             return known[0]["top1"]
         labels = self.images.train_labels
@@ -119,16 +121,16 @@ class Task:
         else:
             held_out = places_in_class(labels, 100 + fold) >= self.few
         train, held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        trainer = self._trainer(settings, labels[train])
-        state = trainer.train(self.images.part(train), seed=fold)
+        trainer = self._trainer(settings, len(train))
+        state = trainer.train(self.images.part(train), labels[train], seed=fold)
         logits = trainer.logits(state, self.images.without_crops(held_out))
         top1 = accuracy(logits, labels[held_out])
         self.rows.add(**key, top1=top1)
         return top1
 
     def test(self, cell: str, settings: Settings, seeds: int) -> None:
-        """Train a cell with all seeds, and judge it on the test images."""
-        key = {"few": self.few, "stage": "test", "cell": cell, "settings": settings}
+        """Train a cell with all seeds, and evaluate it on the test images."""
+        key = {**self._key, "stage": "test", "cell": cell, "settings": settings}
         images, trainer = self.images, None
         for seed in tracked(range(seeds), f"Test: {cell}, {self._title}", seeds):
             if self.rows.find(**key, seed=seed):
@@ -137,14 +139,13 @@ class Task:
             if self.few is not None:
                 places = places_in_class(images.train_labels, 200 + seed)
                 chosen = np.flatnonzero(places < self.few)
-            if trainer is None:  # every seed has as many images of each class, in the same order
-                trainer = self._trainer(settings, images.train_labels[chosen])
-            state = trainer.train(images.part(chosen), seed=seed)
+            trainer = trainer or self._trainer(settings, len(chosen))
+            state = trainer.train(images.part(chosen), images.train_labels[chosen], seed)
             top1 = accuracy(trainer.logits(state, images.test), images.test_labels)
             self.rows.add(**key, seed=seed, top1=top1)
 
-    def _trainer(self, settings: Settings, labels: Int[np.ndarray, " n"]) -> Trainer:
-        return Trainer(complete(self.base, settings, len(labels)), labels, self.images.num_classes)
+    def _trainer(self, settings: Settings, count: int) -> Trainer:
+        return Trainer(complete(self.base, settings, count), count, self.images.num_classes)
 
 
 def complete(
@@ -170,17 +171,20 @@ def places_in_class(labels: Int[np.ndarray, " N"], seed: int) -> Int[np.ndarray,
 
 
 def accuracy(logits: np.ndarray, labels: Int[np.ndarray, " N"]) -> float:
-    """Return the top-1 accuracy in percent."""
+    """Return the top-1 accuracy in percent; NaN for a run that diverged."""
+    if not np.isfinite(logits).all():
+        return float("nan")
     return 100 * float(np.mean(np.argmax(logits, axis=1) == labels))
 
 
 def print_table(rows: Rows, few: int | None = None) -> None:
     """Print the test accuracies, and the paired differences from softmax."""
+    tested = rows.find(few=few, stage="test")
+    settings: dict[str, Mapping[str, Any]] = {row["cell"]: row["settings"] for row in tested}
     scores: dict[str, dict[int, float]] = {}
-    settings: dict[str, Mapping[str, Any]] = {}
-    for row in rows.find(few=few, stage="test"):
-        scores.setdefault(row["cell"], {})[row["seed"]] = row["top1"]
-        settings[row["cell"]] = row["settings"]
+    for row in tested:
+        if row["settings"] == settings[row["cell"]]:  # of the last search
+            scores.setdefault(row["cell"], {})[row["seed"]] = row["top1"]
     if not scores:
         return
     print(f"\n{few or 'All'} images of each class:\n")

@@ -182,7 +182,7 @@ CHANGES = {
     "loss.rank_weight": (2.0, {}),
     "loss.rank_margin": (0.5, {}),
     "loss.label_smoothing": (0.1, {}),
-    "loss.bare_weight": (1.0, {}),
+    "loss.ungated_weight": (1.0, {}),
     "loss.contrast_weight": (1.0, {}),
     "loss.dropout_samples": (8, {}),
     "optim.rule": ("adamw", {}),

@@ -8,8 +8,17 @@ from apinet_jax.config import default_config
 from apinet_jax.data.decoding import decode
 from apinet_jax.data.transforms import to_pixels
 from benchmarks.frozen_heads import draw_settings
+from benchmarks.gate_diagnosis import participation_ratio, rival_shares
 from benchmarks.packed_photos import pack, unpack
-from benchmarks.search_and_test import Images, Rows, Task, complete, places_in_class, print_table
+from benchmarks.search_and_test import (
+    Images,
+    Rows,
+    Task,
+    accuracy,
+    complete,
+    places_in_class,
+    print_table,
+)
 
 LABELS = np.repeat(np.arange(4), 10)
 
@@ -74,6 +83,26 @@ def test_steps_become_epochs():
     config = complete(default_config(), {"steps": 7, "batch.classes": 2, "batch.images": 2}, 9)
     assert config.optim.epochs == 3.5
     assert complete(default_config(), {"steps": 7}, 9).optim.epochs == 7  # less than a batch
+
+
+def test_diverged_logits_have_no_accuracy():
+    logits = np.array([[0.0, 1.0], [1.0, 0.0]])
+    assert accuracy(logits, np.array([1, 1])) == 50
+    assert np.isnan(accuracy(logits * np.nan, np.array([0, 1])))
+
+
+def test_rival_shares_by_hand():
+    mistakes = np.array([[0, 5, 2, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 9, 0]])
+    labels, partners = np.array([0, 0, 0, 2, 3]), np.array([1, 2, 3, 0, 2])
+    # Class 2 was never mistaken, so its partner is of no rival, and neither is class 3 of class 0.
+    assert rival_shares(labels, partners, mistakes) == pytest.approx([2 / 5, 3 / 5, 3 / 5])
+
+
+def test_participation_ratio_by_hand():
+    assert participation_ratio(np.array([[1.0, 2.0], [-1.0, -2.0]])) == pytest.approx(1)
+    assert participation_ratio(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])) == (
+        pytest.approx(2)
+    )
 
 
 def test_packed_photos(tmp_path, capsys):

@@ -21,9 +21,9 @@ from apinet_jax.method.types import PairIndex
 Method = Literal["apinet", "softmax"]
 Kinds = Literal["both", "intra", "inter"]
 
-# Separate the random choice of partners and the dropout of bare features from the dropout of pairs,
-# which uses the key of the step.
-_PAIRS, _BARE = 1, 3
+# Separate the random choice of partners and the dropout of ungated features from the dropout of
+# pairs, which uses the key of the step. The drop path has 2.
+_PAIRS, _UNGATED = 1, 3
 
 
 class Objective(NamedTuple):
@@ -38,9 +38,9 @@ class Objective(NamedTuple):
         rank_weight: The paper's lambda.
         rank_margin: The paper's epsilon.
         label_smoothing: Share of each target that is distributed over all classes.
-        bare_weight: Weight of one more cross-entropy, on the features without gates.
+        ungated_weight: Weight of one more cross-entropy, on the ungated features.
         contrast_weight: Weight of the contrast of the two classes of each pair.
-        dropout_samples: Dropout masks for each feature without gates.
+        dropout_samples: Dropout masks for each ungated feature.
     """
 
     method: Method = "apinet"
@@ -51,7 +51,7 @@ class Objective(NamedTuple):
     rank_weight: float = 1.0
     rank_margin: float = 0.05
     label_smoothing: float = 0.0
-    bare_weight: float = 0.0
+    ungated_weight: float = 0.0
     contrast_weight: float = 0.0
     dropout_samples: int = 1
 
@@ -112,8 +112,8 @@ def evaluate_objective(
     """
     variables, smoothing = {"params": params}, objective.label_smoothing
 
-    def classify_bare(key: Key[Array, ""]) -> tuple[Float[Array, "B C"], Float[Array, ""]]:
-        """Return the logits of features without gates, and their cross-entropy."""
+    def classify_ungated(key: Key[Array, ""]) -> tuple[Float[Array, "B C"], Float[Array, ""]]:
+        """Return the logits of ungated features, and their cross-entropy."""
         rows, labels = features, batch.label
         if (samples := objective.dropout_samples) > 1:
             rows = jnp.broadcast_to(rows, (samples, *rows.shape))  # [n B D]
@@ -124,7 +124,7 @@ def evaluate_objective(
         return (logits if samples == 1 else logits[0]), mean
 
     if objective.method == "softmax":
-        logits, mean = classify_bare(key)
+        logits, mean = classify_ungated(key)
         terms = LossTerms(mean, mean, jnp.zeros_like(mean))
         top1 = jnp.mean(jnp.argmax(logits, axis=-1) == batch.label, dtype=jnp.float32)
         return terms, top1, jnp.zeros((), jnp.int32)
@@ -159,8 +159,8 @@ def evaluate_objective(
     total = terms.total
     if objective.contrast_weight:
         total += objective.contrast_weight * class_contrast(logits, labels_1, labels_2, valid)
-    if objective.bare_weight:
-        total += objective.bare_weight * classify_bare(jax.random.fold_in(key, _BARE))[1]
+    if objective.ungated_weight:
+        total += objective.ungated_weight * classify_ungated(jax.random.fold_in(key, _UNGATED))[1]
     shown = logits.other_1 if logits.self_1 is None else logits.self_1
     num_pairs = jnp.sum(valid, dtype=jnp.int32)
     correct = jnp.sum(valid & (jnp.argmax(shown, axis=-1) == labels_1), dtype=jnp.int32)

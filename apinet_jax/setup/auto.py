@@ -274,6 +274,11 @@ def _warnings(config: ml_collections.ConfigDict) -> list[str]:
             f"WARNING: the random trunk is frozen for {optim.frozen_epochs:g} epochs; "
             "optim.frozen_epochs=0 lets it learn from the start."
         )
+    if not pretrained and config.model.batch_norm == "fixed":
+        lines.append(
+            "WARNING: model.batch_norm=fixed uses the BatchNorm statistics of pretrained weights, "
+            "and there are none; set model.batch_norm=global."
+        )
     rate, why = _rate(config)
     if optim.rule == "adamw" and optim.lr > 10 * rate:
         lines.append(

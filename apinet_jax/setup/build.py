@@ -194,7 +194,7 @@ def make_program(
         rank_weight=config.loss.rank_weight,
         rank_margin=config.loss.rank_margin,
         label_smoothing=config.loss.label_smoothing,
-        bare_weight=config.loss.bare_weight,
+        ungated_weight=config.loss.ungated_weight,
         contrast_weight=config.loss.contrast_weight,
         dropout_samples=config.loss.dropout_samples,
     )

@@ -18,7 +18,7 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
     flat = flatten(config)
     presets = [flatten(default_config(preset)) for preset in PRESETS]
     ranking = ("loss.rank_weight", "loss.rank_margin")
-    pairs = ("pairs.choice", "pairs.kinds", "loss.bare_weight", "loss.contrast_weight")
+    pairs = ("pairs.choice", "pairs.kinds", "loss.ungated_weight", "loss.contrast_weight")
     model = ("model.mutual", "model.gates", "model.interaction", "model.hidden")
     softmax, alone = flat["method"] == "softmax", flat["model.gates"] == "alone"
     both = flat["model.interaction"] == "both"
@@ -53,11 +53,16 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
             "pairs within a class have no second class",
         ),
         (
-            not softmax and flat["loss.bare_weight"] == 0,
+            not softmax and flat["loss.ungated_weight"] == 0,
             ("loss.dropout_samples",),
-            "no features are classified without gates",
+            "no ungated features are classified",
         ),
         (flat["model.dropout"] == 0, ("loss.dropout_samples",), "there is no dropout"),
+        (
+            not softmax and flat["pairs.kinds"] == "intra" and flat["pairs.choice"] == "confused",
+            ("pairs.choice",),
+            "it chooses partners of other classes",
+        ),
         (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
         (
             flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,

@@ -34,10 +34,10 @@ def total(**switches):
     return float(terms.total)
 
 
-def test_bare_features_add_their_cross_entropy(strict_dtypes):
+def test_ungated_features_add_their_cross_entropy(strict_dtypes):
     logits = FEATURES @ params()["fc"]["kernel"] + params()["fc"]["bias"][None]
-    bare = float(jnp.mean(cross_entropy(logits, LABELS)))
-    assert total(bare_weight=0.5) - total() == pytest.approx(0.5 * bare, rel=1e-5)
+    ungated = float(jnp.mean(cross_entropy(logits, LABELS)))
+    assert total(ungated_weight=0.5) - total() == pytest.approx(0.5 * ungated, rel=1e-5)
 
 
 def test_more_dropout_masks():

@@ -298,6 +298,18 @@ def test_rate_suits_trunk_and_rule(fields, rate):
         ),
         ({"model__trunk": "resnet18", "model__batch_norm": "per_device"}, []),
         ({"model__trunk": "squeezenet1_1", "model__batch_norm": "fixed"}, ["model.batch_norm"]),
+        (
+            {"pairs__kinds": "intra", "pairs__choice": "confused", "loss__contrast_weight": 1.0},
+            ["loss.contrast_weight", "pairs.choice"],
+        ),
+        ({"pairs__choice": "confused", "loss__contrast_weight": 1.0}, []),
+        ({"loss__dropout_samples": 8}, ["loss.dropout_samples"]),
+        ({"loss__dropout_samples": 8, "loss__ungated_weight": 1.0}, []),
+        (
+            {"method": "softmax", "loss__dropout_samples": 8, "model__dropout": 0.0},
+            ["loss.dropout_samples"],
+        ),
+        ({"method": "softmax", "loss__dropout_samples": 8}, []),
     ],
 )
 def test_settings_without_effect(fields, idle):
