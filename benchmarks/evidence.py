@@ -15,11 +15,8 @@ same command continues after an interruption. `--table` prints the table.
 import argparse
 from pathlib import Path
 
-from apinet_jax.config import default_config
-from apinet_jax.models.weights.hub import find_pretrained
-from apinet_jax.models.weights.recognise import check_weights
 from benchmarks.packed_photos import unpack
-from benchmarks.search_and_test import Images, Rows, Settings, Task, print_table
+from benchmarks.search_and_test import Images, Rows, Settings, Task, base_config, print_table
 
 CONFIRMED, FOLDS = 2, 3
 STEPS = 300
@@ -52,9 +49,10 @@ RECIPES: tuple[Settings, ...] = (
 
 
 def recipes(method: str, steps: int) -> list[Settings]:
-    """Return the settings of each recipe: one epoch of frozen trunk first, batches of 60."""
-    shared = {"method": method, "steps": steps, "batch.classes": 15, "batch.images": 4}
-    return [{**shared, "optim.frozen_epochs": 1.0, **recipe} for recipe in RECIPES]
+    """Return the settings of each recipe; a tenth of the run has a frozen trunk."""
+    shared = {"method": method, "steps": steps, "frozen_steps": steps // 10}
+    batch = {"batch.classes": 15, "batch.images": 4}
+    return [{**shared, **batch, **recipe} for recipe in RECIPES]
 
 
 def main() -> None:
@@ -69,6 +67,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, help="pixels; by default those of the weights")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--steps", type=int, default=STEPS, help="of a run (default: %(default)s)")
+    parser.add_argument("--recipes", type=int, help="only so many recipes")
     parser.add_argument("--seeds", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
@@ -76,18 +75,14 @@ def main() -> None:
     if options.table:
         print_table(rows)
         return
-    config, found = default_config(), find_pretrained(options.weights)
-    config.model.trunk = check_weights(found.path, None)
-    config.model.pretrained, config.model.dtype = options.weights, options.dtype
-    config.model.mean, config.model.std = found.mean, found.std
-    config.data.crop = options.crop or found.size or 224
-    config.data.resize = round(config.data.crop * 8 / 7)
+    config = base_config(options.weights, options.crop)
+    config.model.dtype = options.dtype
     photos = unpack(options.pack, config.data.resize)
     train, test = photos["train"], photos["test"]
     images = Images(train.pixels, test.pixels, train.labels, test.labels, train.num_classes)
     task = Task(config, images, rows)
     api, softmax = (
-        task.search(recipes(method, options.steps), CONFIRMED, FOLDS)
+        task.search(recipes(method, options.steps)[: options.recipes], CONFIRMED, FOLDS)
         for method in ("apinet", "softmax")
     )
     for cell, settings in {

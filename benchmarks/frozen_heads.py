@@ -26,30 +26,17 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from apinet_jax.config import default_config
 from apinet_jax.data.crops import AugmentedView, RandomCrop
 from apinet_jax.data.transforms import center_crop
-from apinet_jax.models.weights.hub import find_pretrained
-from apinet_jax.models.weights.recognise import check_weights
 from apinet_jax.system.console import tracked
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
-from benchmarks.search_and_test import Images, Rows, Settings, Task, print_table
+from benchmarks.search_and_test import Images, Rows, Settings, Task, base_config, print_table
 
 METHODS = ("apinet", "softmax")
 SETTINGS, CONFIRMED, SEEDS = 60, 8, 10
 VIEWS = 3  # random crops of each training image, besides the central one
 FEW = (5, 10)
-
-
-def base_config(weights: str) -> ml_collections.ConfigDict:
-    """Return the settings that all heads share: the trunk, at the size that it was made for."""
-    config, found = default_config(), find_pretrained(weights)
-    config.model.trunk, config.model.pretrained = check_weights(found.path, None), weights
-    config.model.mean, config.model.std = found.mean, found.std
-    config.data.crop = found.size or 224
-    config.data.resize = round(config.data.crop * 8 / 7)
-    return config
 
 
 def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> Images:

@@ -25,9 +25,9 @@ from apinet_jax.method.pairs import mine_pairs
 from apinet_jax.method.types import TrainState
 from apinet_jax.sweeps.comparison import paired_difference
 from apinet_jax.system.console import tracked
-from benchmarks.frozen_heads import base_config, read_features
+from benchmarks.frozen_heads import read_features
 from benchmarks.in_memory import Trainer
-from benchmarks.search_and_test import Images, Rows, Settings, accuracy, complete
+from benchmarks.search_and_test import Images, Rows, Settings, accuracy, base_config, complete
 
 SEEDS = 10
 

@@ -12,6 +12,9 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from apinet_jax.config import default_config
+from apinet_jax.models.weights.hub import find_pretrained
+from apinet_jax.models.weights.recognise import check_weights
 from apinet_jax.sweeps.comparison import compare
 from apinet_jax.system.console import tracked
 from benchmarks.in_memory import Trainer
@@ -19,6 +22,16 @@ from benchmarks.in_memory import Trainer
 FOLDS = 5
 
 Settings = dict[str, Any]
+
+
+def base_config(weights: str, crop: int | None = None) -> ml_collections.ConfigDict:
+    """Return the settings that all runs share: the trunk of the weights, at their image size."""
+    config, found = default_config(), find_pretrained(weights)
+    config.model.trunk, config.model.pretrained = check_weights(found.path, None), weights
+    config.model.mean, config.model.std = found.mean, found.std
+    config.data.crop = crop or found.size or 224
+    config.data.resize = round(config.data.crop * 8 / 7)
+    return config
 
 
 class Images(NamedTuple):
@@ -151,12 +164,14 @@ class Task:
 def complete(
     base: ml_collections.ConfigDict, settings: Settings, num_images: int
 ) -> ml_collections.ConfigDict:
-    """Return the configuration of a run; `steps` becomes epochs."""
+    """Return the configuration of a run; `steps` and `frozen_steps` become epochs."""
     config = base.copy_and_resolve_references()
-    changes = {name: value for name, value in settings.items() if name != "steps"}
+    changes = {name: value for name, value in settings.items() if "." in name or name == "method"}
     config.update_from_flattened_dict(changes)
     batch_size = config.batch.classes * config.batch.images
-    config.optim.epochs = settings["steps"] / max(1, num_images // batch_size)
+    steps_in_epoch = max(1, num_images // batch_size)
+    config.optim.epochs = settings["steps"] / steps_in_epoch
+    config.optim.frozen_epochs = settings.get("frozen_steps", 0) / steps_in_epoch
     return config
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_runs import draw_photos
+from tiny_runs import draw_photos, run_command, save_trunk
 
 from apinet_jax.config import default_config
 from apinet_jax.data.decoding import decode
@@ -83,6 +83,9 @@ def test_steps_become_epochs():
     config = complete(default_config(), {"steps": 7, "batch.classes": 2, "batch.images": 2}, 9)
     assert config.optim.epochs == 3.5
     assert complete(default_config(), {"steps": 7}, 9).optim.epochs == 7  # less than a batch
+    assert complete(default_config(), {"steps": 7}, 9).optim.frozen_epochs == 0
+    frozen = complete(default_config(), {"steps": 9, "frozen_steps": 3}, 120)
+    assert (frozen.optim.epochs, frozen.optim.frozen_epochs) == (9, 3)
 
 
 def test_diverged_logits_have_no_accuracy():
@@ -116,3 +119,28 @@ def test_packed_photos(tmp_path, capsys):
     pack(photos, tmp_path / "small.npz", size=24, quality=90)
     assert unpack(tmp_path / "small.npz", size=24)["train"].pixels.shape == (12, 24, 24, 3)
     assert "small.npz" in capsys.readouterr().out
+
+
+WITHOUT = """
+import runpy, sys
+for module in ("grain", "tensorflow", "tensorflow_datasets"):
+    sys.modules[module] = None
+sys.argv[:1] = ["evidence"]
+runpy.run_module("benchmarks.evidence", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_evidence_needs_neither_grain_nor_tfds(tmp_path):
+    pack(draw_photos(tmp_path / "photos", classes=15), tmp_path / "packed.npz", 36, 90)
+    weights = save_trunk(tmp_path / "trunk.safetensors")
+    options = ["--crop=32", "--steps=1", "--seeds=1", "--recipes=2", f"--out={tmp_path}"]
+    options += [f"--pack={tmp_path / 'packed.npz'}", f"--weights={weights}"]
+    code, output = run_command(options, program=("-c", WITHOUT), devices=1)
+    assert code == 0, output
+    assert "| API-Net, random partners | 1 |" in output
+    rows = (tmp_path / "rows.jsonl").read_text()
+    assert len(rows.splitlines()) == 2 * (2 + 2 * 2) + 4
+    code, _ = run_command(options, program=("-c", WITHOUT), devices=1)
+    assert code == 0
+    assert (tmp_path / "rows.jsonl").read_text() == rows
