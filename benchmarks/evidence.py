@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.packed_photos import unpack
-from benchmarks.search_and_test import Images, Rows, Settings, Task, base_config, print_table
+from benchmarks.seed_study import Images, Rows, Settings, Task, base_config, print_table
 
 CONFIRMED, FOLDS = 2, 3
 STEPS = 300

@@ -31,7 +31,7 @@ from apinet_jax.data.transforms import center_crop
 from apinet_jax.system.console import tracked
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
-from benchmarks.search_and_test import Images, Rows, Settings, Task, base_config, print_table
+from benchmarks.seed_study import Images, Rows, Settings, Task, base_config, print_table
 
 METHODS = ("apinet", "softmax")
 SETTINGS, CONFIRMED, SEEDS = 60, 8, 10

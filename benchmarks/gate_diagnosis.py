@@ -27,7 +27,7 @@ from apinet_jax.sweeps.comparison import paired_difference
 from apinet_jax.system.console import tracked
 from benchmarks.frozen_heads import read_features
 from benchmarks.in_memory import Trainer
-from benchmarks.search_and_test import Images, Rows, Settings, accuracy, base_config, complete
+from benchmarks.seed_study import Images, Rows, Settings, accuracy, base_config, complete
 
 SEEDS = 10
 

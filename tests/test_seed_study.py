@@ -10,7 +10,7 @@ from apinet_jax.data.transforms import to_pixels
 from benchmarks.frozen_heads import draw_settings
 from benchmarks.gate_diagnosis import participation_ratio, rival_shares
 from benchmarks.packed_photos import pack, unpack
-from benchmarks.search_and_test import (
+from benchmarks.seed_study import (
     Images,
     Rows,
     Task,
