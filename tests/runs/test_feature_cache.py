@@ -16,16 +16,18 @@ from apinet_jax import feature_cache
 from apinet_jax.data.crops import CachedViews, RandomCrop
 from apinet_jax.data.transforms import center_crop, draw_view
 from apinet_jax.feature_cache import cached_features, digest_of, feature_key
+from apinet_jax.method.optim import TRUNK
 from apinet_jax.method.steps import train_step
 from apinet_jax.method.trunk_pass import Preprocess
 from apinet_jax.models.tiny import Tiny
 from apinet_jax.models.weights.recognise import read_weights
 from apinet_jax.models.weights.torch_names import to_torch_tensors
-from apinet_jax.setup.build import fresh_state
+from apinet_jax.setup.build import fresh_state, load_pretrained
 from apinet_jax.setup.loaders import make_reader, make_train_loader
 from apinet_jax.system.errors import Interrupted
 from apinet_jax.system.paths import records_root
 from apinet_jax.workdir.checkpoint import load_weights
+from benchmarks.in_memory import Trainer
 
 LAPTOP = {
     **RECIPE,
@@ -126,6 +128,19 @@ def test_steps_equal_those_of_the_frozen_trunk(reference):
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert np.any(ours.params["fc"]["kernel"] != state.params["fc"]["kernel"])
+
+
+def test_training_in_memory_gives_the_same_head(reference):
+    """The trainer of `benchmarks/`."""
+    config, dataset, mesh, program = program_of(reference, None, 1)
+    state = load_pretrained(
+        fresh_state(config, program, mesh), config.model.trunk, config.model.pretrained
+    )
+    features = cached_features(config, dataset, program, state, mesh, lambda: None)
+    trainer = Trainer(config, len(dataset.train), len(dataset.class_names))
+    found = trainer.train(features.train, dataset.train.labels, config.seed).inference_params
+    expected = load_weights(reference).params
+    jax.tree.map(np.testing.assert_array_equal, {**found, TRUNK: expected[TRUNK]}, expected)
 
 
 def test_run_classifies_pixels(reference, config, photos):
