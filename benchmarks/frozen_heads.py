@@ -1,7 +1,7 @@
 """API-Net and softmax as heads on the features of a frozen trunk.
 
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
-    python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=docs/evidence/NAME
+    python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0
 
 1. Search: each method gets 60 random settings, evaluated on held-out training images (one fold of
    five). The best eight of each are evaluated on the other four folds as well.

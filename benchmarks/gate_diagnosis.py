@@ -1,6 +1,6 @@
 """What the gates of API-Net do to frozen features, and whether its partners are rivals.
 
-    python -m benchmarks.gate_diagnosis --pack=cub50.npz --weights=WEIGHTS --out=DIR
+    python -m benchmarks.gate_diagnosis --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0
 
 Continues `benchmarks.frozen_heads` in the same folder: its best settings of each method are trained
 again. The partner of a training image is its nearest image among all training images.
