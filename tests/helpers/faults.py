@@ -175,7 +175,7 @@ def truncated_newest_checkpoint(scene):
 
 
 def full_disk_during_a_save(scene):
-    """Limit the size of files: a checkpoint exceeds it, rows and batches in shared memory do not."""
+    """Limit the size of files: a checkpoint exceeds it, rows and shared batches do not."""
     program = ("-c", MAIN_ON_FULL_DISK.format(size=scene.draw.randrange(60_000, 120_000)))
     assert "Could not write the checkpoint" in scene.fails(RunError, program)
 
