@@ -12,11 +12,16 @@ same command continues after an interruption. `--table` prints the table.
 `--steps=1` tries everything with one step for each run.
 """
 
-import argparse
-from pathlib import Path
-
 from benchmarks.packed_photos import unpack
-from benchmarks.seed_study import Images, Rows, Settings, Task, base_config, print_table
+from benchmarks.seed_study import (
+    Images,
+    Rows,
+    Settings,
+    Task,
+    base_config,
+    make_parser,
+    print_table,
+)
 
 CONFIRMED, FOLDS = 2, 3
 STEPS = 300
@@ -56,14 +61,7 @@ def recipes(method: str, steps: int) -> list[Settings]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
-    )
-    parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
-    parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
+    parser = make_parser(__doc__)
     parser.add_argument("--crop", type=int, help="pixels; by default those of the weights")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--steps", type=int, default=STEPS, help="of a run (default: %(default)s)")

@@ -18,7 +18,6 @@ Rows are written to `rows.jsonl`, and the same command continues after an interr
 `--table` prints the tables.
 """
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,15 @@ from apinet_jax.data.transforms import center_crop
 from apinet_jax.system.console import tracked
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
-from benchmarks.seed_study import Images, Rows, Settings, Task, base_config, print_table
+from benchmarks.seed_study import (
+    Images,
+    Rows,
+    Settings,
+    Task,
+    base_config,
+    make_parser,
+    print_table,
+)
 
 METHODS = ("apinet", "softmax")
 SETTINGS, CONFIRMED, SEEDS = 60, 8, 10
@@ -142,14 +149,7 @@ def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
-    )
-    parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
-    parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
+    parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, help="where features are kept")
     parser.add_argument("--few", type=int, action="append", help="images of a class; 0 for all")
     parser.add_argument("--table", action="store_true", help="only print the tables")

@@ -11,8 +11,6 @@ of the pair with itself. *Mean gate*: the mean over all gates. *Participation ra
 (sum of the eigenvalues of their covariance)² / (sum of squared eigenvalues).
 """
 
-import argparse
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -27,7 +25,15 @@ from apinet_jax.sweeps.comparison import paired_difference
 from apinet_jax.system.console import tracked
 from benchmarks.frozen_heads import read_features
 from benchmarks.in_memory import Trainer
-from benchmarks.seed_study import Images, Rows, Settings, accuracy, base_config, complete
+from benchmarks.seed_study import (
+    Images,
+    Rows,
+    Settings,
+    accuracy,
+    base_config,
+    complete,
+    make_parser,
+)
 
 SEEDS = 10
 
@@ -127,14 +133,7 @@ def best_settings(rows: Rows, cell: str) -> Settings:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
-    )
-    parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
-    parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
+    parser = make_parser(__doc__)
     options = parser.parse_args()
     base, rows = base_config(options.weights), Rows(options.out / "rows.jsonl")
     images = read_features(base, options.pack, options.out / "features.npz")

@@ -3,6 +3,7 @@
 Every result is a line of `rows.jsonl`, so an interrupted program continues where it stopped.
 """
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,19 @@ from benchmarks.in_memory import Trainer
 FOLDS = 5
 
 Settings = dict[str, Any]
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that all studies share."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
+    )
+    parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
+    parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
+    return parser
 
 
 def base_config(weights: str, crop: int | None = None) -> ml_collections.ConfigDict:
