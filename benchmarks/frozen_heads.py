@@ -12,7 +12,8 @@
    draws the images, the same for both methods. All other training images choose the settings, which
    is more than a user with few images has.
 
-Both methods get equally many settings and steps; a step of API-Net costs more.
+All methods get equally many settings and steps; a step of API-Net costs more. The third method is
+softmax that classifies each image under eight dropout masks, as often as API-Net does.
 
 Rows are written to `rows.jsonl`, and the same command continues after an interruption.
 `--table` prints the tables.
@@ -40,7 +41,7 @@ from benchmarks.seed_study import (
     print_table,
 )
 
-METHODS = ("apinet", "softmax")
+MASKS: Settings = {"loss.dropout_samples": 8}  # as often as API-Net classifies each image
 SETTINGS, CONFIRMED, SEEDS = 60, 8, 10
 VIEWS = 3  # random crops of each training image, besides the central one
 FEW = (5, 10)
@@ -113,16 +114,18 @@ def draw_settings(method: str, number: int, few: int | None) -> Settings:
     return settings
 
 
-def cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
-    """The cells of the test: both methods, ablations of the pairs, and changes of the method."""
-    yield "API-Net", api
-    yield "softmax", softmax
+def methods(api: Settings, softmax: Settings, masks: Settings) -> dict[str, Settings]:
+    """The best settings of each method, under its name."""
+    return {"API-Net": api, "softmax": softmax, "softmax, 8 dropout masks": masks}
+
+
+def other_cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
+    """The other cells of the test: controls, ablations of the pairs, changes of the method."""
     yield "softmax, balanced", {**softmax, "batch.sampler": "balanced"}
     shared = {name: value for name, value in api.items() if name in softmax}
     alike = {**shared, "method": "softmax"}
     yield "softmax, settings of API-Net", alike
-    # As often as API-Net classifies each image.
-    masks = {**alike, "loss.dropout_samples": 8}
+    masks = {**alike, **MASKS}
     yield "the same, 8 dropout masks", masks
     yield "the same, balanced, 8 dropout masks", {**masks, "batch.sampler": "balanced"}
     ranking = 1.0 if api["loss.rank_weight"] == 0 else 0.0
@@ -165,14 +168,17 @@ def main() -> None:
     base.train.features = "cache"
     for few in cases:
         task = Task(base, features, rows, few)
-        drawn = {
-            method: [draw_settings(method, number, few) for number in range(SETTINGS)]
-            for method in METHODS
-        }
-        api, softmax = (task.search(drawn[method], CONFIRMED) for method in METHODS)
-        for cell, settings in cells(api, softmax):
-            if few is None or cell in ("API-Net", "softmax"):
-                task.test(cell, settings, SEEDS)
+        pairs, plain = (
+            [draw_settings(method, number, few) for number in range(SETTINGS)]
+            for method in ("apinet", "softmax")
+        )
+        masked = [{**settings, **MASKS} for settings in plain]
+        best = [task.search(drawn, CONFIRMED) for drawn in (pairs, plain, masked)]
+        cells = methods(*best)
+        if few is None:
+            cells |= other_cells(*best[:2])
+        for cell, settings in cells.items():
+            task.test(cell, settings, SEEDS)
         print_table(rows, few)
 
 

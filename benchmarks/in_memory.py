@@ -27,7 +27,7 @@ from apinet_jax.method.types import TrainState
 from apinet_jax.models.layers import Trunk
 from apinet_jax.setup.build import load_pretrained, make_program
 from apinet_jax.setup.loaders import make_sampler
-from apinet_jax.system.mesh import make_mesh
+from apinet_jax.system.mesh import make_mesh, replicated
 
 _EVAL_BATCH = 120
 
@@ -77,7 +77,7 @@ class Trainer:
         }
         self._classify = make_eval_step(self._mesh, **settings, flip=bool(config.eval.flip))
         self._features = make_eval_step(self._mesh, image_features, **settings)
-        self._start = jax.jit(self._fresh_state)
+        self._start = jax.jit(self._fresh_state, out_shardings=replicated(self._mesh))
 
     def _fresh_state(self, key: jax.Array) -> TrainState:
         config, program = self.config, self.program
@@ -99,7 +99,7 @@ class Trainer:
         state = self._start(jax.random.key(seed))
         if not self.on_features and self.config.model.pretrained:
             name, file = self.config.model.trunk, self.config.model.pretrained
-            state = jax.device_put(load_pretrained(state, name, file))
+            state = jax.device_put(load_pretrained(state, name, file), replicated(self._mesh))
         return state
 
     def train(self, images: np.ndarray, labels: Int[np.ndarray, " N"], seed: int) -> TrainState:

@@ -1,0 +1,273 @@
+"""Scores the best classes of a photo again, by comparators that were trained to do so.
+
+    python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
+    python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0 --few=0
+    python -m benchmarks.comparator --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0
+
+Continues `benchmarks.frozen_heads` in the same folder, whose best softmax head is the baseline. As
+in PCNN (Nguyen et al., TMLR 2024) each of its five best classes is represented by its training
+photo that is nearest to the photo, and gets a score of that pair: log p(c) + weight * score. The
+scores:
+
+    cosine       of the pooled features
+    interaction  log-probability that both photos are of one class, of the best API-Net head
+    trained on   the same head, trained on to tell these pairs apart
+    maps         a network with attention between the feature maps of both photos
+
+Training pairs are as hard as those at test time: a training photo with its nearest one of its own
+class, and of each of the four wrong classes that softmax prefers if it never saw the photo. For
+each seed everything is trained twice: without a fifth of the training images, on which the weight
+of each score is fitted, and on all of them, for the test.
+
+Rows are written to `rows.jsonl`, and the same command continues after an interruption.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from apinet_jax.answers.unknown.scores import unit_length
+from apinet_jax.data.transforms import center_crop
+from apinet_jax.method.calibration import log_softmax
+from apinet_jax.models.layers import normalise
+from apinet_jax.system.compilation_cache import enable_compilation_cache
+from apinet_jax.system.console import tracked
+from benchmarks.frozen_heads import read_features
+from benchmarks.gate_diagnosis import best_settings
+from benchmarks.in_memory import Trainer
+from benchmarks.packed_photos import unpack
+from benchmarks.pairs_at_test import fit_weight
+from benchmarks.seed_study import (
+    FOLDS,
+    Images,
+    Rows,
+    accuracy,
+    base_config,
+    complete,
+    make_parser,
+    places_in_class,
+    print_table,
+)
+from benchmarks.trained_scores import (
+    CANDIDATES,
+    STEPS,
+    Comparator,
+    agreement,
+    apply_score,
+    train_score,
+)
+
+SEEDS = 5
+
+
+class Known(NamedTuple):
+    """Training photos as exemplars of their classes.
+
+    Attributes:
+        rows: Their indices among all training photos.
+        labels: Their classes.
+        features: Their pooled features, of unit length.
+    """
+
+    rows: Int[np.ndarray, " N"]
+    labels: Int[np.ndarray, " N"]
+    features: Float[np.ndarray, "N D"]
+
+    def nearest(
+        self, features: Float[np.ndarray, "M D"], own: Int[np.ndarray, " M"] | None = None
+    ) -> Int[np.ndarray, "M C"]:
+        """Return the row of the nearest exemplar of each class.
+
+        Args:
+            features: Features of the photos, of unit length.
+            own: Rows of the photos themselves, which cannot be their own exemplars.
+        """
+        similar = features @ self.features.T
+        if own is not None:
+            similar = np.where(own[:, None] == self.rows, -np.inf, similar)
+        classes = np.arange(self.labels.max() + 1)
+        found = [np.where(self.labels == c, similar, -np.inf).argmax(axis=1) for c in classes]
+        return self.rows[np.stack(found, axis=1)]
+
+
+def hard_pairs(
+    logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], nearest: Int[np.ndarray, "N C"]
+) -> Int[np.ndarray, "N K"]:
+    """Return the exemplars of the true class of each photo, then of its likeliest wrong classes."""
+    wrong = logits.copy()
+    wrong[np.arange(len(labels)), labels] = np.inf
+    classes = np.argsort(-wrong, axis=1, kind="stable")[:, :CANDIDATES]
+    return np.take_along_axis(nearest, classes, axis=1)
+
+
+class Study:
+    """Scores that were trained on some of the training photos.
+
+    Attributes:
+        images: Features of all photos.
+        maps: Feature maps of the training and of the test photos [N T D], float16.
+        softmax: The trainer of the baseline, for a number of photos.
+        apinet: That of API-Net.
+    """
+
+    def __init__(self, base: Any, rows: Rows, images: Images, maps: dict[str, np.ndarray]):
+        """Keep the arguments."""
+        self.base, self.images, self.maps = base, images, maps
+        self.settings = {cell: best_settings(rows, cell) for cell in ("softmax", "API-Net")}
+        self._trainers: dict[tuple[str, int, int], Trainer] = {}
+
+    def head(
+        self, cell: str, chosen: Int[np.ndarray, " n"], seed: int, extra_steps: int = 0
+    ) -> tuple[Trainer, Any]:
+        """Return a head that was trained on some of the training photos."""
+        settings = self.settings[cell]
+        settings = {**settings, "steps": settings["steps"] + extra_steps}
+        key = (cell, len(chosen), extra_steps)
+        if key not in self._trainers:
+            config = complete(self.base, settings, len(chosen))
+            self._trainers[key] = Trainer(config, len(chosen), self.images.num_classes)
+        trainer = self._trainers[key]
+        labels = self.images.train_labels[chosen]
+        return trainer, trainer.train(self.images.part(chosen), labels, seed)
+
+    def unseen_logits(self, chosen: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, "n C"]:
+        """Return the logits of training photos, by heads that never saw them."""
+        images = self.images
+        folds = places_in_class(images.train_labels[chosen], 400 + seed) % FOLDS
+        logits = np.zeros((len(chosen), images.num_classes), np.float32)
+        for fold in range(FOLDS):
+            trainer, state = self.head("softmax", chosen[folds != fold], seed)
+            hidden = chosen[folds == fold]
+            logits[folds == fold] = trainer.logits(state, images.without_crops(hidden))
+        return logits
+
+    def measure(
+        self, chosen: Int[np.ndarray, " n"], split: str, photos: Int[np.ndarray, " M"], seed: int
+    ) -> tuple[Float[np.ndarray, "M K"], dict[str, Float[np.ndarray, "M K"]], np.ndarray]:
+        """Train on some training photos, and score the best classes of others.
+
+        Args:
+            chosen: Training photos.
+            split: Split of the others.
+            photos: Their rows in it.
+            seed: Seed of everything.
+
+        Returns:
+            Log-probabilities of the best classes of each photo, their scores, and which is true.
+        """
+        images, labels = self.images, self.images.train_labels
+        central = images.train[0] if split == "train" else images.test
+        true = (labels if split == "train" else images.test_labels)[photos]
+        units = unit_length(images.train[0])
+        known = Known(chosen, labels[chosen], units[chosen])
+        exemplars = hard_pairs(
+            self.unseen_logits(chosen, seed), labels[chosen], known.nearest(units[chosen], chosen)
+        )
+
+        trainer, state = self.head("softmax", chosen, seed)
+        logits = trainer.logits(state, central[photos])
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :CANDIDATES]
+        nearest = known.nearest(unit_length(central[photos]))
+        found = np.take_along_axis(nearest, best, axis=1)
+
+        trainer, state = self.head("API-Net", chosen, seed)
+        gates = partial(agreement, trainer.program.model)
+        maps = Comparator()
+        start = maps.init(jax.random.key(seed), self.maps["train"][:2], np.array([[0, 1]]), False)
+
+        def compare_maps(params: Any, batch: Array, pairs: Array, key: Any) -> Array:
+            rngs = None if key is None else {"dropout": key}
+            return maps.apply(params, batch, pairs, key is not None, rngs=rngs)
+
+        arrays = {
+            "features": (images.train[0], central),
+            "maps": (self.maps["train"], self.maps[split]),
+        }
+        scores = {"cosine": (unit_length(central[photos])[:, None] * units[found]).sum(axis=2)}
+        for name, score, params, lr, kind in (
+            ("interaction", gates, state.params, None, "features"),
+            ("trained on", gates, state.params, 1e-4, "features"),
+            ("maps", compare_maps, start, 5e-4, "maps"),
+        ):
+            train, other = arrays[kind]
+            trained = params
+            if lr is not None:
+                trained = train_score(score, params, train, chosen, exemplars, lr, seed)
+            scores[name] = apply_score(score, trained, other[photos], train, found)
+        log_p = np.take_along_axis(log_softmax(logits), best, axis=1)
+        return log_p, scores, best == true[:, None]
+
+
+def read_maps(config: Any, pack: Path, file: Path) -> dict[str, np.ndarray]:
+    """Return the feature maps of central crops [N T D], computed once and kept in a file."""
+    if not file.exists():
+        photos = unpack(pack, config.data.resize)
+        trainer = Trainer(config, len(photos["train"].labels), photos["train"].num_classes)
+        state, preprocess = trainer.first_state(0), trainer.program.preprocess
+
+        @jax.jit
+        def compute(pixels: Array) -> Array:
+            crops = normalise(pixels, preprocess.mean, preprocess.std, preprocess.dtype)
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            cells = trainer.program.model.apply(variables, crops, method="feature_map")
+            return cells.reshape(len(cells), -1, cells.shape[-1]).astype(jnp.float16)
+
+        arrays = {}
+        for split, (pixels, _, _) in photos.items():
+            parts = np.array_split(pixels, len(pixels) // 50)
+            computed = [
+                np.asarray(
+                    compute(np.stack([center_crop(image, config.data.crop) for image in part]))
+                )
+                for part in tracked(parts, f"Feature maps: {split}", len(parts))
+            ]
+            arrays[split] = np.concatenate(computed)
+        partial_file = file.with_name(f"partial-{file.name}")
+        np.savez(partial_file, **arrays)
+        partial_file.rename(file)
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--features", type=Path, help="where features are kept")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="(default: %(default)s)")
+    options = parser.parse_args()
+    enable_compilation_cache()
+    base = base_config(options.weights)
+    images = read_features(base, options.pack, options.features or options.out / "features.npz")
+    maps = read_maps(base, options.pack, options.out / "maps.npz")
+    base.train.features = "cache"
+    study = Study(base, Rows(options.out / "rows.jsonl"), images, maps)
+    rows, labels = Rows(options.out / "comparator.jsonl"), images.train_labels
+    for seed in tracked(range(options.seeds), "Seeds", options.seeds):
+        if rows.find(seed=seed, cell="maps"):
+            continue
+        held_out = places_in_class(labels, 300 + seed) % FOLDS == 0
+        kept, hidden = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        log_p, scores, true = study.measure(kept, "train", hidden, seed)
+        weights = {name: fit_weight(log_p, score, true) for name, score in scores.items()}
+        everything = np.arange(len(labels))
+        key = {"few": None, "stage": "test", "settings": {}, "seed": seed}
+        trainer, state = study.head("softmax", everything, seed, STEPS)
+        longer = accuracy(trainer.logits(state, images.test), images.test_labels)
+        log_p, scores, true = study.measure(
+            everything, "test", np.arange(len(images.test_labels)), seed
+        )
+        rows.add(**key, cell="softmax", top1=100 * float(true[:, 0].mean()))
+        rows.add(**key, cell="softmax, as many steps", top1=longer)
+        for name, score in scores.items():
+            chosen = (log_p + weights[name] * score).argmax(axis=1)
+            top1 = 100 * float(true[np.arange(len(true)), chosen].mean())
+            rows.add(**key, cell=name, top1=top1, weight=weights[name])
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()
