@@ -27,7 +27,7 @@ def run_command(argv: Sequence[str]) -> None:
     """
     name, *rest = argv
     if name not in COMMANDS:
-        listed = "\n".join(f"  {command:10}{what}" for command, what in COMMANDS.items())
+        listed = "\n".join(f"  {command:15}{what}" for command, what in COMMANDS.items())
         raise InputError(
             f"There is no command '{name}'. The commands are:\n{listed}\n"
             "Training and evaluation: python -m apinet_jax.main --help"

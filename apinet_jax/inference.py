@@ -1,31 +1,24 @@
 """A trained run as a classifier: from photos to names with probabilities."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import Float, UInt8
 
 import apinet_jax
 from apinet_jax.batches import in_batches
-from apinet_jax.config import recorded_config
 from apinet_jax.data.photos import Photo, Window, read_pixels
 from apinet_jax.method.calibration import softmax
 from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits
 from apinet_jax.models.layers import normalise
-from apinet_jax.setup.build import make_network
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath
-from apinet_jax.workdir.checkpoint import load_weights
-from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
-from apinet_jax.workdir.seal import digest
+from apinet_jax.trained_network import TrainedNetwork, read_network
 
 
 class Provenance(NamedTuple):
@@ -66,12 +59,9 @@ class Classifier:
     `--mode eval`.
 
     Attributes:
-        class_names: Name of each class, in the order of the logits.
+        network: The network and its weights.
+        device: Where it computes.
         config: The run's configuration.
-        checkpoint: Folder of the checkpoint.
-        step: Training steps of the checkpoint.
-        temperature: Divides the logits before probabilities are taken: fitted on held-out images
-            at the end of the run, and 1 where none were held out, or for another checkpoint.
     """
 
     def __init__(
@@ -91,15 +81,10 @@ class Classifier:
         Raises:
             InputError: If there is no such checkpoint, or it cannot be read.
         """
-        self.checkpoint: AnyPath = resolve_checkpoint(run, checkpoint)
         self.device = device or jax.devices()[0]
-        weights = load_weights(self.checkpoint, sharding=SingleDeviceSharding(self.device))
-        self.config: ml_collections.ConfigDict = recorded_config(weights.metadata["config"])
-        self.class_names = tuple(weights.metadata["class_names"])
-        self.step: int = weights.metadata["step"]
-        self.temperature = _temperature(self.checkpoint, self.step)
-        model, preprocess = make_network(self.config, len(self.class_names))
-        self._variables = {"params": weights.params, "batch_stats": weights.batch_stats}
+        self.network: TrainedNetwork = read_network(run, checkpoint, self.device)
+        self.config = self.network.config
+        model, preprocess = self.network.model, self.network.preprocess
 
         def apply(variables: dict[str, Any], images: Any, method: Callable[..., Any]) -> Any:
             images = normalise(images, preprocess.mean, preprocess.std, preprocess.dtype)
@@ -118,7 +103,6 @@ class Classifier:
             features = apply(variables, images, APINet.features)
             return Description(features, classify(variables, images))
 
-        self._model = model
         self._classify = jax.jit(classify)
         self._describe = jax.jit(describe)
         self._features = jax.jit(partial(apply, method=APINet.features))
@@ -127,15 +111,39 @@ class Classifier:
     @cached_property
     def provenance(self) -> Provenance:
         """Where the answers come from."""
-        hash_ = digest(self.checkpoint)[:12]
-        return Provenance(
-            str(self.checkpoint), self.step, hash_, apinet_jax.__version__, self.temperature
-        )
+        found = self.network
+        version = apinet_jax.__version__
+        return Provenance(str(found.folder), found.step, found.hash, version, found.temperature)
+
+    @property
+    def checkpoint(self) -> AnyPath:
+        """Folder of the checkpoint."""
+        return self.network.folder
+
+    @property
+    def workdir(self) -> AnyPath:
+        """Folder of the run."""
+        return self.network.workdir
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the logits."""
+        return self.network.class_names
+
+    @property
+    def step(self) -> int:
+        """Training steps of the checkpoint."""
+        return self.network.step
+
+    @property
+    def temperature(self) -> float:
+        """The divisor of the logits before probabilities are taken; see `TrainedNetwork`."""
+        return self.network.temperature
 
     @property
     def has_gates(self) -> bool:
         """Whether the network compares pairs; the softmax baseline does not."""
-        return self._model.interaction != "none"
+        return self.network.model.interaction != "none"
 
     @property
     def has_maps(self) -> bool:
@@ -145,12 +153,12 @@ class Classifier:
     @property
     def kernel(self) -> Float[np.ndarray, "D C"]:
         """Weights of the classifier: the logits are `features @ kernel + bias` (equation 5)."""
-        return np.asarray(self._variables["params"]["fc"]["kernel"])
+        return np.asarray(self.network.variables["params"]["fc"]["kernel"])
 
     @property
     def bias(self) -> Float[np.ndarray, " C"]:
         """Bias of the classifier."""
-        return np.asarray(self._variables["params"]["fc"]["bias"])
+        return np.asarray(self.network.variables["params"]["fc"]["bias"])
 
     def predict(
         self, photos: Sequence[Photo], top: int = 5, *, windows: Sequence[Window] | None = None
@@ -192,12 +200,12 @@ class Classifier:
 
     def describe_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Description:
         """Return features and logits of a batch of pixels that are cropped already."""
-        return jax.tree.map(np.asarray, self._describe(self._variables, images))
+        return jax.tree.map(np.asarray, self._describe(self.network.variables, images))
 
     def map_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B h w D"]:
         """Return the feature maps of pixels that are cropped already; raise as `check_maps`."""
         self.check_maps()
-        return np.asarray(self._feature_map(self._variables, images))
+        return np.asarray(self._feature_map(self.network.variables, images))
 
     def check_maps(self) -> None:
         """Raise InputError if the run only classifies the class token, which no cell belongs to."""
@@ -209,7 +217,7 @@ class Classifier:
 
     def classify_pixels(self, images: UInt8[np.ndarray, "B H W 3"]) -> Float[np.ndarray, "B C"]:
         """Return the scores of a batch of pixels that are cropped already."""
-        return np.asarray(self._classify(self._variables, images))
+        return np.asarray(self._classify(self.network.variables, images))
 
     def gates(
         self, x_1: Float[np.ndarray, "P D"], x_2: Float[np.ndarray, "P D"]
@@ -234,11 +242,11 @@ class Classifier:
             raise InputError(
                 f"{self.checkpoint} is a softmax run, which has no gates to compare photos with."
             )
-        return self._apply_to_pairs(self._variables, x_1, x_2, method=method)
+        return self._apply_to_pairs(self.network.variables, x_1, x_2, method=method)
 
     @cached_property
     def _apply_to_pairs(self) -> Callable[..., Any]:
-        return jax.jit(partial(self._model.apply, train=False), static_argnames="method")
+        return jax.jit(partial(self.network.model.apply, train=False), static_argnames="method")
 
     def feature_map(
         self, photos: Sequence[Photo], *, windows: Sequence[Window] | None = None
@@ -275,25 +283,9 @@ class Classifier:
             return self.pixels(photos[rows], windows=None if windows is None else windows[rows])
 
         return in_batches(
-            partial(function, self._variables),
+            partial(function, self.network.variables),
             pixels,
             len(photos),
             self.config.eval.batch_size,
             "Pass fewer photos at once, or set eval.batch_size lower.",
         )
-
-
-def _temperature(checkpoint: AnyPath, step: int) -> float:
-    """Return the temperature that the run fitted for this checkpoint, else 1."""
-    results = checkpoint.parents[1] / "results.json"
-    if not results.exists():
-        return 1.0
-    try:
-        report = json.loads(results.read_text())
-        if "calibration" not in report or report["steps"][report["chosen"]] != step:
-            return 1.0
-        return float(report["calibration"]["temperature"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{results} is damaged ({error}). Remove it to predict without a temperature."
-        ) from error

@@ -5,6 +5,7 @@ Examples:
   python -m apinet_jax.main --config configs/folder.py --config.data.dir=PHOTOS --workdir=runs/x
   python -m apinet_jax.main --config configs/cub.py:paper --workdir=runs/cub
   python -m apinet_jax.main --mode eval --workdir=runs/x --checkpoint=best
+  python -m apinet_jax.main --mode eval --workdir=runs/x --model=x.onnx
 
 The same command continues a run that was interrupted. Every field of the configuration can be set:
 --config.optim.lr=0.02, for instance.
@@ -40,7 +41,14 @@ def main(argv: Sequence[str]) -> None:
     from apinet_jax.system.compilation_cache import enable_compilation_cache
 
     enable_compilation_cache()
-    if program_flags.MODE.value == "eval":
+    if program_flags.MODEL.value:
+        from apinet_jax.commands.export import check_file
+
+        data_dir = None if config is None else config.data.dir
+        # The default of --checkpoint is `last`, that of `export` what the run chose.
+        named = program_flags.CHECKPOINT.value if flags.FLAGS["checkpoint"].present else None
+        check_file(program_flags.run_folder(), named, data_dir, program_flags.MODEL.value)
+    elif program_flags.MODE.value == "eval":
         from apinet_jax.evaluation import evaluate
 
         checkpoint = program_flags.CHECKPOINT.value

@@ -67,7 +67,7 @@ find_python() {
 # The stamp of an installation: the requested level, and a checksum of all pins.
 stamp_of() {
     printf '%s %s %s\n' "$1" "$("$PYTHON_IN_VENV" -V)" \
-        "$(cat requirements.txt requirements-gcs.txt requirements-test.txt | cksum)"
+        "$(cat requirements.txt requirements-gcs.txt requirements-test.txt requirements-onnx.txt | cksum)"
 }
 
 prepare_environment() {
@@ -89,5 +89,9 @@ prepare_environment() {
     say "Installing $wanted into $VENV (once; about 1.4 GB) ..."
     rm -f "$STAMP"
     "$PYTHON_IN_VENV" -m pip install --disable-pip-version-check --no-input --quiet -r "$wanted"
+    if [ "$wanted" = requirements-test.txt ]; then # see that file for --no-deps
+        "$PYTHON_IN_VENV" -m pip install --disable-pip-version-check --no-input --quiet --no-deps \
+            -r requirements-onnx.txt
+    fi
     stamp_of "$wanted" >"$STAMP"
 }

@@ -20,16 +20,17 @@ FLOORS = (
     ("setup",),
     (
         *("training", "loop", "evaluation", "results", "feature_cache"),
-        *("inference", "pretrained_trunk", "batches"),
+        *("inference", "trained_network", "pretrained_trunk", "batches"),
     ),
     ("sweeps", "answers"),
+    ("exports",),
     ("commands",),
     ("main", "__main__"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 STORY = FLOORS[5]  # one room, though its modules are files of their own: the top-level story
 GROUND = FLOORS[0]
-TOP = FLOORS[8]
+TOP = FLOORS[9]
 
 
 def module(path: Path) -> str:

@@ -43,7 +43,7 @@ def read_bank(classifier: Classifier, dataset: Dataset, split: str) -> Bank:
         RunError: If the device runs out of memory.
     """
     source = dataset.splits[split]
-    path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-{split}.npz"
+    path = classifier.workdir / FOLDER / f"{classifier.step}-{split}.npz"
     key = run_key(classifier, source.rows.tolist())
     if (stored := cached(path, key)) is not None:
         return Bank(split, stored["features"], stored["logits"], source)

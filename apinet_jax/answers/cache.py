@@ -10,7 +10,6 @@ from apinet_jax.inference import Classifier
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import RunError
 from apinet_jax.system.paths import AnyPath, write_atomically
-from apinet_jax.workdir.record import recorded_fingerprint
 
 FOLDER = "answers"
 _KEY = "key"
@@ -22,7 +21,7 @@ def run_key(classifier: Classifier, *more: object) -> str | None:
 
     `None` for a run whose photos are not recorded, such as a converted one: nothing is stored then.
     """
-    fingerprint = recorded_fingerprint(classifier.checkpoint.parents[1])
+    fingerprint = classifier.network.fingerprint
     if fingerprint is None:
         return None
     flip = bool(classifier.config.eval.flip)

@@ -11,6 +11,7 @@ from apinet_jax.answers.explanation.explain import Explanation, explain_photo
 from apinet_jax.answers.pairs.calibration import (
     PairCalibration,
     check_prior,
+    published_calibration,
     read_pair_calibration,
 )
 from apinet_jax.answers.pairs.compare import Comparison, compare_rows, unique_photos
@@ -25,7 +26,6 @@ from apinet_jax.method.calibration import softmax
 from apinet_jax.setup.build import make_dataset
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath
-from apinet_jax.workdir.record import recorded_fingerprint
 
 
 def load(
@@ -38,7 +38,8 @@ def load(
     """Load a trained run as a classifier.
 
     Args:
-        run: A workdir, the folder of one checkpoint, or either in a bucket.
+        run: A workdir, the folder of one checkpoint, or either in a bucket; or a folder that was
+            written by `export --format hub`, or `hf:OWNER/NAME` for one on the Hugging Face hub.
         checkpoint: `last`, `best` or a step. By default the one that the run chose: the best on
             held-out images where there were any, else the last.
         device: Where it computes; JAX's default device if not given.
@@ -72,8 +73,13 @@ class TrainedRun(Classifier):
         Raises:
             InputError: If they are missing, or not those that the run was trained on.
         """
-        workdir = self.checkpoint.parents[1]
-        known = recorded_fingerprint(workdir)
+        workdir = self.workdir
+        if self.network.published is not None and not self.config.data.dir:
+            raise InputError(
+                f"{self.checkpoint} is a published network, without the photos that it was trained "
+                "on. If you have them, name their folder with --data-dir (`data_dir` of load)."
+            )
+        known = self.network.fingerprint
         advice = "Name the folder where they are stored now with --data-dir (`data_dir` of load)."
         try:
             dataset = make_dataset(self.config, workdir)
@@ -171,6 +177,8 @@ class TrainedRun(Classifier):
             InputError: If there are no held-out images to fit it on, or they cannot be opened.
             RunError: If the device runs out of memory.
         """
+        if self.network.published is not None:
+            return published_calibration(self.network)
         return read_pair_calibration(self, self.bank, lambda: self.dataset.splits)
 
     def detector(self, score: str = DEFAULT_SCORE) -> Detector:
@@ -251,7 +259,7 @@ class TrainedRun(Classifier):
         added = read_gallery(self)
         if not added.names:
             raise InputError(
-                f"The gallery of {self.checkpoint.parents[1]} is empty. Add a class to it: "
+                f"The gallery of {self.workdir} is empty. Add a class to it: "
                 "python -m apinet_jax gallery RUN add NAME PHOTOS..."
             )
         means = read_class_means(self, self.bank, lambda: self.dataset.splits)

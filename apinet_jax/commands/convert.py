@@ -1,4 +1,4 @@
-r"""Convert weights and checkpoints from PyTorch to this project and back.
+r"""Convert weights and checkpoints from PyTorch.
 
 Examples:
   a trunk of torchvision or timm, for model.pretrained:
@@ -8,96 +8,64 @@ Examples:
   python -m apinet_jax convert model_best.pth.tar runs/authors \
       --data=cub --class-names=CUB_200_2011/classes.txt
 
-  a run, or one of its checkpoints, into a state dict of the authors' program:
-  python -m apinet_jax convert runs/x model_best.pth.tar --to=authors --checkpoint=best
+  only its trunk, under its names in torchvision or timm:
+  python -m apinet_jax convert model_best.pth.tar trunk.safetensors --to=torchvision
 
-  the trunk of either, under its names in torchvision or timm:
-  python -m apinet_jax convert runs/x trunk.safetensors --to=torchvision
+Runs are written for PyTorch by `python -m apinet_jax export`.
 
-Float32 keeps every bit; other precisions become float32. The pixel statistics of a run are written
-with its trunk, as is timm's configuration next to a file (NAME.json or config.json). .safetensors
-needs no torch; .pth, .pt and .pth.tar do: pip install "apinet_jax[torch]".
+Float32 keeps every bit; other precisions become float32. The pixel statistics next to a file, in
+timm's NAME.json or config.json, are written with its trunk. .safetensors needs no torch; .pth, .pt
+and .pth.tar do: pip install "apinet_jax[torch]".
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apinet_jax.config import default_config, recorded_config
+from apinet_jax.config import default_config
 from apinet_jax.data.catalog import NAMES
+from apinet_jax.exports.torch_state import Network, write_authors, write_trunk
 from apinet_jax.method.types import TrainState
-from apinet_jax.models import IMAGENET_MEAN, IMAGENET_STD, trunk_spec
-from apinet_jax.models.weights import hub
+from apinet_jax.models import trunk_spec
 from apinet_jax.models.weights.authors import (
     HEAD,
     TRUNK_PREFIX,
     from_authors,
     is_authors,
-    to_authors,
 )
-from apinet_jax.models.weights.files import SAFETENSORS, check_suffix, read_state, write_state
-from apinet_jax.models.weights.hub import WEIGHTS, config_file_of, find_pretrained, pixel_statistics
+from apinet_jax.models.weights.files import SAFETENSORS, read_state
+from apinet_jax.models.weights.hub import WEIGHTS, config_file_of, find_pretrained
 from apinet_jax.models.weights.recognise import check_fit, recognise
 from apinet_jax.models.weights.torch_names import (
     COMPUTED,
     load_torch_tensors,
-    to_torch_tensors,
 )
 from apinet_jax.setup.build import make_network
-from apinet_jax.system.console import print_result, say
+from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.paths import local_path, write_atomically
-from apinet_jax.workdir.checkpoint import Checkpoints, load_weights
+from apinet_jax.system.paths import local_path
+from apinet_jax.workdir.checkpoint import Checkpoints
 
 _HUB_PICKLE = "pytorch_model.bin"  # of older repositories on the hub
 
 
-class Network(NamedTuple):
-    """A network to convert.
-
-    Attributes:
-        trunk: Name of the trunk.
-        tensors: Its tensors under `trunk.` and torch's names, and those of the head, if any.
-        mean: Mean of each channel that images are normalised by; `None`: the trunk's own.
-        std: Standard deviation; likewise.
-        description: The text of timm's configuration of it, where there is one.
-    """
-
-    trunk: str
-    tensors: dict[str, np.ndarray]
-    mean: hub.Statistics | None = None
-    std: hub.Statistics | None = None
-    description: str | None = None
-
-    @property
-    def trunk_tensors(self) -> dict[str, np.ndarray]:
-        """Tensors of the trunk, under torch's names."""
-        return {
-            name.removeprefix(TRUNK_PREFIX): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(TRUNK_PREFIX)
-        }
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("source", type=local_path, help="a file of weights, a run, or a checkpoint")
+    parser.add_argument("source", type=local_path, help="a file of weights")
     parser.add_argument("target", type=local_path, help="the file or folder to write")
     parser.add_argument(
         "--to",
         choices=["ours", "authors", "torchvision"],
-        help="what to write; ours by default if the source is a file; torchvision writes only the "
-        "trunk, under timm's names if torchvision lacks it",
+        default="ours",
+        help="what to write (default: ours); torchvision writes only the trunk, under timm's names "
+        "if torchvision lacks it",
     )
     parser.add_argument("--trunk", help="the trunk of the source; recognised by default")
-    parser.add_argument("--checkpoint", help="which of a run: last (default), best, or a step")
     parser.add_argument(
         "--class-names",
         type=local_path,
@@ -119,33 +87,24 @@ def run(arguments: argparse.Namespace) -> None:
         RunError: If the disk does not take it.
     """
     source, target = arguments.source, arguments.target
-    to = arguments.to
     if not source.exists():
-        raise InputError(f"There is no {source}. Name a file of weights, a run, or a checkpoint.")
-    if source.is_dir() and to in (None, "ours"):
-        raise InputError(f"{source} is ours already: add --to=authors or --to=torchvision.")
+        raise InputError(f"There is no {source}. Name a file of weights.")
+    if source.is_dir():
+        raise InputError(
+            f"{source} is no file of weights. A run is written for other programs by: "
+            f"python -m apinet_jax export {source} {target} --format authors, or torchvision."
+        )
     if target.exists():
         raise InputError(f"{target} exists already. Remove it, or choose another target.")
-    if source.is_dir():
-        network = _read_ours(source, arguments.checkpoint or "last")
-    else:
-        network = _read_file(source, arguments.trunk)
-    writes_file = to in ("authors", "torchvision") or not _has_head(network.tensors)
-    _refuse_idle(arguments, writes_file)
-    if writes_file:
-        check_suffix(target)
-        _make_folder(target.parent)
-    if to == "authors":
-        write_state(target, to_authors(network.tensors), wrapper="state_dict")
-        classes, hidden = (len(network.tensors[f"{layer}.bias"]) for layer in ("fc", "map1"))
-        about = f"{classes} classes, {hidden} hidden units: its models.py needs these numbers"
-        _warn_of_statistics(network)
-    elif writes_file:
-        if to != "torchvision" and target.suffix != SAFETENSORS:
+    network = _read_file(source, arguments.trunk)
+    only_trunk = arguments.to == "torchvision" or not _has_head(network.tensors)
+    _refuse_idle(arguments, writes_file=only_trunk or arguments.to == "authors")
+    if arguments.to == "authors":
+        about = write_authors(network, target)
+    elif only_trunk:
+        if arguments.to != "torchvision" and target.suffix != SAFETENSORS:
             raise InputError(f"{source} holds a trunk, so {target} should end in {SAFETENSORS}.")
-        _write_statistics(network, target)
-        write_state(target, network.trunk_tensors)
-        about = f"the trunk, under {trunk_spec(network.trunk).library}'s names"
+        about = write_trunk(network, target)
     else:
         about = _write_ours(network, target, arguments.class_names, arguments.data or "folder")
     print_result([f"{network.trunk}, from {source}", f"  written to  {target}", f"  {about}"])
@@ -153,35 +112,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _refuse_idle(arguments: argparse.Namespace, writes_file: bool) -> None:
     """Refuse options without effect."""
-    is_run = arguments.source.is_dir()
-    for option, value, idle, why in (
-        ("--trunk", arguments.trunk, is_run, "a run knows its trunk"),
-        ("--checkpoint", arguments.checkpoint, not is_run, "the source is no run"),
-        ("--class-names", arguments.class_names, writes_file, "a file of weights holds no names"),
-        ("--data", arguments.data, writes_file, "a file of weights belongs to no data set"),
+    for option, value, why in (
+        ("--class-names", arguments.class_names, "a file of weights holds no names"),
+        ("--data", arguments.data, "a file of weights belongs to no data set"),
     ):
-        if idle and value is not None:
+        if writes_file and value is not None:
             raise InputError(f"{option} has no effect here: {why}. Leave it out.")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"The folder {folder} cannot be created ({error.strerror}). Choose another target."
-        ) from error
-
-
-def _read_ours(folder: Path, which: str) -> Network:
-    weights = load_weights(folder, which)
-    config = recorded_config(weights.metadata["config"])
-    variables = {"params": weights.params, "batch_stats": weights.batch_stats}
-    trunk, (_, preprocess) = config.model.trunk, make_network(config, 1)
-    mean, std = preprocess.mean, preprocess.std
-    about = pixel_statistics(trunk, mean, std, config.data.crop)
-    description = json.dumps(about, indent=2) + "\n"
-    return Network(trunk, to_torch_tensors(variables), mean, std, description)
 
 
 def _read_file(path: Path, trunk: str | None) -> Network:
@@ -215,33 +151,6 @@ def _read_file(path: Path, trunk: str | None) -> Network:
 
 def _has_head(tensors: dict[str, np.ndarray]) -> bool:
     return any(name.startswith(HEAD) for name in tensors)
-
-
-def _write_statistics(network: Network, target: Path) -> None:
-    """Write pixel statistics to the file where `model.pretrained` expects them."""
-    if network.description is None or target.suffix != SAFETENSORS:
-        return
-    file = config_file_of(target)
-    if file.is_file() and file.read_text(errors="replace") == network.description:
-        return  # the source is in the same folder
-    if file.exists():
-        raise InputError(
-            f"{file}, for the pixel statistics of the trunk, exists already. Remove it, or "
-            "choose another target."
-        )
-    write_atomically(file, network.description)
-
-
-def _warn_of_statistics(network: Network) -> None:
-    """Warn if the authors' program would normalise images differently."""
-    # Only ResNets get here, whose default statistics are ImageNet's.
-    mean, std = network.mean or IMAGENET_MEAN, network.std or IMAGENET_STD
-    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
-        say(
-            f"WARNING: images of this network are normalised by mean {mean} and std {std}, and the "
-            f"authors' program has ImageNet's {IMAGENET_MEAN} and {IMAGENET_STD} in its code: "
-            "change them there."
-        )
 
 
 def _write_ours(network: Network, workdir: Path, class_names: Path | None, data: str) -> str:

@@ -21,6 +21,9 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", "What --mode eval evaluates: last, best, a step, or a folder."
 )
+MODEL = flags.DEFINE_string(
+    "model", None, "A file of `export`, which --mode eval compares with the run in --workdir."
+)
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     True,
@@ -57,6 +60,11 @@ def check_flags(rest: Sequence[str]) -> None:
         raise InputError("There is no configuration: name one, as in --config configs/demo.py.")
     if MODE.value == "eval" and WORKDIR.value is None and not names_folder(CHECKPOINT.value):
         raise InputError("--mode eval needs the folder of a run: --workdir=runs/x.")
+    if MODEL.value and (MODE.value != "eval" or WORKDIR.value is None or REPORT.value):
+        raise InputError(
+            "--model is compared with a run: --mode eval --workdir=runs/x --model=FILE, without "
+            "--report."
+        )
     if WORKDIR.value:
         to_path(WORKDIR.value)
 

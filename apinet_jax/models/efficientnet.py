@@ -17,10 +17,9 @@ from apinet_jax.models.layers import (
     Conv,
     DepthwiseConv,
     Trunk,
-    relu6,
     rematerialised,
 )
-from apinet_jax.models.operations import pads_of
+from apinet_jax.models.operations import pads_of, relu6
 
 EPSILON = 1e-3  # of every BatchNorm, as in TensorFlow; timm's momentum is torch's
 STEM, HEAD = 32, 1280  # channels, the same in all five

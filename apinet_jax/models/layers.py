@@ -171,11 +171,6 @@ class DepthwiseConv(nn.Module):
         return y
 
 
-def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return `x` between 0 and 6, with torch's gradient: zero at both bounds."""
-    return lax.clamp(x.dtype.type(0), x, x.dtype.type(6))
-
-
 class BatchNorm(nn.Module):
     """torch's `BatchNorm2d`, whose running variance is unbiased, in float32 or wider.
 
@@ -276,7 +271,7 @@ def drop_path(
 
 
 def normalise(
-    images: UInt8[Array, "B H W 3"],
+    images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"],
     mean: Sequence[float],
     std: Sequence[float],
     dtype: DTypeLike = jnp.float32,

@@ -6,7 +6,9 @@ have a second formulation for it. `lax.platform_dependent` selects it when a pro
 program compiled for a TPU on a host without one gets the TPU's formulation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Literal
 
@@ -25,7 +27,20 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 """Zeros before and after, vertically and horizontally."""
 
 
-def by_platform(cpu: Callable, default: Callable) -> Callable:
+_PORTABLE: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+@contextmanager
+def portable_operations() -> Iterator[None]:
+    """Trace only operations that other runtimes have, whatever the platform; not differentiable."""
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
+
+
+def by_platform(cpu: Callable, default: Callable, portable: Callable | None = None) -> Callable:
     """Return a function that selects one of two formulations by platform; reverse-mode only.
 
     Differentiating through `platform_dependent` would store the residuals of both branches. Here
@@ -34,7 +49,10 @@ def by_platform(cpu: Callable, default: Callable) -> Callable:
     Args:
         cpu: The formulation that is fast on CPUs.
         default: The formulation for every other platform, with the same values and gradients.
+        portable: The formulation for other runtimes; `default` if not given.
     """
+    if _PORTABLE.get():
+        return portable or default
 
     @jax.custom_vjp
     def function(*arguments):
@@ -162,9 +180,9 @@ def max_pool(
         return padding, max(0, steps * stride + window - size - padding)
 
     geometry = {"window": window, "stride": stride, "pads": [pads(x.shape[1]), pads(x.shape[2])]}
-    return by_platform(
-        cpu=partial(chained_max_pool, **geometry), default=partial(plain_max_pool, **geometry)
-    )(x)
+    chained = partial(chained_max_pool, **geometry)
+    plain = partial(plain_max_pool, **geometry)
+    return by_platform(cpu=chained, default=plain, portable=chained)(x)
 
 
 def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]:
@@ -173,6 +191,14 @@ def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]
     h, w = height // window, width // window
     x = x[:, : h * window, : w * window]
     return x.reshape(batch, h, window, w, window, features).mean((2, 4))
+
+
+def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return `x` between 0 and 6, with torch's gradient: zero at both bounds."""
+    low, high = x.dtype.type(0), x.dtype.type(6)
+    if _PORTABLE.get():
+        return jnp.minimum(jnp.maximum(x, low), high)
+    return lax.clamp(low, x, high)
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:

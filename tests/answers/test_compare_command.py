@@ -29,10 +29,11 @@ def test_two_photos(workdir, photos, tmp_path, capsys):
 
 def test_baseline_of_other_classes(workdir, photos):
     found, other = load(workdir), load(workdir)
-    other.class_names = ("class0", "class1", "class2", "class9")
+    names = ("class0", "class1", "class2", "class9")
+    other.network = found.network._replace(class_names=names)
     with pytest.raises(InputError, match="only one of them has the class 'class3'"):
         check_same_classes(found, other)
-    other.class_names = found.class_names[::-1]
+    other.network = found.network._replace(class_names=found.class_names[::-1])
     with pytest.raises(InputError, match="their order differs"):
         check_same_classes(found, other)
 

@@ -38,6 +38,10 @@ def convert(*words):
     run_command(["convert", *map(str, words)])
 
 
+def export(run, target, format_):
+    run_command(["export", str(run), str(target), "--format", format_])
+
+
 @pytest.fixture(autouse=True)
 def few_trunks(monkeypatch):
     """Weights are compared with few trunks: the shapes of all take long to trace."""
@@ -123,7 +127,7 @@ def test_golden_authors_checkpoint(trunk, goldens_dir, tmp_path, capsys):
     logits = jax.jit(model.apply)(variables, normalise(jnp.asarray(golden["images"]), *preprocess))
     assert max_error(logits, golden["logits"]) < 1e-5
 
-    convert(tmp_path / "ours", tmp_path / "back.safetensors", "--to=authors")
+    export(tmp_path / "ours", tmp_path / "back.safetensors", "authors")
     assert_same_bits(load_file(tmp_path / "back.safetensors"), tensors)
 
 
@@ -151,7 +155,7 @@ def test_trunk_for_model_pretrained(tmp_path):
 
 def test_trunk_of_a_run_carries_its_pixel_statistics(tmp_path):
     run = save_run(tmp_path / "run", model__mean=(0.5, 0.4, 0.3), model__std=(0.1, 0.2, 0.3))
-    convert(run / "checkpoints/3", tmp_path / "trunk.safetensors", "--to=torchvision")
+    export(run / "checkpoints/3", tmp_path / "trunk.safetensors", "torchvision")
     found = find_pretrained(str(tmp_path / "trunk.safetensors"))
     assert (found.mean, found.std, found.size) == ((0.5, 0.4, 0.3), (0.1, 0.2, 0.3), 32)
     tensors = load_file(tmp_path / "trunk.safetensors")
@@ -169,19 +173,19 @@ def test_pixel_statistics_overwrite_nothing(name, config_file, tmp_path):
     with pytest.raises(
         InputError, match=f"{config_file}, for the pixel statistics .* exists already"
     ):
-        convert(run, tmp_path / "out" / name, "--to=torchvision")
+        export(run, tmp_path / "out" / name, "torchvision")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [config_file]
     assert (tmp_path / "out" / config_file).read_text() == "precious"
-    convert(run, tmp_path / "new" / name, "--to=torchvision")
+    export(run, tmp_path / "new" / name, "torchvision")
     assert find_pretrained(str(tmp_path / "new" / name)).mean == (0.5, 0.4, 0.3)
 
 
 def test_other_pixel_statistics_are_warned_about(tmp_path, capsys):
     run = save_run(tmp_path / "imagenet")
-    convert(run, tmp_path / "imagenet.safetensors", "--to=authors")
+    export(run, tmp_path / "imagenet.safetensors", "authors")
     assert "WARNING" not in capsys.readouterr().err
     run = save_run(tmp_path / "run", model__mean=MEAN)
-    convert(run, tmp_path / "run.safetensors", "--to=authors")
+    export(run, tmp_path / "run.safetensors", "authors")
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if "WARNING" in line] == lines[-1:]
     assert "by mean (0.5, 0.4, 0.3) and std (0.229, 0.224, 0.225)" in lines[-1]
@@ -251,14 +255,14 @@ def test_refused_writes(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "softmax"}, "There is no map1 in this network.*--to=torchvision"),
+        ({"method": "softmax"}, "There is no map1 in this network.*format torchvision"),
         ({"model__trunk": "squeezenet1_1"}, "only has ResNets, .* has a layer features"),
     ],
 )
 def test_networks_unknown_to_the_authors_program(fields, message, tmp_path):
     run = save_run(tmp_path / "run", **fields)
     with pytest.raises(InputError, match=message):
-        convert(run, tmp_path / "out.safetensors", "--to=authors")
+        export(run, tmp_path / "out.safetensors", "authors")
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -298,16 +302,14 @@ def test_contradictory_arguments(authors_file, tmp_path):
         convert(tmp_path / "none.pth", tmp_path / "out")
     with pytest.raises(InputError, match="exists already"):
         convert(authors_file, authors_file)
-    with pytest.raises(InputError, match="is ours already: add --to=authors"):
+    with pytest.raises(InputError, match=r"apinet_jax export .* --format authors"):
         convert(tmp_path, tmp_path / "out")
-    with pytest.raises(InputError, match="There is no checkpoint in"):
-        convert(tmp_path, tmp_path / "out.pth", "--to=authors")
     with pytest.raises(InputError, match="is not a folder"):
         convert(authors_file, tmp_path / "out.safetensors")
     with pytest.raises(InputError, match=r"should end in \.safetensors, \.pth"):
         convert(authors_file, tmp_path / "out", "--to=torchvision")
     save_file(trunk_tensors(), tmp_path / "trunk.safetensors")
-    for option in ("--class-names=n.txt", "--data=cub", "--checkpoint=best"):
+    for option in ("--class-names=n.txt", "--data=cub"):
         with pytest.raises(InputError, match=rf"{option.partition('=')[0]} has no effect here"):
             convert(tmp_path / "trunk.safetensors", tmp_path / "deep/out.safetensors", option)
     assert not (tmp_path / "deep").exists()
@@ -383,7 +385,7 @@ def test_torch_round_trip(torch, tmp_path):
     path = tmp_path / "model_best.pth.tar"
     torch.save({"epoch": 100, "state_dict": state, "optimizer_fc": {"state": {}}}, path)
     convert(path, tmp_path / "run")
-    convert(tmp_path / "run", tmp_path / "back.pth.tar", "--to=authors")
+    export(tmp_path / "run", tmp_path / "back.pth.tar", "authors")
     back = torch.load(tmp_path / "back.pth.tar", map_location="cpu", weights_only=True)
     assert list(back) == ["state_dict"]
     assert_same_bits({name: t.numpy() for name, t in back["state_dict"].items()}, expected)

@@ -10,7 +10,7 @@ from trunk_figures import map_and_gradient, named_variables
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.depthwise import depthwise_conv
 from apinet_jax.models.efficientnet import STAGES, first_cell
-from apinet_jax.models.layers import relu6
+from apinet_jax.models.operations import relu6
 
 CASE, SHAPE = "1x33x44", (1, 33, 44)
 

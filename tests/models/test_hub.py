@@ -3,12 +3,11 @@
 import json
 import re
 import shutil
-import time
 
 import numpy as np
 import pytest
 from huggingface_hub import constants
-from loopback_hub import started_hub
+from loopback_hub import started_hub, use_hub
 from ml_collections import ConfigDict
 from numeric import named_tensor
 from safetensors.numpy import save
@@ -57,15 +56,7 @@ def hub(files, tmp_path, monkeypatch):
     """A hub with one model, and an empty cache."""
     with started_hub() as hub:
         hub.commit = hub.put("timm/tiny.birds", files)
-        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(time, "sleep", lambda _: None)  # between attempts
-        for variable in ("HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.delenv(variable, raising=False)
+        use_hub(hub, tmp_path, monkeypatch)
         yield hub
 
 

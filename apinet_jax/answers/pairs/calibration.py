@@ -17,6 +17,7 @@ from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
 from apinet_jax.answers.pairs.scores import pair_scores
 from apinet_jax.inference import Classifier
 from apinet_jax.system.errors import InputError
+from apinet_jax.trained_network import TrainedNetwork
 
 Method = Literal["logistic", "isotonic"]
 _FITTED_PRIOR = 0.5
@@ -232,6 +233,30 @@ def _loss(
     return float((pair_weights(same, _FITTED_PRIOR) * np.logaddexp(0, -odds)).sum())
 
 
+def published_calibration(network: TrainedNetwork) -> PairCalibration:
+    """Return the map of a published network.
+
+    Raises:
+        InputError: If it has none, or a damaged one.
+    """
+    about = (network.published or {}).get("pairs")
+    if about is None:
+        raise InputError(
+            f"{network.folder} was published without a calibration of pairs: its run had no "
+            "held-out images, or its photos were missing."
+        )
+    try:
+        scores, log_odds = (tuple(map(float, about[name])) for name in ("scores", "log_odds"))
+        if len(scores) != len(log_odds) or not np.isfinite(scores + log_odds).all():
+            raise ValueError("its knots are not finite, or have no values")
+        images, pairs = int(about["images"]), int(about["pairs"])
+        return PairCalibration(str(about["method"]), scores, log_odds, images, pairs)
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The calibration of pairs in {network.folder} is damaged ({error!r})."
+        ) from error
+
+
 def read_pair_calibration(
     classifier: Classifier, bank: Callable[[str], Bank], splits: Callable[[], Collection[str]]
 ) -> PairCalibration:
@@ -247,7 +272,7 @@ def read_pair_calibration(
         InputError: If there are no held-out images, or they cannot be opened.
         RunError: If the device runs out of memory.
     """
-    path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-pairs.npz"
+    path = classifier.workdir / FOLDER / f"{classifier.step}-pairs.npz"
     key = run_key(classifier, classifier.temperature)
     if (stored := cached(path, key)) is not None:
         return PairCalibration(

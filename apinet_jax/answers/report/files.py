@@ -41,7 +41,7 @@ def write_report(report: Report, run: TrainedRun, page: AnyPath | None = None) -
     Raises:
         RunError: If a file cannot be written.
     """
-    page = page or run.checkpoint.parents[1] / "report.html"
+    page = page or run.workdir / "report.html"
     return _write(page, lambda tables: render_report(report, run, tables), report_tables(report))
 
 

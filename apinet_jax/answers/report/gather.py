@@ -89,7 +89,7 @@ def make_report(run: TrainedRun, *, audit: bool = True) -> Report:
     split = "test" if dataset.test is not None else "validation"
     if split not in dataset.splits:
         raise InputError(
-            f"The run {run.checkpoint.parents[1]} has neither test nor held-out images to report "
+            f"The run {run.workdir} has neither test nor held-out images to report "
             "on. Train with data.val_fraction=0.1, or with photos in test/."
         )
     bank = run.bank(split)
@@ -127,7 +127,7 @@ def make_report(run: TrainedRun, *, audit: bool = True) -> Report:
             size=figures.by_terciles(_areas(bank.source), correct),
             training_images=figures.by_terciles(training_images[labels].astype(float), correct),
         ),
-        curves=read_rows(run.checkpoint.parents[1] / "metrics.jsonl"),
+        curves=read_rows(run.workdir / "metrics.jsonl"),
         audit=run.audit() if audit else None,
     )
 

@@ -125,7 +125,7 @@ def read_detector(
     """
     if name not in SCORES:
         raise InputError(f"There is no score {name!r}. Choose one of {', '.join(SCORES)}.")
-    path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-unknown-{name}.npz"
+    path = classifier.workdir / FOLDER / f"{classifier.step}-unknown-{name}.npz"
     key = run_key(classifier)
     if (stored := cached(path, key)) is not None:
         return _from_arrays(name, stored)

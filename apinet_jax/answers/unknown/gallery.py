@@ -52,7 +52,7 @@ def empty_gallery(classifier: Classifier) -> Gallery:
 
 def gallery_file(classifier: Classifier) -> AnyPath:
     """Return the file of a run's gallery, which need not exist."""
-    return classifier.checkpoint.parents[1] / FOLDER / _FILE
+    return classifier.workdir / FOLDER / _FILE
 
 
 def read_gallery(classifier: Classifier, *, any_checkpoint: bool = False) -> Gallery:
@@ -86,7 +86,7 @@ def read_gallery(classifier: Classifier, *, any_checkpoint: bool = False) -> Gal
             f"The features in {path} are of another checkpoint ({found.checkpoint}) than "
             f"{classifier.checkpoint} ({classifier.provenance.hash}). Name that checkpoint with "
             "--checkpoint, or compute the features again: python -m apinet_jax gallery "
-            f"{classifier.checkpoint.parents[1]} rebuild"
+            f"{classifier.workdir} rebuild"
         )
     return found
 
@@ -208,7 +208,7 @@ def read_class_means(
         InputError: If the photos of the run cannot be opened.
         RunError: If the device runs out of memory.
     """
-    path = classifier.checkpoint.parents[1] / FOLDER / f"{classifier.step}-class-means.npz"
+    path = classifier.workdir / FOLDER / f"{classifier.step}-class-means.npz"
     key = run_key(classifier)
     if (stored := cached(path, key)) is not None:
         return ClassMeans(stored["means"], float(stored["temperature"]), bool(stored["fitted"]))

@@ -39,7 +39,7 @@ def to_authors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not any(name.startswith(layer) for name in tensors):
             raise InputError(
                 f"There is no {layer[:-1]} in this network, and the authors' program needs "
-                "map1, map2 and fc. Write only its trunk with --to=torchvision."
+                "map1, map2 and fc. Write only its trunk, in the format torchvision."
             )
     return {_to_authors(name): tensor for name, tensor in tensors.items()}
 
@@ -59,6 +59,6 @@ def _to_authors(name: str) -> str:
     if child not in _INDEX:
         raise InputError(
             f"The authors' program only has ResNets, and this trunk has a layer {child}. Write "
-            "only the trunk with --to=torchvision."
+            "only the trunk, in the format torchvision."
         )
     return f"conv.module.{_INDEX[child]}.{rest}"

@@ -15,6 +15,7 @@ from apinet_jax.system.mirror import local_copy
 from apinet_jax.system.paths import AnyPath, is_remote, local_path, to_path
 
 HUB = "timm:"
+PUBLISHED_HUB = "hf:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OPTION = "model.pretrained"
 _REPAIR = "Fetch it again, or remove it and set model.mean and model.std."
@@ -126,19 +127,42 @@ def _from_bucket(name: str) -> Pretrained:
     return find_pretrained(str(copy / path.name))._replace(source=str(named))
 
 
-def _from_hub(name: str) -> Pretrained:
+def is_published_on_hub(name: str) -> bool:
+    """Return whether a name is of a published network on the hub."""
+    return name.startswith(PUBLISHED_HUB)
+
+
+def fetch_published(name: str) -> Path:
+    """Return the folder of `hf:OWNER/NAME` or `hf:OWNER/NAME@REVISION`, downloaded if needed.
+
+    Raises:
+        InputError: The hub does not serve it, or has no such files.
+    """
+    repository, _, revision = name.removeprefix(PUBLISHED_HUB).partition("@")
+    try:
+        return _fetch(repository, revision)[1].parent
+    except Exception as error:  # of the hub, of its libraries, or of the disk
+        raise InputError(_why(error, name, repository, revision or "main")) from error
+
+
+def _fetch(repository: str, revision: str) -> tuple[Path, Path]:
+    """Return configuration and weights of one commit."""
     from huggingface_hub import hf_hub_download, logging
 
     logging.set_verbosity_error()  # only the last failed attempt is reported
+    config = Path(hf_hub_download(repository, CONFIG, revision=revision or None))
+    commit = config.parent.name  # so that both files are of one commit
+    return config, Path(hf_hub_download(repository, WEIGHTS, revision=commit))
+
+
+def _from_hub(name: str) -> Pretrained:
     model, _, revision = name.removeprefix(HUB).partition("@")
     repository = f"timm/{model}"
     try:
-        config = Path(hf_hub_download(repository, CONFIG, revision=revision or None))
-        commit = config.parent.name  # so that both files are of one commit
-        path = Path(hf_hub_download(repository, WEIGHTS, revision=commit))
+        config, path = _fetch(repository, revision)
     except Exception as error:  # of the hub, of its libraries, or of the disk
         raise InputError(_why(error, name, repository, revision or "main")) from error
-    return Pretrained(path, f"{HUB}{model}@{commit}", **_read_config(config))
+    return Pretrained(path, f"{HUB}{model}@{config.parent.name}", **_read_config(config))
 
 
 def _why(error: Exception, name: str, repository: str, revision: str) -> str:
