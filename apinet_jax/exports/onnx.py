@@ -60,14 +60,21 @@ def write_onnx(network: TrainedNetwork, about: dict[str, Any], file: Path) -> No
     photos = jax.ShapeDtypeStruct((*export.symbolic_shape("b, h, w"), 3), jnp.uint8)
     with portable_operations():
         program = fold_constants(jax.make_jaxpr(classify)(photos))
-    with _quiet():
-        model = jax2onnx.to_onnx(
-            program,
-            inputs=[photos],
-            input_names=["photos"],
-            output_names=list(OUTPUTS),
-            model_name="apinet_jax",
-        )
+    try:
+        with _quiet():
+            model = jax2onnx.to_onnx(
+                program,
+                inputs=[photos],
+                input_names=["photos"],
+                output_names=list(OUTPUTS),
+                model_name="apinet_jax",
+            )
+    except Exception as error:  # the converter raises many kinds
+        raise InputError(
+            f"jax2onnx cannot convert the trunk {network.config.model.trunk} "
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}). Export it as "
+            "stablehlo."
+        ) from error
     about = {"format": _FORMAT, **about}
     model.metadata_props.add(key=_ABOUT, value=json.dumps(about))
     write_atomically(file, model.SerializeToString())

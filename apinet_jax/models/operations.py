@@ -147,7 +147,7 @@ def chained_max_pool(
     A later tap wins only if it is greater, so the gradient of a tie goes to the first maximum. NaN
     always wins, so it is never hidden. Both agree with `plain_max_pool` and torch.
     """
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
+    x = pad_cells(x, pads, -np.inf)
     h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
     y = None
     for top in range(window):
@@ -191,6 +191,19 @@ def avg_pool(x: Float[Array, "B H W D"], window: int) -> Float[Array, "B h w D"]
     h, w = height // window, width // window
     x = x[:, : h * window, : w * window]
     return x.reshape(batch, h, window, w, window, features).mean((2, 4))
+
+
+def pad_cells(
+    x: Float[Array, "B H W D"], pads: Sequence[tuple[int, int]], value: float = 0.0
+) -> Float[Array, "B h w D"]:
+    """Add cells of one value before and after the rows and the columns of feature maps."""
+    if not _PORTABLE.get():
+        return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value)
+    for axis, (before, after) in enumerate(pads, start=1):
+        cells = lax.slice_in_dim(x, 0, 1, axis=axis)
+        filled = jnp.full_like(cells, value)
+        x = jnp.concatenate([*[filled] * before, x, *[filled] * after], axis=axis)
+    return x
 
 
 def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -22,7 +22,7 @@ from apinet_jax.models.layers import (
     rematerialised,
     small_normal,
 )
-from apinet_jax.models.operations import at_least_float32
+from apinet_jax.models.operations import at_least_float32, pad_cells
 
 PATCH, MLP_RATIO = 4, 4
 EPSILON = 1e-5  # of the norms
@@ -181,7 +181,7 @@ class Block(nn.Module):
         bias = position_bias(table, window, self.window)
 
         x = jnp.roll(x, tuple(-s for s in shift), axis=(1, 2))
-        x = jnp.pad(x, ((0, 0), (0, padded[0] - height), (0, padded[1] - width), (0, 0)))
+        x = pad_cells(x, ((0, padded[0] - height), (0, padded[1] - width)))
         x = partition(x, window)  # [B W T D]
         qkv = dense(3 * features, name="attn.qkv")(x)
         qkv = qkv.reshape(*x.shape[:3], 3, self.heads, features // self.heads)
@@ -204,7 +204,7 @@ class Merge(nn.Module):
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         """Return the merged cells; an odd side is padded."""
         width = x.shape[-1]
-        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        x = pad_cells(x, ((0, x.shape[1] % 2), (0, x.shape[2] % 2)))
         batch, height, across, _ = x.shape
         x = x.reshape(batch, height // 2, 2, across // 2, 2, width)
         x = x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, across // 2, 4 * width)
