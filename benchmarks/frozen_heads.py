@@ -3,6 +3,8 @@
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
     python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0
 
+The photos may also be those of a data set: `packed_photos --data=birds`.
+
 1. Search: each method gets 60 random settings, evaluated on held-out training images (one fold of
    five). The best eight of each are evaluated on the other four folds as well.
 2. Test: the best setting of each method, and changes and ablations of API-Net around it, with
@@ -45,6 +47,7 @@ MASKS: Settings = {"loss.dropout_samples": 8}  # as often as API-Net classifies 
 SETTINGS, CONFIRMED, SEEDS = 60, 8, 10
 VIEWS = 3  # random crops of each training image, besides the central one
 FEW = (5, 10)
+BATCH = 120
 
 
 def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> Images:
@@ -82,7 +85,7 @@ def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> 
     return Images(**{**fields, "num_classes": int(fields["num_classes"])})
 
 
-def draw_settings(method: str, number: int, few: int | None) -> Settings:
+def draw_settings(method: str, number: int, few: int | None, num_classes: int) -> Settings:
     """Return the settings with this number; both methods share those that both have.
 
     With few images of each class the runs are half as long.
@@ -103,8 +106,8 @@ def draw_settings(method: str, number: int, few: int | None) -> Settings:
         "loss.label_smoothing": choice(0.0, 0.1),
         "steps": choice(100, 200, 400) // (1 if few is None else 2),
     }
-    classes, images = choice((30, 4), (40, 3), (24, 5))
-    settings |= {"batch.classes": classes, "batch.images": images}
+    classes = min(num_classes, choice(30, 40, 24))
+    settings |= {"batch.classes": classes, "batch.images": BATCH // classes}
     if method == "apinet":
         settings |= {
             "model.hidden": choice(128, 512),
@@ -169,7 +172,7 @@ def main() -> None:
     for few in cases:
         task = Task(base, features, rows, few)
         pairs, plain = (
-            [draw_settings(method, number, few) for number in range(SETTINGS)]
+            [draw_settings(method, number, few, features.num_classes) for number in range(SETTINGS)]
             for method in ("apinet", "softmax")
         )
         masked = [{**settings, **MASKS} for settings in plain]

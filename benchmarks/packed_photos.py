@@ -2,6 +2,7 @@
 
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50-256.npz --size=256 --quality=75
+    python -m benchmarks.packed_photos --data=birds --file=birds.npz
 
 The folder has `train/<class>/*` and `test/<class>/*`. Without `--size` the file has the photos as
 they are; with it they are resized to a square as in training, and encoded as JPEG.
@@ -38,21 +39,54 @@ class Photos(NamedTuple):
     num_classes: int
 
 
-def pack(folder: Path, file: Path, size: int | None, quality: int) -> None:
-    """Write the photos of a folder into one file."""
+class Encoded(NamedTuple):
+    """Encoded photos, as they are on the disk.
+
+    Attributes:
+        class_names: Name of each label.
+        splits: Photos and labels of `train` and `test`.
+    """
+
+    class_names: tuple[str, ...]
+    splits: dict[str, list[tuple[bytes, int]]]
+
+
+def read_folder(folder: Path) -> Encoded:
+    """Return the photos of a folder."""
     names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
-    arrays: dict[str, np.ndarray] = {"class_names": np.array(names)}
-    for split in SPLITS:
-        paths = [
-            (path, label)
+    splits = {
+        split: [
+            (path.read_bytes(), label)
             for label, name in enumerate(names)
             for path in sorted((folder / split / name).iterdir())
         ]
+        for split in SPLITS
+    }
+    return Encoded(tuple(names), splits)
+
+
+def read_dataset(name: str) -> Encoded:
+    """Return the photos of a data set, which is prepared if needed."""
+    from apinet_jax.data.catalog import open_dataset
+
+    dataset = open_dataset(name)
+    splits = {
+        split: [(source.read(row), label) for row, label in enumerate(source.labels.tolist())]
+        for split, source in dataset.splits.items()
+        if split in SPLITS
+    }
+    return Encoded(dataset.class_names, splits)
+
+
+def pack(photos: Encoded, file: Path, size: int | None, quality: int) -> None:
+    """Write photos into one file."""
+    arrays: dict[str, np.ndarray] = {"class_names": np.array(photos.class_names)}
+    for split, rows in photos.splits.items():
         with ThreadPoolExecutor() as pool:
-            encoded = list(pool.map(lambda p: _encode(p[0].read_bytes(), size, quality), paths))
+            encoded = list(pool.map(lambda row: _encode(row[0], size, quality), rows))
         arrays[f"{split}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
         arrays[f"{split}_ends"] = np.cumsum([len(photo) for photo in encoded])
-        arrays[f"{split}_labels"] = np.array([label for _, label in paths], np.int32)
+        arrays[f"{split}_labels"] = np.array([label for _, label in rows], np.int32)
     np.savez(file, **arrays)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 
@@ -87,12 +121,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True, help="the folder")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--photos", type=Path, help="a folder")
+    source.add_argument("--data", help="a data set by its name, as birds")
     parser.add_argument("--file", type=Path, required=True, help="the packed file, NAME.npz")
     parser.add_argument("--size", type=int, help="height and width of the packed photos")
     parser.add_argument("--quality", type=int, default=75, help="of JPEG (default: %(default)s)")
     options = parser.parse_args()
-    pack(options.photos, options.file, options.size, options.quality)
+    photos = read_folder(options.photos) if options.photos else read_dataset(options.data)
+    pack(photos, options.file, options.size, options.quality)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from apinet_jax.data.decoding import decode
 from apinet_jax.data.transforms import to_pixels
 from benchmarks.frozen_heads import draw_settings
 from benchmarks.gate_diagnosis import participation_ratio, rival_shares
-from benchmarks.packed_photos import pack, unpack
+from benchmarks.packed_photos import pack, read_folder, unpack
 from benchmarks.seed_study import (
     Images,
     Rows,
@@ -34,12 +34,18 @@ def test_divisions_have_as_many_images_of_each_class():
 
 def test_methods_share_settings():
     pairs = [
-        [draw_settings(method, n, None) for n in range(60)] for method in ("apinet", "softmax")
+        [draw_settings(method, n, None, 50) for n in range(60)] for method in ("apinet", "softmax")
     ]
     for ours, theirs in zip(*pairs, strict=True):
         assert {**ours, "method": "softmax"}.items() >= theirs.items()
     assert len({str(settings) for settings in pairs[1]}) == 60
-    assert draw_settings("softmax", 3, 5)["steps"] * 2 == draw_settings("softmax", 3, None)["steps"]
+    batches = {(s["batch.classes"], s["batch.images"]) for s in pairs[1]}
+    assert batches == {(30, 4), (40, 3), (24, 5)}
+    assert draw_settings("softmax", 3, None, 12)["batch.images"] == 10
+    assert (
+        draw_settings("softmax", 3, 5, 50)["steps"] * 2
+        == draw_settings("softmax", 3, None, 50)["steps"]
+    )
 
 
 @pytest.fixture
@@ -110,13 +116,13 @@ def test_participation_ratio_by_hand():
 
 def test_packed_photos(tmp_path, capsys):
     photos = draw_photos(tmp_path / "photos", train=3, test=1)
-    pack(photos, tmp_path / "packed.npz", size=None, quality=75)
+    pack(read_folder(photos), tmp_path / "packed.npz", size=None, quality=75)
     unpacked = unpack(tmp_path / "packed.npz", size=36)
     assert unpacked["train"].labels.tolist() == np.repeat(np.arange(4), 3).tolist()
     assert unpacked["test"].pixels.shape == (4, 36, 36, 3)
     encoded = (photos / "train/class1/2.png").read_bytes()
     np.testing.assert_array_equal(unpacked["train"].pixels[5], to_pixels(decode(encoded), None, 36))
-    pack(photos, tmp_path / "small.npz", size=24, quality=90)
+    pack(read_folder(photos), tmp_path / "small.npz", size=24, quality=90)
     assert unpack(tmp_path / "small.npz", size=24)["train"].pixels.shape == (12, 24, 24, 3)
     assert "small.npz" in capsys.readouterr().out
 
@@ -132,7 +138,7 @@ runpy.run_module("benchmarks.evidence", run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_evidence_needs_neither_grain_nor_tfds(tmp_path):
-    pack(draw_photos(tmp_path / "photos", classes=15), tmp_path / "packed.npz", 36, 90)
+    pack(read_folder(draw_photos(tmp_path / "photos", classes=15)), tmp_path / "packed.npz", 36, 90)
     weights = save_trunk(tmp_path / "trunk.safetensors")
     options = ["--crop=32", "--steps=1", "--seeds=1", "--recipes=2", f"--out={tmp_path}"]
     options += [f"--pack={tmp_path / 'packed.npz'}", f"--weights={weights}"]
