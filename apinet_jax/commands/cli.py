@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from apinet_jax.config import default_config, flatten
+from apinet_jax.setup.config_file import find_config
 from apinet_jax.system.console import discard_output, results_are_lost
 from apinet_jax.system.errors import InputError, Interrupted, RunError
 
@@ -97,19 +98,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Raises:
         InputError: If a flag, the configuration file or one of its fields is wrong.
     """
-    file = _config_file(argv)
-    if file is None:
-        if fields := _fields_set(argv):
-            raise InputError(
-                f"--config.{fields[0]} changes a configuration: name one too, as in {_EXAMPLE}."
-            )
-    elif not Path(file).is_file():
+    argv, file = _find_configs(argv)
+    if file is None and (fields := _fields_set(argv)):
         raise InputError(
-            f"There is no configuration file '{file}'. This project's are in configs/; name one, "
-            f"as in {_EXAMPLE}."
+            f"--config.{fields[0]} changes a configuration: name one too, as in {_EXAMPLE}."
         )
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(argv)
     except (InputError, BrokenPipeError):  # the latter from printing the help
         raise
     except flags.Error as error:
@@ -124,18 +119,22 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _config_file(argv: Sequence[str]) -> str | None:
-    """Return the file of the last `--config FILE[:preset]`, without the preset."""
-    file = None
+def _find_configs(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the arguments with the path in each `--config NAME[:preset]`, and the last path."""
+    found, file = list(argv), None
     for index, argument in enumerate(argv):
         if argument == "--":
             break
         name, given, value = argument.partition("=")
-        if name in ("--config", "-config"):
-            if not given and index + 1 < len(argv):
-                value = argv[index + 1]
-            file = value.split(":")[0] or None
-    return file
+        if name not in ("--config", "-config") or not (given or index + 1 < len(argv)):
+            continue
+        value, colon, preset = (value if given else argv[index + 1]).partition(":")
+        if not value:
+            continue
+        file = str(find_config(value))
+        named = f"{file}{colon}{preset}"
+        found[index if given else index + 1] = f"{name}={named}" if given else named
+    return found, file
 
 
 def _fields_set(argv: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import ml_collections
 from apinet_jax.config import FREE_FIELDS, flatten
 from apinet_jax.config_checks import check_config
 from apinet_jax.models import check_trunk
-from apinet_jax.setup.config_file import parse_change, read_config
+from apinet_jax.setup.config_file import find_sweep, parse_change, read_config
 from apinet_jax.system.errors import InputError
 
 Metric = Literal["test", "validation"]
@@ -87,8 +87,7 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
 
 
 def _loaded(path: Path | str) -> Sweep:
-    if not Path(path).is_file():
-        raise InputError(f"There is no sweep file '{path}'; this project's are in configs/sweeps.")
+    path = find_sweep(str(path))
     try:
         get_sweep = runpy.run_path(str(path)).get("get_sweep")
         sweep = get_sweep() if get_sweep else None

@@ -114,7 +114,10 @@ def test_missing_compiler_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/none.py", "--topology=v5e:2x4"], "There is no configs/none.py"),
+        (
+            ["--config=configs/none.py", "--topology=v5e:2x4"],
+            "There is no configuration file 'configs/none.py'",
+        ),
         (["--config=configs/cub.py", "--topology=v5e:2x4", "--set=model.trnk=x"], "no field 'mod"),
         (["--config=configs/cub.py"], "required: --topology"),
         ([*CUB_ON_TWO, "--images", "0", "200"], "--images 0 200: at least 2 classes"),
