@@ -33,7 +33,7 @@ def test_own_file_comes_first(tmp_path):
 def test_sweeps_by_name():
     heads = read_sweep(ROOT / "configs/sweeps/heads.py")
     assert read_sweep("heads").cells == read_sweep("configs/sweeps/heads.py").cells == heads.cells
-    with pytest.raises(InputError, match="no sweep file 'cub'.*ablations"):
+    with pytest.raises(InputError, match=r"no sweep file 'cub'.*ablations"):
         read_sweep("cub")
 
 
