@@ -66,8 +66,7 @@ find_python() {
 
 # The stamp of an installation: the requested level, and a checksum of all pins.
 stamp_of() {
-    printf '%s %s %s\n' "$1" "$("$PYTHON_IN_VENV" -V)" \
-        "$(cat requirements.txt requirements-gcs.txt requirements-test.txt requirements-onnx.txt | cksum)"
+    printf '%s %s %s\n' "$1" "$("$PYTHON_IN_VENV" -V)" "$(cat requirements*.txt | cksum)"
 }
 
 prepare_environment() {

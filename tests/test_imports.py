@@ -23,7 +23,7 @@ FLOORS = (
         *("inference", "trained_network", "pretrained_trunk", "batches"),
     ),
     ("sweeps", "answers"),
-    ("exports",),
+    ("exports", "serving"),
     ("commands",),
     ("main", "__main__"),
 )

@@ -16,5 +16,6 @@ COMMANDS = {
     "predict": "name photos: classes with probabilities, or the coarser group that is sure",
     "prepare": "fetch and check a data set, and show what is in it",
     "report": "write the report of a run: one HTML page, and its numbers as CSV",
+    "serve": "a page and an endpoint that name, compare and explain photos",
     "sweep": "train a grid of settings over several seeds, and compare",
 }

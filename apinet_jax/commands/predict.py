@@ -32,27 +32,29 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
-from apinet_jax.answers.class_names import find_classes, names_in, normal
+from apinet_jax.answers.class_names import normal
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.prediction.file import PredictionFile
-from apinet_jax.answers.prediction.naming import CONFIDENCE, Naming
+from apinet_jax.answers.prediction.naming import Naming
 from apinet_jax.answers.prediction.photo_list import LIST, NamedPhoto, list_photos
 from apinet_jax.answers.prediction.predict import predict_rows
 from apinet_jax.answers.prediction.rows import FORMATS, check_parquet
 from apinet_jax.answers.prediction.table import PrintedLines, PrintedTable, Tally, is_shown
-from apinet_jax.answers.prediction.taxonomy import only_classes, read_taxonomy
 from apinet_jax.answers.trained_run import TrainedRun, load
 from apinet_jax.answers.unknown.open_world import OpenWorld
+from apinet_jax.commands.naming_flags import (
+    add_naming_flags,
+    check_naming_flags,
+    find_taxonomy,
+    read_naming,
+)
 from apinet_jax.commands.open_world_flags import add_open_world_flags, read_open_world
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import Bar, print_result, results_are_lost, say
 from apinet_jax.system.errors import InputError, Interrupted, RunError
-from apinet_jax.system.paths import AnyPath, explain_bucket_errors, local_path, to_path
+from apinet_jax.system.paths import AnyPath, local_path
 from apinet_jax.system.signals import stop_requests
-
-_TAXONOMY = "taxonomy.csv"
-_NONE = "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,23 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=local_path, metavar="FILE", help="a .csv, .jsonl or .parquet file"
     )
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to list (5)")
-    parser.add_argument(
-        "--only",
-        metavar="NAMES",
-        help="answer with these classes only: names with commas, or a file with a name per line",
-    )
-    parser.add_argument(
-        "--taxonomy",
-        metavar="FILE",
-        help=f"a row a class, columns from fine to coarse; {_TAXONOMY} in the run's data folder "
-        f"by default, '{_NONE}' for none",
-    )
-    parser.add_argument(
-        "--confidence",
-        type=float,
-        metavar="P",
-        help=f"least probability of an answer; {CONFIDENCE} with a taxonomy, else any",
-    )
+    add_naming_flags(parser)
     add_open_world_flags(parser)
     parser.add_argument(
         "--show", choices=("mistakes", "unsure"), help="only wrong answers, or those below P"
@@ -119,9 +105,9 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{'without' if arguments.flip else 'with'} mirror images: the probabilities are "
                 "less well calibrated."
             )
-    taxonomy = _taxonomy(arguments.taxonomy, classifier)
+    taxonomy = find_taxonomy(arguments.taxonomy, classifier)
     world = read_open_world(arguments, classifier)
-    naming = _naming(arguments, classifier, world, taxonomy)
+    naming = read_naming(arguments, classifier, world, taxonomy)
     if arguments.show == "mistakes":
         _check_labelled(photos, naming)
     provenance = _provenance(arguments, classifier, naming, world, taxonomy)
@@ -185,8 +171,7 @@ def _format(arguments: argparse.Namespace) -> str:
     for name in ("top", "batch_size"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} = {value}: name 1 or more.")
-    if arguments.confidence is not None and not 0 < arguments.confidence <= 1:
-        raise InputError(f"--confidence = {arguments.confidence:g} is not between 0 and 1.")
+    check_naming_flags(arguments)
     out, kind = arguments.out, arguments.format
     if out is None:
         if kind == "parquet":
@@ -202,41 +187,6 @@ def _format(arguments: argparse.Namespace) -> str:
     if kind == "parquet":
         check_parquet()
     return kind
-
-
-def _taxonomy(named: str | None, classifier: TrainedRun) -> AnyPath | None:
-    """Return the taxonomy's file: the named one, else the one in the data folder, if any."""
-    if named is not None:
-        return None if named == _NONE else to_path(named)
-    if not classifier.config.data.dir:
-        return None
-    folder = classifier.config.data.dir
-    try:
-        with explain_bucket_errors(folder):
-            found = to_path(folder) / _TAXONOMY
-            return found if found.exists() else None
-    except (OSError, InputError) as error:
-        say(f"NOTE: {_TAXONOMY} is not used, because {folder} cannot be read: {error}")
-        return None
-
-
-def _naming(
-    arguments: argparse.Namespace,
-    classifier: TrainedRun,
-    world: OpenWorld,
-    taxonomy: AnyPath | None,
-) -> Naming:
-    added = () if world.gallery is None else world.gallery.names
-    names = (*classifier.class_names, *added)
-    confidence = arguments.confidence
-    levels = only_classes(names)
-    if taxonomy is not None:
-        levels = read_taxonomy(taxonomy, classifier.class_names, added)
-        confidence = CONFIDENCE if confidence is None else confidence
-    allowed = None
-    if arguments.only is not None:
-        allowed = tuple(sorted(set(find_classes(names_in(arguments.only), names))))
-    return Naming(names, classifier.temperature, levels, confidence, allowed)
 
 
 def _check_labelled(photos: Sequence[NamedPhoto], naming: Naming) -> None:

@@ -64,7 +64,11 @@ def pair_maps(classifier: Classifier, photos: Sequence[Photo]) -> PairMaps:
     Raises:
         InputError: If a photo cannot be read, or the run classifies the class token.
     """
-    pixels = classifier.pixels(photos)
+    return maps_of_pixels(classifier, classifier.pixels(photos))
+
+
+def maps_of_pixels(classifier: Classifier, pixels: UInt8[np.ndarray, "2 H W 3"]) -> PairMaps:
+    """Return `pair_maps` of two photos that are cropped already."""
     maps, description = classifier.map_pixels(pixels), classifier.describe_pixels(pixels)
     features, labels = description.features, description.logits.argmax(axis=1)
     if not classifier.has_gates:

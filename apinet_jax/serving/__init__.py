@@ -1,0 +1,1 @@
+"""A run as a web service: a page for people, JSON for programs."""
