@@ -102,7 +102,7 @@ def test_requests_share_batches(client, files):
     [
         ("/v1/predict", b"", 415, "empty file"),
         ("/v1/predict", b"<svg/>", 415, "not a JPEG, PNG or WebP"),
-        ("/v1/predict", b"\xff\xd8\xff\xe0 cut", 415, "not a JPEG"),
+        ("/v1/predict", b"\xff\xd8\xff\xe0 cut", 415, "not a photo: Truncated"),
         ("/v1/predict", png(30, 30)[:-40], 422, "cannot be read"),
         ("/v1/predict", png(300, 300), 413, "300 x 300 pixels, more than 0.05 million"),
         ("/v1/predict", b"x" * 100_001, 413, "larger than 0.1 MB"),
