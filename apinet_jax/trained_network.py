@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import SingleDeviceSharding
 
-from apinet_jax.config import recorded_config
+from apinet_jax.config import flatten, recorded_config
+from apinet_jax.config_checks import check_config
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.trunk_pass import Preprocess
+from apinet_jax.models import check_trunk
 from apinet_jax.models.weights.files import read_safetensors
 from apinet_jax.models.weights.hub import CONFIG, WEIGHTS, fetch_published, is_published_on_hub
 from apinet_jax.models.weights.torch_names import load_torch_tensors
@@ -21,8 +23,10 @@ from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath, to_path
 from apinet_jax.workdir.checkpoint import load_weights
 from apinet_jax.workdir.checkpoint_files import resolve_checkpoint
-from apinet_jax.workdir.record import recorded_fingerprint
+from apinet_jax.workdir.record import recorded_fingerprint, sha256_of
 from apinet_jax.workdir.seal import digest
+
+_LARGEST = 4096  # side of images, in pixels
 
 PUBLISHED = "apinet_jax"
 """Where `config.json` of a published network has what `read_network` needs."""
@@ -34,7 +38,8 @@ class TrainedNetwork(NamedTuple):
     Attributes:
         folder: The folder that it was read from.
         workdir: The folder of the run, where answers are kept; that of a published network.
-        hash: The first 12 digits of the SHA-256 of the checkpoint's checksums.
+        hash: The first 12 digits of the SHA-256 of the checkpoint's checksums; of a published
+            network, of its file of weights.
         fingerprint: That of the photos of the run; `None` if it is not recorded.
         config: The configuration of the run.
         class_names: Name of each class, in the order of the logits.
@@ -128,27 +133,50 @@ def _published_folder(run: AnyPath | str) -> Path | None:
     return folder if is_published else None
 
 
+def _check_published(config: ml_collections.ConfigDict) -> None:
+    """Refuse a configuration with which photos cannot be classified.
+
+    Raises:
+        InputError: With the fields that are wrong or missing.
+    """
+    needed = ("data.crop", "data.resize", "model.trunk", "model.dtype", "eval.batch_size")
+    if missing := [name for name in needed if flatten(config)[name] is None]:
+        raise InputError(f"{', '.join(missing)} is not set.")
+    check_config(config)
+    check_trunk(config.model.trunk, config.data.crop, config.model.pool, config.model.drop_path)
+    if config.data.resize > _LARGEST:
+        raise InputError(f"data.resize = {config.data.resize} is more than {_LARGEST}.")
+
+
 def _read_published(folder: Path, device: jax.Device) -> TrainedNetwork:
-    """Read a published network. It may come from anywhere: nothing in it is trusted."""
+    """Read a published network. It may come from anywhere: nothing in it is trusted.
+
+    Its configuration names no photos: only the user does (`data_dir`).
+    """
     try:
         about = json.loads((folder / CONFIG).read_text())[PUBLISHED]
         class_names = tuple(about["class_names"])
-        texts = (*class_names, about["checkpoint"], about["fingerprint"] or "")
+        texts = (*class_names, about["fingerprint"] or "")
         if not class_names or not all(isinstance(text, str) for text in texts):
             raise ValueError("a name is not a text")
         step, temperature = int(about["step"]), float(about["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError(f"the temperature is {temperature}")
         saved = dict(about["config"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"{folder / CONFIG} does not describe a network of this project ({error!r}). "
             "Such a folder is written by: python -m apinet_jax export RUN FOLDER --format hub"
         ) from error
     config = recorded_config(saved)
-    model, preprocess = make_network(config, len(class_names))
-    image = jax.ShapeDtypeStruct((1, config.data.crop, config.data.crop, 3), jnp.float32)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    config.data.dir = config.data.manual_dir = None
+    try:
+        _check_published(config)
+        model, preprocess = make_network(config, len(class_names))
+        image = jax.ShapeDtypeStruct((1, config.data.crop, config.data.crop, 3), jnp.float32)
+        shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
+    except (InputError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise InputError(f"{folder / CONFIG} has a wrong configuration: {error}") from error
     tensors = read_safetensors(folder / WEIGHTS)
     try:
         variables = load_torch_tensors(tensors, {"batch_stats": {}, **shapes}, ())
@@ -157,7 +185,7 @@ def _read_published(folder: Path, device: jax.Device) -> TrainedNetwork:
     return TrainedNetwork(
         folder=folder,
         workdir=folder,
-        hash=about["checkpoint"],
+        hash=sha256_of(folder / WEIGHTS)[:12],
         fingerprint=about["fingerprint"],
         config=config,
         class_names=class_names,

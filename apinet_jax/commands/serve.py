@@ -14,6 +14,7 @@ Examples:
 """
 
 import argparse
+import math
 import socket
 
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
@@ -29,7 +30,7 @@ from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 _SHUTDOWN_SECONDS = 20  # for requests that have begun
 
 
@@ -69,15 +70,17 @@ def run(arguments: argparse.Namespace) -> None:
         ) from error
     check_naming_flags(arguments)
     for name in ("max_megabytes", "max_megapixels"):
-        if getattr(arguments, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} should be more than 0.")
+        if not 0 < getattr(arguments, name) < math.inf:
+            raise InputError(f"--{name.replace('_', '-')} should be a number above 0.")
     listening = _listen(arguments.host, arguments.port)
-    address = f"http://{arguments.host}:{listening.getsockname()[1]}"
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    address = f"http://{host}:{listening.getsockname()[1]}"
     with listening:
         enable_compilation_cache()
         trained = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
         warn_of_whole_photos(trained.config)
         world = read_open_world(arguments, trained)
+        world.provenance()  # refuses a share of false alarms that cannot be fitted
         taxonomy = find_taxonomy(arguments.taxonomy, trained)
         naming = read_naming(arguments, trained, world, taxonomy)
         limits = Limits(arguments.max_megabytes, arguments.max_megapixels)
@@ -106,7 +109,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise InputError(
             f"{host}:{port} cannot be used: {error}. Choose another --port or --host."
         ) from error

@@ -5,6 +5,7 @@ project needs besides is in `config.json`, and `apinet_jax.load` reads the folde
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def write_hub_folder(run: TrainedRun, folder: Path, licence: str | None) -> list
             "class_names": network.class_names,
             "step": network.step,
             "temperature": network.temperature,
-            "checkpoint": network.hash,
+            "checkpoint": network.hash,  # of the run; that of this folder is its weights'
             "fingerprint": network.fingerprint,
             "version": run.provenance.version,
             "pairs": pairs,
@@ -71,11 +72,14 @@ def write_hub_folder(run: TrainedRun, folder: Path, licence: str | None) -> list
     }
     tensors = to_torch_tensors(network.variables)
     weights = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    part = folder.with_name(f"{folder.name}.part")  # an interrupted export leaves only this
     with explain_failed_writes(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / CARD, model_card(run, report, licence))
-    write_atomically(folder / CONFIG, json.dumps(about, indent=2) + "\n")
-    write_atomically(folder / WEIGHTS, weights)  # the last: with it the folder is complete
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write_atomically(part / CARD, model_card(run, report, licence))
+        write_atomically(part / CONFIG, json.dumps(about, indent=2) + "\n")
+        write_atomically(part / WEIGHTS, weights)
+        part.replace(folder)
     return missing
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, UInt8
 
 from apinet_jax.exports.programs import classify_crops, cut_crop
 from apinet_jax.models.operations import portable_operations
-from apinet_jax.system.errors import InputError
+from apinet_jax.system.errors import InputError, first_line
 from apinet_jax.system.paths import write_atomically
 from apinet_jax.trained_network import TrainedNetwork
 
@@ -69,15 +69,16 @@ def write_onnx(network: TrainedNetwork, about: dict[str, Any], file: Path) -> No
                 output_names=list(OUTPUTS),
                 model_name="apinet_jax",
             )
+        about = {"format": _FORMAT, **about}
+        model.metadata_props.add(key=_ABOUT, value=json.dumps(about))
+        content = model.SerializeToString()  # fails above 2 GB
     except Exception as error:  # the converter raises many kinds
         raise InputError(
             f"jax2onnx cannot convert the trunk {network.config.model.trunk} "
-            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]}). Export it as "
+            f"({type(error).__name__}: {first_line(error)}). Export it as "
             "stablehlo."
         ) from error
-    about = {"format": _FORMAT, **about}
-    model.metadata_props.add(key=_ABOUT, value=json.dumps(about))
-    write_atomically(file, model.SerializeToString())
+    write_atomically(file, content)
 
 
 def fold_constants(program: ClosedJaxpr) -> Callable[..., Any]:
@@ -116,7 +117,7 @@ class ONNX:
 
     Attributes:
         about: Its description.
-        most_sizes: Sizes of photos in a comparison; `None` for all.
+        most_sizes: How many sizes of photos a comparison uses; `None` for all.
     """
 
     most_sizes = None
@@ -138,7 +139,7 @@ class ONNX:
             if self.about["format"] != _FORMAT:
                 raise ValueError(f"its format is {self.about['format']}")
         except Exception as error:  # the runtime raises many kinds
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"{file} is not an ONNX file of this project ({reason}). Write one with: "
                 f"python -m apinet_jax export RUN {file} --format onnx"

@@ -16,7 +16,8 @@ from apinet_jax.method.interaction import APINet
 from apinet_jax.models.layers import normalise
 from apinet_jax.trained_network import TrainedNetwork
 
-_HALF = 2**11  # the weights of Pillow have 22 bits
+_BITS = 22  # of Pillow's weights
+_UNITS = (2**11, 2**5, 1)  # of the parts of a weight: 11, 6 and 5 bits
 
 
 class Answer(NamedTuple):
@@ -50,8 +51,8 @@ def cut_crop(
 ) -> Float[Array, "B {crop} {crop} 3"]:
     """Resize complete photos to a square and cut its central part, as evaluation does.
 
-    The same numbers as Pillow's antialiased bilinear filter (since Pillow 13), which rounds to grey
-    levels after each direction. Height and width may be symbolic.
+    The result equals that of Pillow's antialiased bilinear filter (of Pillow 13 and later), which
+    rounds to grey levels after each direction. Height and width may be symbolic.
 
     Args:
         pixels: RGB photos of one size.
@@ -84,7 +85,7 @@ def resize_weights(
     antialiasing. Pillow rounds the weights to 22 bits too, which decides ties between grey levels.
 
     Args:
-        length: Pixels of the line; may be symbolic.
+        length: Pixels of the line, at most 65,535 as in a JPEG; may be symbolic.
         resize: Pixels of the resized line.
         start: The first of those that are computed.
         count: How many are.
@@ -96,10 +97,12 @@ def resize_weights(
     reach = 2 * jnp.maximum(size, resize)
     near = jnp.maximum(reach - jnp.abs(wanted * size - given * resize), 0)
     total = jnp.broadcast_to(near.sum(axis=0, keepdims=True), near.shape)
-    # The division of near * 2²² by the total, in two steps that do not overflow.
-    high, rest = _divided(near * _HALF, total)
-    low, rest = _divided(rest * _HALF, total)
-    return high * _HALF + low + (2 * rest >= total).astype(jnp.int32)
+    # The division of near * 2²² by the total, two bits at a time: it never overflows.
+    weights, rest = jnp.zeros_like(near), near
+    for _ in range(_BITS // 2):
+        digit, rest = _divided(4 * rest, total)
+        weights = 4 * weights + digit
+    return weights + (2 * rest >= total).astype(jnp.int32)
 
 
 def _divided(x: Int[Array, "..."], y: Int[Array, "..."]) -> tuple[Array, Array]:
@@ -111,13 +114,18 @@ def _divided(x: Int[Array, "..."], y: Int[Array, "..."]) -> tuple[Array, Array]:
 def _weighted(
     product: str, grey: Float[Array, "..."], weights: Int[Array, "length count"]
 ) -> Float[Array, "..."]:
-    """Return rounded sums of grey levels, from products of floats that are exact."""
-    high, low = (
-        jnp.einsum(product, grey, half.astype(jnp.float32), precision=lax.Precision.HIGHEST)
-        for half in _divided(weights, jnp.full_like(weights, _HALF))
-    )
-    total = high.astype(jnp.int32) * _HALF + low.astype(jnp.int32) + _HALF**2 // 2
-    return lax.div(total, jnp.full_like(total, _HALF**2)).astype(jnp.float32)
+    """Return rounded sums of grey levels.
+
+    The products are of floats. Parts of the weights are so small that all sums are exact.
+    """
+    total = jnp.int32(2 ** (_BITS - 1))
+    for unit, above in zip(_UNITS, (None, *_UNITS), strict=False):
+        part = weights if above is None else _divided(weights, jnp.full_like(weights, above))[1]
+        part, _ = _divided(part, jnp.full_like(part, unit))
+        part = part.astype(jnp.float32)
+        sums = jnp.einsum(product, grey, part, precision=lax.Precision.HIGHEST)
+        total = total + sums.astype(jnp.int32) * unit
+    return _divided(total, jnp.full_like(total, 2**_BITS))[0].astype(jnp.float32)
 
 
 def classify_crops(

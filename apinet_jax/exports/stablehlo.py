@@ -92,7 +92,7 @@ class StableHLO:
 
     Attributes:
         about: Its description.
-        most_sizes: Sizes of photos in a comparison: for each a program is compiled that resizes.
+        most_sizes: How many sizes of photos a comparison uses: each needs a compiled program.
     """
 
     most_sizes = 50

@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -22,6 +23,8 @@ from apinet_jax.serving.measures import Measures
 from apinet_jax.serving.openapi import describe
 from apinet_jax.serving.service import Service, Settings
 from apinet_jax.serving.uploads import RefusedError, read_uploads
+
+_LOG = logging.getLogger("uvicorn.error")
 
 PAGE = Path(__file__).parent / "page"
 _RETRY_SECONDS = "1"
@@ -42,7 +45,7 @@ def make_app(
     hosts: Sequence[str] | None = None,
     ready: Callable[[], None] = lambda: None,
 ) -> Starlette:
-    """Return the application of a run. It compiles its programs when it starts.
+    """Return the application of a run, after compiling its programs.
 
     Args:
         run: The run.
@@ -50,18 +53,23 @@ def make_app(
         hosts: Names by which it may be addressed; any if `None`. A local server has to check them,
             because a page elsewhere could give its own name to this machine (DNS rebinding).
         ready: Called when requests are answered.
+
+    Raises:
+        RunError: If the device runs out of memory.
     """
     measures = Measures()
     service = Service(run, settings, measures.observe_batch)
+    service.prepare()
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await asyncio.get_running_loop().run_in_executor(None, service.prepare)
         batches = asyncio.create_task(service.batcher.run())
         ready()
-        yield  # the server waits for its requests before it returns here
-        batches.cancel()
-        service.close()
+        try:
+            yield  # the server waits for its requests before it returns here
+        finally:
+            batches.cancel()
+            service.close()
 
     limits = settings.limits
 
@@ -107,11 +115,8 @@ def make_app(
             Route("/", page),
             Mount("/static", StaticFiles(directory=PAGE)),
         ],
-        middleware=[
-            Middleware(_Gate, measures=measures, most=limits.waiting),
-            *([] if hosts is None else [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]),
-        ],
-        exception_handlers={RefusedError: _refused, HTTPException: _http_error, Exception: _failed},
+        middleware=[Middleware(_Gate, measures=measures, most=limits.waiting, hosts=hosts)],
+        exception_handlers={RefusedError: _refused, HTTPException: _http_error},
         lifespan=lifespan,
     )
 
@@ -148,16 +153,26 @@ async def _http_error(_: Request, error: Exception) -> Response:
     return _error(error.status_code, error.detail, error.headers)
 
 
-async def _failed(_: Request, error: Exception) -> Response:
-    return _error(500, "The server failed; its log has the reason.")
-
-
 class _Gate:
-    """Counts requests, refuses those that would wait too long, and adds headers."""
+    """Counts requests, refuses those that cannot be meant or would wait, and adds headers."""
 
-    def __init__(self, app: ASGIApp, measures: Measures, most: int):
-        self._app, self._measures, self._most = app, measures, most
+    def __init__(self, app: ASGIApp, measures: Measures, most: int, hosts: Sequence[str] | None):
+        self._app, self._measures, self._most, self._hosts = app, measures, most, hosts
         self._waiting = 0
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+        if self._hosts is not None and name not in self._hosts:
+            return _error(400, "This server does not answer to that name.")
+        if scope["method"] != "POST":
+            return None
+        if headers.get("sec-fetch-site") == "cross-site":
+            return _error(403, "Other pages cannot use this server.")
+        if self._waiting >= self._most:
+            return _error(503, "Too many requests wait.", {"Retry-After": _RETRY_SECONDS})
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -165,23 +180,30 @@ class _Gate:
             return
         start, path = time.monotonic(), scope["path"]
         known = path if path in _PATHS else "other"  # strangers' paths would fill the memory
-        posts = scope["method"] == "POST"
+        posts, started = scope["method"] == "POST", False
 
         async def sending(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 added = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *added]}
                 self._measures.requests.labels(known, str(message["status"])).inc()
             await send(message)
 
-        if posts and self._waiting >= self._most:
-            busy = _error(503, "Too many requests wait.", {"Retry-After": _RETRY_SECONDS})
-            await busy(scope, receive, sending)
+        if (refusal := self._refusal(scope)) is not None:
+            await refusal(scope, receive, sending)
             return
         self._waiting += posts
         self._measures.waiting.set(self._waiting)
         try:
             await self._app(scope, receive, sending)
+        except Exception:
+            if started:
+                raise
+            _LOG.exception("A request failed.")
+            failed = _error(500, "The server failed; its log has the reason.")
+            await failed(scope, receive, sending)
         finally:
             self._waiting -= posts
             self._measures.waiting.set(self._waiting)

@@ -9,10 +9,12 @@ _MAYBE_TEXT, _MAYBE_NUMBER = {"type": ["string", "null"]}, {"type": ["number", "
 _ERROR = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
 _REFUSED = {
     400: "The request is wrong.",
+    403: "It comes from a page of another server.",
     408: "The body was sent too slowly.",
     413: "The body or the photo is too large.",
     415: "This is no photo.",
     422: "The photo cannot be read, or has no such answer.",
+    500: "The server failed.",
     503: "Too many requests wait; Retry-After says when to try again.",
 }
 

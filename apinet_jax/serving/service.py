@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from apinet_jax.answers.pairs.calibration import PairCalibration
 from apinet_jax.answers.pairs.compare import compare_rows
 from apinet_jax.answers.pairs.maps import maps_of_pixels
 from apinet_jax.answers.photo_stream import Described
@@ -23,7 +24,8 @@ from apinet_jax.answers.unknown.open_world import OpenWorld, name_photos
 from apinet_jax.inference import Description
 from apinet_jax.serving.batcher import Batcher
 from apinet_jax.serving.uploads import Limits, RefusedError, Upload, decode_upload
-from apinet_jax.system.errors import InputError
+from apinet_jax.system.console import say
+from apinet_jax.system.errors import InputError, explain_out_of_memory
 
 T = TypeVar("T")
 
@@ -64,18 +66,34 @@ class Service:
         self.run, self.settings = run, settings
         self._device = ThreadPoolExecutor(1, "device")  # everything that computes, one at a time
         self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
+        self._exemplars, self._calibrated = EXEMPLARS, True
         self.batcher = Batcher(
             run.describe_pixels, self._device, run.config.data.crop, observe=observe
         )
 
     def prepare(self) -> None:
-        """Compile what the first requests need."""
-        self.batcher.compile()
+        """Compute what the first requests need: programs, and features of the run's photos.
+
+        Raises:
+            RunError: If the device runs out of memory.
+        """
+        with explain_out_of_memory("Serve from a device with more memory."):
+            self.batcher.compile()
+        try:
+            self.run.bank("train")
+        except InputError as error:
+            self._exemplars = 0
+            say(f"NOTE: no training photos are shown: {error}")
+        try:
+            _ = self.run.pair_calibration
+        except InputError as error:
+            self._calibrated = False
+            say(f"NOTE: pairs of photos get no probability: {error}")
 
     def close(self) -> None:
-        """End the threads; work that has begun is finished."""
+        """End the threads without waiting for work that has begun."""
         for pool in (self._decoders, self._device):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def predict(self, uploads: list[Upload], top: int) -> dict[str, Any]:
         """Return the names of photos; one that cannot be read has the reason instead.
@@ -113,9 +131,10 @@ class Service:
         """
         if len(uploads) != 1:
             raise RefusedError(400, f"{len(uploads)} photos were sent; one is explained.")
-        upload = uploads[0]
-        await self._crop(upload)  # refuses what is no photo
-        return await self._compute(partial(self._explain, upload.content, against))
+        if not self.run.has_maps:
+            raise RefusedError(422, "This network classifies a class token, which has no map.")
+        await self._crop(uploads[0])  # refuses what is no photo
+        return await self._compute(partial(self._explain, uploads[0].content, against))
 
     def about(self) -> dict[str, Any]:
         """Return what the run is, and what requests may ask for."""
@@ -126,6 +145,7 @@ class Service:
             "method": run.config.method,
             "pixels": run.config.data.crop,
             "explains": run.has_maps,
+            "calibrated_pairs": self._calibrated,
             "unknown": None if world.detector is None else world.detector.name,
             "limits": self.settings.limits._asdict(),
             "provenance": self.provenance(),
@@ -147,7 +167,8 @@ class Service:
         features, logits = await self.batcher(await self._crop(upload))
         described = Described(logits[None], features[None], (None,))
         naming, world = self.settings.naming, self.settings.world
-        (answer,) = name_photos(described, naming, world, top)
+        name = partial(name_photos, described, naming, world, top)
+        (answer,) = await asyncio.get_running_loop().run_in_executor(self._decoders, name)
         row = make_row(upload.name, answer, naming.class_names, None)
         del row["true_class"], row["correct"]
         return row
@@ -168,7 +189,7 @@ class Service:
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         run = self.run
         pair = np.array([[0, 1]])
-        (found,) = compare_rows(run, lambda: run.pair_calibration, described, pair, prior)
+        (found,) = compare_rows(run, self._pair_calibration, described, pair, prior)
         answer = found._asdict()
         for side in ("class_1", "class_2"):
             name, probability = answer[side]
@@ -188,8 +209,13 @@ class Service:
             )
         return answer, pictures
 
+    def _pair_calibration(self) -> PairCalibration:
+        if not self._calibrated:
+            raise InputError("The pairs of this run are not calibrated.")
+        return self.run.pair_calibration
+
     def _explain(self, photo: bytes, against: str | None) -> dict[str, Any]:
-        found = self.run.explain(photo, against, exemplars=EXEMPLARS)
+        found = self.run.explain(photo, against, exemplars=self._exemplars)
         return {
             "predicted": found.predicted,
             "against": found.against,
@@ -208,7 +234,7 @@ class Service:
                 }
                 for one in found.exemplars
             ],
-            "no_exemplars": None if found.no_exemplars is None else "the photos are not here",
+            "no_exemplars": None if found.exemplars else "the photos of the run are not here",
             "provenance": self.provenance(),
         }
 

@@ -34,8 +34,8 @@ class Limits(NamedTuple):
     waiting: int = 32
 
 
-class RefusedError(MultiPartException):
-    """A request that is refused; of this base, so that the parser of forms closes its files.
+class RefusedError(Exception):
+    """A request that is refused.
 
     Attributes:
         status: The HTTP status.
@@ -45,7 +45,7 @@ class RefusedError(MultiPartException):
     def __init__(self, status: int, message: str):
         """Keep the arguments."""
         super().__init__(message)
-        self.status = status
+        self.status, self.message = status, message
 
 
 class Upload(NamedTuple):
@@ -91,15 +91,15 @@ async def _form(request: Request, limits: Limits) -> list[Upload]:
     parser.spool_max_size = int(limits.megabytes * 1e6) + 1  # never rolls over to a disk
     try:
         form = await parser.parse()
-    except RefusedError:
-        raise
     except MultiPartException as error:
         raise RefusedError(400, f"The form cannot be read: {error.message}") from error
+    except UnicodeError as error:  # the form names the encoding of its texts
+        raise RefusedError(400, "The form cannot be read: its texts are damaged.") from error
     try:
         files = form.multi_items()
         if any(field != FIELD or not isinstance(file, UploadFile) for field, file in files):
             raise RefusedError(400, f"Only files in fields named '{FIELD}' are expected.")
-        return [Upload(file.filename or "", await file.read()) for _, file in files]
+        return [Upload(_plain(file.filename), await file.read()) for _, file in files]
     finally:
         await form.close()
 
@@ -115,6 +115,11 @@ async def _bounded(request: Request, limits: Limits) -> AsyncIterator[bytes]:
             yield part
     except ClientDisconnect as error:
         raise RefusedError(400, "The body was cut off.") from error
+
+
+def _plain(name: str | None) -> str:
+    """Return a file's name without what cannot be encoded."""
+    return (name or "").encode("utf-8", "replace").decode()
 
 
 def _too_large(limits: Limits) -> RefusedError:

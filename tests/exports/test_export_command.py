@@ -14,6 +14,7 @@ from apinet_jax.__main__ import run_command
 from apinet_jax.exports import parity as parity_module
 from apinet_jax.system.errors import InputError, RunError
 from apinet_jax.system.paths import to_path
+from apinet_jax.workdir.record import sha256_of
 
 load = partial(apinet_jax.load, device=jax.devices()[0])
 
@@ -59,7 +60,8 @@ def test_hub_folder_is_read_back(workdir, photos, tmp_path, capsys):
     found, run = load(folder), load(workdir)
     some = sorted(map(str, (photos / "test/class1").iterdir()))
     np.testing.assert_array_equal(found.logits(some), run.logits(some))
-    assert found.provenance._replace(checkpoint="") == run.provenance._replace(checkpoint="")
+    assert found.provenance.step == run.provenance.step
+    assert found.provenance.hash == sha256_of(folder / "model.safetensors")[:12]
     assert found.predict(some) == run.predict(some)
     assert found.compare(*some[:2]) == run.compare(*some[:2])
     assert found.explain(some[0]).difference == run.explain(some[0]).difference
@@ -79,6 +81,10 @@ def test_published_networks_have_no_photos(workdir, photos, tmp_path):
     export(workdir, tmp_path / "birds", "hub")
     with pytest.raises(InputError, match=r"without the photos .* --data-dir"):
         load(tmp_path / "birds").unknown([photos / "test/class1/0.png"])
+    config = json.loads((tmp_path / "birds/config.json").read_text())
+    config["apinet_jax"]["config"]["data"]["dir"] = str(photos)
+    (tmp_path / "birds/config.json").write_text(json.dumps(config))
+    assert load(tmp_path / "birds").config.data.dir is None  # of a stranger
     with_photos = load(tmp_path / "birds", data_dir=str(photos))
     assert len(with_photos.bank("test").labels) == 16
 
@@ -107,6 +113,13 @@ def test_networks_on_the_hub(workdir, photos, tmp_path, monkeypatch):
         (lambda about: about["config"]["model"].update(trunk="no"), "no"),
         (lambda about: about["config"]["model"].update(hidden=10**9), "of another shape: map1"),
         (lambda about: about.clear(), "does not describe a network"),
+        (lambda about: about.update(step=float("inf")), "does not describe a network"),
+        (lambda about: about["config"]["model"].update(dtype="x"), "model.dtype = 'x'"),
+        (lambda about: about["config"]["model"].update(batch_norm="x"), "batch_norm = 'x'"),
+        (lambda about: about["config"]["data"].update(crop=None), "data.crop is not set"),
+        (lambda about: about["config"]["data"].update(crop=100), "is larger than data.resize"),
+        (lambda about: about["config"]["data"].update(resize=10**6), "more than 4096"),
+        (lambda about: about["config"]["model"].update(std=[0, 0, 0]), "model.std"),
     ],
 )
 def test_damaged_folders_are_refused(workdir, once, change, message, tmp_path):

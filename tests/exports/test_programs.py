@@ -12,7 +12,17 @@ from apinet_jax.answers.pairs.calibration import PairCalibration
 from apinet_jax.data.transforms import center_crop, resize
 from apinet_jax.exports.programs import compare_photos, cut_crop
 
-SIZES = [(40, 60), (33, 7), (1, 1), (90, 100), (513, 300), (200, 39), (45, 40)]
+SIZES = [
+    (40, 60),
+    (33, 7),
+    (1, 1),
+    (90, 100),
+    (513, 300),
+    (200, 39),
+    (45, 40),
+    (3, 12000),
+    (40000, 2),
+]
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)

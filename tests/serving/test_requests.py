@@ -1,15 +1,18 @@
 """Requests to a run: the answers of the command line, and clear refusals."""
 
 import io
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 from openapi_spec_validator import validate
 from PIL import Image
 from starlette.testclient import TestClient
 
+import apinet_jax
 from apinet_jax.answers.prediction.naming import Naming
 from apinet_jax.serving.app import make_app
 from apinet_jax.serving.service import Settings
@@ -218,8 +221,11 @@ def test_failures_have_no_details(run, files, monkeypatch):
     monkeypatch.setattr(type(run), "explain", fail)
     with TestClient(make_app(run, settings(run)), raise_server_exceptions=False) as client:
         found = client.post("/v1/explain", content=files[0].read_bytes())
+        counted = client.get("/metrics").text
     assert found.status_code == 500
     assert "secret" not in found.text
+    assert "content-security-policy" in found.headers
+    assert 'apinet_jax_requests_total{path="/v1/explain",status="500"} 1.0' in counted
 
 
 def test_other_host_names_are_refused(run):
@@ -227,3 +233,28 @@ def test_other_host_names_are_refused(run):
     with TestClient(app) as client:
         assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 400
         assert client.get("/healthz", headers={"host": "127.0.0.1:8000"}).status_code == 200
+
+
+def test_other_pages_are_refused(client, files):
+    other = {"sec-fetch-site": "cross-site"}
+    found = client.post("/v1/predict", content=files[0].read_bytes(), headers=other)
+    assert found.status_code == 403
+
+
+@pytest.mark.parametrize("charset", ["undefined", "unicode_escape", "utf-7"])
+def test_file_names_in_any_encoding(client, charset):
+    body = b'--b\r\nContent-Disposition: form-data; name="photo"; filename="\\ud800+2AA-"\r\n\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    found = client.post("/v1/predict", content=body + b"x\r\n--b--\r\n", headers=headers)
+    assert found.status_code in (400, 415)
+
+
+def test_runs_without_their_photos_reveal_no_paths(workdir, files, tmp_path):
+    run = apinet_jax.load(workdir, device=jax.devices()[0], data_dir=str(tmp_path / "moved"))
+    shutil.rmtree(run.workdir / "answers", ignore_errors=True)
+    with TestClient(make_app(run, settings(run))) as client:
+        compared = client.post("/v1/compare", files=form(*files[:2]))
+        explained = client.post("/v1/explain", content=files[0].read_bytes())
+    assert compared.json()["same"] is None
+    assert explained.json()["exemplars"] == []
+    assert str(tmp_path) not in compared.text + explained.text

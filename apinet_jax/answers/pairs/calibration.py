@@ -247,11 +247,13 @@ def published_calibration(network: TrainedNetwork) -> PairCalibration:
         )
     try:
         scores, log_odds = (tuple(map(float, about[name])) for name in ("scores", "log_odds"))
-        if len(scores) != len(log_odds) or not np.isfinite(scores + log_odds).all():
-            raise ValueError("its knots are not finite, or have no values")
+        if not scores or len(scores) != len(log_odds):
+            raise ValueError("its knots have no values")
+        if not np.isfinite(scores + log_odds).all() or (np.diff(scores) < 0).any():
+            raise ValueError("its knots are not finite and ascending")
         images, pairs = int(about["images"]), int(about["pairs"])
         return PairCalibration(str(about["method"]), scores, log_odds, images, pairs)
-    except (LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"The calibration of pairs in {network.folder} is damaged ({error!r})."
         ) from error

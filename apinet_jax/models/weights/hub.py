@@ -171,16 +171,19 @@ def _why(error: Exception, name: str, repository: str, revision: str) -> str:
     from huggingface_hub import errors as hub
 
     page = f"{constants.ENDPOINT}/{repository}"
+    published = is_published_on_hub(name)
     if isinstance(error, hub.HFValidationError):
-        return (
-            f"{name} is not the name of a model; for example {_OPTION}={HUB}resnet101.tv_in1k is."
-        )
+        example = f"{PUBLISHED_HUB}OWNER/NAME" if published else f"{_OPTION}={HUB}resnet101.tv_in1k"
+        return f"{name} is not the name of a model; for example {example} is."
     if isinstance(error, hub.GatedRepoError):
         return f"{name} is served only to users who accepted its terms: see {page}."
     if isinstance(error, hub.RepositoryNotFoundError):
+        missing = f"The hub has no model {repository}, or you have no access"
+        if published:
+            return f"{missing}: see {page}."
         return (
-            f"The hub has no model {repository}, or you have no access; names are listed at "
-            f"{constants.ENDPOINT}/timm; the part after the point names the training data."
+            f"{missing}; names are listed at {constants.ENDPOINT}/timm; the part after the point "
+            "names the training data."
         )
     if isinstance(error, hub.RevisionNotFoundError):
         return f"{repository} has no revision {revision}: see {page}/commits/main."
@@ -201,7 +204,8 @@ def _why(error: Exception, name: str, repository: str, revision: str) -> str:
         f"({'HF_HUB_OFFLINE is set, and it is not in the cache' if offline else reason}). "
         "Download these two files elsewhere:\n"
         + "".join(f"  {address}\n" for address in addresses)
-        + f"Put them into one folder, for example {folder}, and set {_OPTION}={folder}"
+        + f"Put them into one folder, for example {folder}, and "
+        + (f"load that folder: {folder}" if published else f"set {_OPTION}={folder}")
     )
 
 

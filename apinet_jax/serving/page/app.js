@@ -77,9 +77,13 @@ async function nameOne(photo) {
     make("img", { src: URL.createObjectURL(photo), alt: "Your photo" }),
     make("div", {}, verdict(row), bars(row.classes)));
   const parts = [panel];
-  if (row.classes.length > 1 && (await model).explains) {
+  const about = await model.catch(() => ({ explains: false }));
+  // With --only, a gallery or a taxonomy the answer may be none of the two that are explained.
+  if (row.classes.length > 1 && about.explains) {
     const found = await ask("/v1/explain", [photo]).catch((error) => ({ error: error.message }));
-    if (found.error) {
+    if (!found.error && found.predicted !== row.classes[0].name) {
+      parts.push(make("p", { className: "quiet", textContent: "No explanation: the network itself prefers another class." }));
+    } else if (found.error) {
       parts.push(make("p", { className: "quiet", textContent: `No explanation: ${found.error}` }));
     } else {
       const text = `Red speaks for ${found.predicted}, blue for ${found.against}`;
@@ -130,7 +134,7 @@ async function nameMany(photos, mine) {
   const worker = async () => {
     while (waiting.length && mine === turn) {
       const { photo, index } = waiting.shift();
-      const name = photo.webkitRelativePath || photo.name;
+      const name = pathOf(photo);
       let row;
       try {
         const answer = await ask("/v1/predict", [photo]);
@@ -139,6 +143,7 @@ async function nameMany(photos, mine) {
       } catch (error) {
         row = { error: error.message, answer: "", probability: null, classes: [] };
       }
+      if (mine !== turn) return;
       rows[index] = { ...row, photo: name };
       const sure = row.probability === null ? "" : percent(row.probability);
       body.append(make("tr", {}, make("td", { textContent: name }),
@@ -164,17 +169,25 @@ function save(rows) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
+/** The path of a photo in its folder; a dropped one has its own. */
+const pathOf = (photo) => photo.droppedPath || photo.webkitRelativePath || photo.name;
+
 async function answer(files) {
-  const photos = [...files].filter((file) => file.size > 0 || files.length === 1);
-  if (!photos.length) return;
+  const isFolder = [...files].some((file) => pathOf(file).includes("/"));
+  // A folder also has files of other kinds, and hidden ones.
+  const photos = [...files].filter((file) => !isFolder || (file.type.startsWith("image/") && !file.name.startsWith(".")));
+  if (!photos.length) {
+    if (isFolder) byId("problem").textContent = "The folder has no photos.";
+    return;
+  }
   turn += 1;
   const mine = turn;
   byId("problem").textContent = "";
   byId("status").textContent = "Looking ...";
   byId("result").replaceChildren();
   try {
-    const asked = photos.length === 1 ? nameOne(photos[0])
-      : photos.length === 2 && !photos[0].webkitRelativePath ? compareTwo(photos) : nameMany(photos, mine);
+    const asked = isFolder || photos.length > 2 ? nameMany(photos, mine)
+      : photos.length === 2 ? compareTwo(photos) : nameOne(photos[0]);
     const { parts, provenance } = await asked;
     if (mine !== turn) return;
     if (parts) byId("result").replaceChildren(...parts);
@@ -196,7 +209,10 @@ async function dropped(items) {
   const found = [];
   const visit = async (entry) => {
     if (entry.isFile) {
-      found.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+      // A file that was dropped itself has a path without a folder: "/photo.jpg".
+      file.droppedPath = entry.fullPath.slice(1);
+      found.push(file);
       return;
     }
     const reader = entry.createReader();
@@ -213,7 +229,7 @@ async function dropped(items) {
 const model = fetch("/v1/model").then((response) => response.json());
 model.then((about) => {
   byId("about").textContent = `${about.class_names.length} classes, ${about.trunk}`;
-});
+}, () => { byId("problem").textContent = "The server cannot be reached."; });
 
 for (const id of ["files", "camera", "folder"]) {
   byId(id).addEventListener("change", (event) => {
@@ -227,5 +243,9 @@ addEventListener("dragleave", () => byId("drop").classList.remove("over"));
 addEventListener("drop", async (event) => {
   event.preventDefault();
   byId("drop").classList.remove("over");
-  answer(await dropped(event.dataTransfer.items));
+  try {
+    await answer(await dropped(event.dataTransfer.items));
+  } catch {
+    byId("problem").textContent = "What was dropped cannot be read.";
+  }
 });
