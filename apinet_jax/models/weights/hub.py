@@ -178,13 +178,9 @@ def _why(error: Exception, name: str, repository: str, revision: str) -> str:
     if isinstance(error, hub.GatedRepoError):
         return f"{name} is served only to users who accepted its terms: see {page}."
     if isinstance(error, hub.RepositoryNotFoundError):
-        missing = f"The hub has no model {repository}, or you have no access"
-        if published:
-            return f"{missing}: see {page}."
-        return (
-            f"{missing}; names are listed at {constants.ENDPOINT}/timm; the part after the point "
-            "names the training data."
-        )
+        listed = f"names are listed at {constants.ENDPOINT}/timm; the part after the point names "
+        advice = f"see {page}." if published else f"{listed}the training data."
+        return f"The hub has no model {repository}, or you have no access; {advice}"
     if isinstance(error, hub.RevisionNotFoundError):
         return f"{repository} has no revision {revision}: see {page}/commits/main."
     offline = constants.HF_HUB_OFFLINE
