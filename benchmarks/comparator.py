@@ -111,8 +111,7 @@ class Study:
     Attributes:
         images: Features of all photos.
         maps: Feature maps of the training and of the test photos [N T D], float16.
-        softmax: The trainer of the baseline, for a number of photos.
-        apinet: That of API-Net.
+        settings: The best settings of softmax and of API-Net.
     """
 
     def __init__(self, base: Any, rows: Rows, images: Images, maps: dict[str, np.ndarray]):

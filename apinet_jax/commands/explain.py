@@ -20,16 +20,12 @@ Examples:
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from apinet_jax.answers.explanation.explain import Explanation
+from apinet_jax.answers.explanation.explain import explanation_figures
 from apinet_jax.answers.explanation.picture import draw_explanation
 from apinet_jax.answers.photo_stream import warn_of_whole_photos
 from apinet_jax.answers.trained_run import load
 from apinet_jax.data.records.walk import escaped
-from apinet_jax.inference import Provenance
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result, say
 from apinet_jax.system.errors import InputError
@@ -82,7 +78,20 @@ def run(arguments: argparse.Namespace) -> None:
     if found.no_exemplars is not None and arguments.exemplars:
         say(f"No training photos are shown: {found.no_exemplars}")
     write_atomically(out, draw_explanation(found, name))
-    figures = as_json(found, escaped(arguments.photo), trained.provenance)
+    figures = {
+        "photo": escaped(arguments.photo),
+        **explanation_figures(found),
+        "exemplars": [
+            {
+                "class_name": one.class_name,
+                "file_name": one.file_name,
+                "similarity": one.similarity,
+            }
+            for one in found.exemplars
+        ],
+        "no_exemplars": found.no_exemplars,
+        "provenance": trained.provenance._asdict(),
+    }
     figures_file = out.with_name(f"{out.name}.json")  # of no other program, as package.json is
     write_atomically(figures_file, json.dumps(figures, indent=2) + "\n")
     print_result(
@@ -99,28 +108,3 @@ def run(arguments: argparse.Namespace) -> None:
             f"figures      {figures_file}",
         ]
     )
-
-
-def as_json(found: Explanation, photo: str, provenance: Provenance) -> dict[str, Any]:
-    """Return the figures of an explanation; its pixels and gate maps are only in the picture."""
-    return {
-        "photo": photo,
-        "predicted": found.predicted,
-        "against": found.against,
-        "probability": found.probability,
-        "rival_probability": found.rival_probability,
-        "difference": found.difference,
-        "bias": found.bias,
-        "bias_source": found.bias_source,
-        "contrast": np.asarray(found.contrast, float).tolist(),
-        "exemplars": [
-            {
-                "class_name": one.class_name,
-                "file_name": one.file_name,
-                "similarity": one.similarity,
-            }
-            for one in found.exemplars
-        ],
-        "no_exemplars": found.no_exemplars,
-        "provenance": provenance._asdict(),
-    }

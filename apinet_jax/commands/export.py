@@ -33,7 +33,7 @@ from apinet_jax.exports.parity import (
     write_parity,
 )
 from apinet_jax.exports.stablehlo import write_stablehlo
-from apinet_jax.exports.torch_state import network_of, write_authors, write_trunk
+from apinet_jax.exports.torch_state import make_folder, network_of, write_authors, write_trunk
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
@@ -73,8 +73,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("--license has no effect here: only a hub folder states it. Leave it out.")
     enable_compilation_cache()
     trained = load(arguments.run, arguments.checkpoint, data_dir=arguments.data_dir)
-    if format_ != "hub":
-        file.parent.mkdir(parents=True, exist_ok=True)
     if format_ in ("authors", "torchvision"):
         write = write_authors if format_ == "authors" else write_trunk
         lines = [f"  {write(network_of(trained.network), file)}"]
@@ -97,6 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _write_program(trained: TrainedRun, file: Path, format_: str) -> list[str]:
     """Write a file that can be run, and return what it lacks."""
+    make_folder(file.parent)
     if format_ == "onnx":
         write_onnx(trained.network, about_run(trained), file)
         return []

@@ -5,7 +5,7 @@ compares two photos, and names a folder of photos as a table. Programs post phot
 /v1/compare and /v1/explain; /openapi.json describes them, /metrics is for Prometheus.
 
 Only this machine reaches the server, unless --host names another address. It has no passwords:
-whoever reaches it can use it. Needs the extra: pip install "apinet_jax[serve]".
+anyone who can reach it can use it. To install what it needs: pip install "apinet_jax[serve]".
 
 Examples:
   python -m apinet_jax serve runs/birds

@@ -101,7 +101,7 @@ def measure_parity(run: TrainedRun, file: Path) -> Parity:
     bank = run.bank(found[0])
     theirs, differences = _classify_all(run, exported, bank.source)
     ours, labels = bank.logits, bank.labels
-    best, second = np.sort(ours, axis=1)[:, -1], np.sort(ours, axis=1)[:, -2]
+    second, best = np.sort(ours, axis=1)[:, -2:].T
     close = best - second < MARGIN
     same = ours.argmax(axis=1) == theirs.argmax(axis=1)
     names = bank.source.file_names

@@ -118,10 +118,9 @@ def _weighted(
 
     The products are of floats. Parts of the weights are so small that all sums are exact.
     """
-    total = jnp.int32(2 ** (_BITS - 1))
-    for unit, above in zip(_UNITS, (None, *_UNITS), strict=False):
-        part = weights if above is None else _divided(weights, jnp.full_like(weights, above))[1]
-        part, _ = _divided(part, jnp.full_like(part, unit))
+    total, rest = jnp.int32(2 ** (_BITS - 1)), weights
+    for unit in _UNITS:
+        part, rest = _divided(rest, jnp.full_like(rest, unit))
         part = part.astype(jnp.float32)
         sums = jnp.einsum(product, grey, part, precision=lax.Precision.HIGHEST)
         total = total + sums.astype(jnp.int32) * unit

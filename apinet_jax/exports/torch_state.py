@@ -63,7 +63,7 @@ def write_authors(network: Network, target: Path) -> str:
     """
     check_suffix(target)
     tensors = to_authors(network.tensors)
-    _make_folder(target.parent)
+    make_folder(target.parent)
     write_state(target, tensors, wrapper="state_dict")
     _check_tensors(target, tensors)
     _warn_of_statistics(network)
@@ -79,7 +79,7 @@ def write_trunk(network: Network, target: Path) -> str:
         RunError: If the disk refuses the write.
     """
     check_suffix(target)
-    _make_folder(target.parent)
+    make_folder(target.parent)
     _write_statistics(network, target)
     write_state(target, network.trunk_tensors)
     _check_tensors(target, network.trunk_tensors)
@@ -94,7 +94,12 @@ def _check_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
             raise RunError(f"{file} was read back, and its {name} differs. Write it again.")
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Create the folder of a file.
+
+    Raises:
+        InputError: If it cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

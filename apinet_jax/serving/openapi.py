@@ -62,6 +62,7 @@ def describe(about: dict[str, Any]) -> dict[str, Any]:
             rival_probability=_NUMBER,
             difference=_NUMBER,
             bias=_NUMBER,
+            bias_source=_TEXT,
             contrast={"type": "array", "items": {"type": "array", "items": _NUMBER}},
             photo=_TEXT,
             map=_TEXT,

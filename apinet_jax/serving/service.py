@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from apinet_jax.answers.explanation.explain import explanation_figures
 from apinet_jax.answers.pairs.calibration import PairCalibration
 from apinet_jax.answers.pairs.compare import compare_rows
 from apinet_jax.answers.pairs.maps import maps_of_pixels
@@ -23,7 +24,7 @@ from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.answers.unknown.open_world import OpenWorld, name_photos
 from apinet_jax.inference import Description
 from apinet_jax.serving.batcher import Batcher
-from apinet_jax.serving.uploads import Limits, RefusedError, Upload, decode_upload
+from apinet_jax.serving.uploads import Limits, RefusedError, Upload, crop_upload, open_upload
 from apinet_jax.system.console import say
 from apinet_jax.system.errors import InputError, explain_out_of_memory
 
@@ -80,7 +81,8 @@ class Service:
         with explain_out_of_memory("Serve from a device with more memory."):
             self.batcher.compile()
         try:
-            self.run.bank("train")
+            if self.run.has_maps:  # else nothing is explained
+                self.run.bank("train")
         except InputError as error:
             self._exemplars = 0
             say(f"NOTE: no training photos are shown: {error}")
@@ -133,8 +135,8 @@ class Service:
             raise RefusedError(400, f"{len(uploads)} photos were sent; one is explained.")
         if not self.run.has_maps:
             raise RefusedError(422, "This network classifies a class token, which has no map.")
-        await self._crop(uploads[0])  # refuses what is no photo
-        return await self._compute(partial(self._explain, uploads[0].content, against))
+        photo = await self._decode(partial(open_upload, uploads[0], self.settings.limits))
+        return await self._compute(partial(self._explain, photo, against))
 
     def about(self) -> dict[str, Any]:
         """Return what the run is, and what requests may ask for."""
@@ -168,15 +170,18 @@ class Service:
         described = Described(logits[None], features[None], (None,))
         naming, world = self.settings.naming, self.settings.world
         name = partial(name_photos, described, naming, world, top)
-        (answer,) = await asyncio.get_running_loop().run_in_executor(self._decoders, name)
+        (answer,) = await self._decode(name)
         row = make_row(upload.name, answer, naming.class_names, None)
         del row["true_class"], row["correct"]
         return row
 
     async def _crop(self, upload: Upload) -> UInt8[np.ndarray, "H W 3"]:
         data = self.run.config.data
-        decode = partial(decode_upload, upload, self.settings.limits, data.resize, data.crop)
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, decode)
+        cut = partial(crop_upload, upload, self.settings.limits, data.resize, data.crop)
+        return await self._decode(cut)
+
+    async def _decode(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
 
     async def _compute(self, function: Callable[[], T]) -> T:
         try:
@@ -214,16 +219,10 @@ class Service:
             raise InputError("The pairs of this run are not calibrated.")
         return self.run.pair_calibration
 
-    def _explain(self, photo: bytes, against: str | None) -> dict[str, Any]:
+    def _explain(self, photo: UInt8[np.ndarray, "H W 3"], against: str | None) -> dict[str, Any]:
         found = self.run.explain(photo, against, exemplars=self._exemplars)
         return {
-            "predicted": found.predicted,
-            "against": found.against,
-            "probability": found.probability,
-            "rival_probability": found.rival_probability,
-            "difference": found.difference,
-            "bias": found.bias,
-            "contrast": np.asarray(found.contrast, float).tolist(),
+            **explanation_figures(found),
             "photo": _picture(found.pixels),
             "map": self._map(found.pixels, found.contrast),
             "exemplars": [

@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from apinet_jax.data.decoding import stored_size
+from apinet_jax.data.decoding import decode, stored_size
 from apinet_jax.data.photos import photo_pixels
 
 FIELD = "photo"
@@ -126,10 +126,8 @@ def _too_large(limits: Limits) -> RefusedError:
     return RefusedError(413, f"The body is larger than {limits.megabytes:g} MB.")
 
 
-def decode_upload(
-    upload: Upload, limits: Limits, resize: int, crop: int
-) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
-    """Return what the network sees of a photo; its content decides the type, not its name.
+def open_upload(upload: Upload, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the upright photo; its content decides the type, not its name.
 
     Raises:
         RefusedError: If it is no photo, damaged, or has too many pixels.
@@ -144,6 +142,13 @@ def decode_upload(
             f"The photo has {width} x {height} pixels, more than {limits.megapixels:g} million.",
         )
     try:
-        return photo_pixels(upload.content, None, resize, crop)
+        return np.asarray(decode(upload.content))
     except ValueError as error:
         raise RefusedError(422, f"The photo cannot be read: {error}.") from error
+
+
+def crop_upload(
+    upload: Upload, limits: Limits, resize: int, crop: int
+) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
+    """Return what the network sees of a photo; raise as `open_upload`."""
+    return photo_pixels(open_upload(upload, limits), None, resize, crop)

@@ -1,6 +1,6 @@
 """Why this class and not that one: a contrast map and the nearest training photos of both."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -219,3 +219,17 @@ def _gates(
         for one, gates in zip(maps, both, strict=True)
     )
     return [Gates(*some) for some in zip(*drawn, strict=True)]
+
+
+def explanation_figures(found: Explanation) -> dict[str, Any]:
+    """Return the figures of an explanation as plain data, without pictures and exemplars."""
+    return {
+        "predicted": found.predicted,
+        "against": found.against,
+        "probability": found.probability,
+        "rival_probability": found.rival_probability,
+        "difference": found.difference,
+        "bias": found.bias,
+        "bias_source": found.bias_source,
+        "contrast": np.asarray(found.contrast, float).tolist(),
+    }
