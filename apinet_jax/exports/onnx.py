@@ -133,7 +133,11 @@ class ONNX:
         except ImportError as error:
             raise _missing(error) from error
         try:
-            self._session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # errors; its warnings are about its own optimisations
+            self._session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
             stored = self._session.get_modelmeta().custom_metadata_map
             self.about: dict[str, Any] = json.loads(stored[_ABOUT])
             if self.about["format"] != _FORMAT:

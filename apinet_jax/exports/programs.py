@@ -63,12 +63,12 @@ def cut_crop(
     rows, columns = (resize_weights(length, resize, start, crop) for length in pixels.shape[1:3])
 
     def rows_first(grey: Float[Array, "B H W 3"]) -> Float[Array, "B y x 3"]:
-        grey = _weighted("bhwc,hy->bywc", grey, rows)
-        return _weighted("bywc,wx->byxc", grey, columns)
+        grey = _weighted("phy,bhwc->pybwc", rows, grey)
+        return _weighted("pwx,ybwc->pbyxc", columns, grey)
 
     def columns_first(grey: Float[Array, "B H W 3"]) -> Float[Array, "B y x 3"]:
-        grey = _weighted("bhwc,wx->bhxc", grey, columns)
-        return _weighted("bhxc,hy->byxc", grey, rows)
+        grey = _weighted("pwx,bhwc->pxbhc", columns, grey)
+        return _weighted("phy,xbhc->pbyxc", rows, grey)
 
     # Pillow begins with the height if it loses more than twice as many pixels as the width.
     height, width = (jnp.int32(1) * length for length in pixels.shape[1:3])
@@ -112,18 +112,21 @@ def _divided(x: Int[Array, "..."], y: Int[Array, "..."]) -> tuple[Array, Array]:
 
 
 def _weighted(
-    product: str, grey: Float[Array, "..."], weights: Int[Array, "length count"]
+    product: str, weights: Int[Array, "length count"], grey: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """Return rounded sums of grey levels.
 
     The products are of floats. Parts of the weights are so small that all sums are exact.
     """
-    total, rest = jnp.int32(2 ** (_BITS - 1)), weights
+    parts, rest = [], weights
     for unit in _UNITS:
         part, rest = _divided(rest, jnp.full_like(rest, unit))
-        part = part.astype(jnp.float32)
-        sums = jnp.einsum(product, grey, part, precision=lax.Precision.HIGHEST)
-        total = total + sums.astype(jnp.int32) * unit
+        parts.append(part.astype(jnp.float32))
+    # One product for all parts: each would have to be compiled.
+    sums = jnp.einsum(product, jnp.stack(parts), grey, precision=lax.Precision.HIGHEST)
+    total = jnp.int32(2 ** (_BITS - 1))
+    for unit, part in zip(_UNITS, sums, strict=True):
+        total = total + part.astype(jnp.int32) * unit
     return _divided(total, jnp.full_like(total, 2**_BITS))[0].astype(jnp.float32)
 
 
