@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apinet_jax.training import train as train
 
 __version__ = "0.1.0"
+"""The version of the package."""
 
 _MODULE_OF = {
     "APINet": "apinet_jax.method.interaction",

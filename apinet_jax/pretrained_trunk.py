@@ -42,14 +42,18 @@ def load_trunk(
             class token of a ViT (`token`), or `both`.
         device: Where it computes; JAX's default device if not given.
 
+    Returns:
+        The trunk; nothing is compiled before the first photo.
+
     Raises:
         InputError: If the weights do not exist, cannot be read or belong to another trunk, or there
             is no such trunk, or it has no class token to pool.
 
-    >>> import apinet_jax
-    >>> trunk = apinet_jax.load_trunk("timm:resnet50.tv_in1k")  # doctest: +SKIP
-    >>> trunk.features(["photo.jpg"]).shape  # doctest: +SKIP
-    (1, 2048)
+    Examples:
+        >>> import apinet_jax
+        >>> trunk = apinet_jax.load_trunk("timm:resnet50.tv_in1k")  # doctest: +SKIP
+        >>> trunk.features(["photo.jpg"]).shape  # doctest: +SKIP
+        (1, 2048)
     """
     return PretrainedTrunk(weights, trunk, pool, device)
 

@@ -22,8 +22,9 @@ def find_classes(names: Iterable[str], class_names: Sequence[str]) -> list[int]:
     Raises:
         InputError: If there are no such classes; it lists the nearest names of each.
 
-    >>> find_classes(["Wren"], ["Robin", "Wren"])
-    [1]
+    Examples:
+        >>> find_classes(["Wren"], ["Robin", "Wren"])
+        [1]
     """
     label_of = {normal(name): label for label, name in enumerate(class_names)}
     names = list(names)

@@ -45,13 +45,17 @@ def load(
         device: Where it computes; JAX's default device if not given.
         data_dir: Where the run's photos are stored now, if they were moved.
 
+    Returns:
+        The run, which answers about photos; nothing is compiled before the first photo.
+
     Raises:
         InputError: If there is no such checkpoint, or it cannot be read.
 
-    >>> import apinet_jax
-    >>> bird = apinet_jax.load("runs/x")  # doctest: +SKIP
-    >>> bird.predict(["photo.jpg"], top=1)  # doctest: +SKIP
-    [[('Laysan Albatross', 0.93)]]
+    Examples:
+        >>> import apinet_jax
+        >>> bird = apinet_jax.load("runs/x")  # doctest: +SKIP
+        >>> bird.predict(["photo.jpg"], top=1)  # doctest: +SKIP
+        [[('Laysan Albatross', 0.93)]]
     """
     found = TrainedRun(run, checkpoint, device)
     if data_dir is not None:
@@ -185,7 +189,7 @@ class TrainedRun(Classifier):
         """Return a score for unknown photos, fitted on the run's images.
 
         Args:
-            score: One of `answers.unknown.SCORES`.
+            score: `vim` (the default), `knn`, `max_softmax`, `max_logit` or `energy`.
 
         Raises:
             InputError: If there is no such score, the run has no held-out images, or its photos
@@ -206,9 +210,9 @@ class TrainedRun(Classifier):
 
         Args:
             photos: The photos.
-            false_alarms: The share of photos of known classes that may be called unknown; the
-                threshold for it is fitted on the held-out images.
-            score: One of `answers.unknown.SCORES`.
+            false_alarms: The share of photos of known classes that may be called unknown, 0.05 by
+                default; the threshold for it is fitted on the held-out images.
+            score: `vim` (the default), `knn`, `max_softmax`, `max_logit` or `energy`.
             windows: See `pixels`.
 
         Raises:
@@ -245,7 +249,8 @@ class TrainedRun(Classifier):
         """Return answers other than the classes of the run, for `predict`.
 
         Args:
-            unknown: The score by which photos are called unknown; `None` if none are.
+            unknown: The score by which photos are called unknown, see `detector`; `None` if none
+                are.
             false_alarms: See `unknown`.
             gallery: Whether the classes of the run's gallery are answers.
 

@@ -13,7 +13,10 @@ from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import to_path
 
 Photo = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+"""A path (also `gs://`), encoded bytes, a PIL image, or a uint8 array [H W 3]."""
+
 Window = tuple[int, int, int, int]
+"""A part of a photo: x, y, width and height in pixels of the upright photo."""
 
 
 def read_pixels(

@@ -25,8 +25,9 @@ def softmax(logits: Float[np.ndarray, "N C"], temperature: float = 1.0) -> Float
         logits: Scores of each image.
         temperature: Divisor of the logits.
 
-    >>> softmax(np.array([[0.0, 2 * np.log(3)]]), temperature=2.0)
-    array([[0.25, 0.75]])
+    Examples:
+        >>> softmax(np.array([[0.0, 2 * np.log(3)]]), temperature=2.0)
+        array([[0.25, 0.75]])
     """
     return np.exp(log_softmax(logits / temperature))
 

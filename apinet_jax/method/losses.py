@@ -48,9 +48,10 @@ def cross_entropy(
         labels: True class of each row.
         smoothing: Share of the target that is distributed uniformly over all classes.
 
-    >>> import jax.numpy as jnp
-    >>> print(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])))  # log 4
-    [1.3862944]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> print(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])))  # log 4
+        [1.3862944]
     """
     log_probability = jax.nn.log_softmax(logits)
     nll = -jnp.take_along_axis(log_probability, labels[..., None], axis=-1)[..., 0]
@@ -76,10 +77,11 @@ def score_ranking(
         labels: True class of each row.
         margin: The paper's epsilon, in units of probability.
 
-    >>> import jax.numpy as jnp
-    >>> logits = jnp.zeros((1, 2))  # both gates see a probability of 1/2
-    >>> print(score_ranking(logits, logits, jnp.array([0]), margin=0.05))
-    [0.05]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> logits = jnp.zeros((1, 2))  # both gates see a probability of 1/2
+        >>> print(score_ranking(logits, logits, jnp.array([0]), margin=0.05))
+        [0.05]
     """
     p_self = jnp.exp(-cross_entropy(self_logits, labels))
     p_other = jnp.exp(-cross_entropy(other_logits, labels))
@@ -104,11 +106,12 @@ def class_contrast(
         labels_2: True class of image 2 of each pair.
         valid: Whether each pair has a true partner.
 
-    >>> import jax.numpy as jnp
-    >>> row = jnp.zeros((1, 3))
-    >>> pair = PairLogits(row, row, row, row)
-    >>> print(class_contrast(pair, jnp.array([0]), jnp.array([1]), jnp.array([True])))  # log 2
-    0.6931472
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> row = jnp.zeros((1, 3))
+        >>> pair = PairLogits(row, row, row, row)
+        >>> print(class_contrast(pair, jnp.array([0]), jnp.array([1]), jnp.array([True])))  # log 2
+        0.6931472
     """
     labels = ((labels_1, labels_2),) * 2 + ((labels_2, labels_1),) * 2
     rows = [

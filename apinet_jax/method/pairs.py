@@ -82,11 +82,12 @@ def mine_pairs(
     Returns:
         Both partners of each image, and whether they exist.
 
-    >>> import jax.numpy as jnp
-    >>> features = jnp.array([[0.0], [1.0], [3.0], [7.0]])
-    >>> pairs = mine_pairs(features, jnp.array([0, 0, 1, 1]), jnp.arange(4))
-    >>> print(pairs.intra, pairs.inter)
-    [1 0 3 2] [2 2 1 1]
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> features = jnp.array([[0.0], [1.0], [3.0], [7.0]])
+        >>> pairs = mine_pairs(features, jnp.array([0, 0, 1, 1]), jnp.arange(4))
+        >>> print(pairs.intra, pairs.inter)
+        [1 0 3 2] [2 2 1 1]
     """
     distances = squared_distances(features)
     if distance == "euclidean":

@@ -27,9 +27,10 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     Raises:
         ValueError: If there are more successes than trials, or a number is negative.
 
-    >>> low, high = wilson_interval(90, 100)
-    >>> print(f"{low:.3f} to {high:.3f}")
-    0.826 to 0.945
+    Examples:
+        >>> low, high = wilson_interval(90, 100)
+        >>> print(f"{low:.3f} to {high:.3f}")
+        0.826 to 0.945
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials")

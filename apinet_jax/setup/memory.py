@@ -61,8 +61,9 @@ def device_bytes(device: jax.Device) -> int:
 def format_bytes(num_bytes: int) -> str:
     """Return bytes in a readable unit.
 
-    >>> format_bytes(3 * 2**30)
-    '3.0 GiB'
+    Examples:
+        >>> format_bytes(3 * 2**30)
+        '3.0 GiB'
     """
     if num_bytes >= 1024 * _MIB:
         return f"{num_bytes / 1024 / _MIB:.1f} GiB"

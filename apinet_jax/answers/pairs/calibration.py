@@ -117,8 +117,9 @@ def _spaced(counts: Int[np.ndarray, " N"], most: int) -> tuple[np.ndarray, np.nd
 def pair_weights(same: Bool[np.ndarray, " P"], prior: float) -> Float[np.ndarray, " P"]:
     """Return a weight for each pair, so that pairs of the same class weigh `prior` of the total 1.
 
-    >>> pair_weights(np.array([True, False, False]), 0.5)
-    array([0.5 , 0.25, 0.25])
+    Examples:
+        >>> pair_weights(np.array([True, False, False]), 0.5)
+        array([0.5 , 0.25, 0.25])
     """
     positives = same.sum()
     return np.where(same, prior / max(positives, 1), (1 - prior) / max(len(same) - positives, 1))

@@ -44,8 +44,9 @@ class Comparison(NamedTuple):
 def shown(probability: float) -> str:
     """Return a probability with two decimals, or four where two would show 0 or 1.
 
-    >>> shown(0.934), shown(0.9987)
-    ('0.93', '0.9987')
+    Examples:
+        >>> shown(0.934), shown(0.9987)
+        ('0.93', '0.9987')
     """
     return f"{probability:.{2 if 0.005 <= probability < 0.995 else 4}f}"
 

@@ -26,8 +26,9 @@ def agreement(
 
     log sum_c p_1(c) p_2(c), for the softmax probabilities of both photos, taken as independent.
 
-    >>> agreement(np.zeros((1, 4)), np.zeros((1, 4)))  # log 1/4
-    array([-1.38629436])
+    Examples:
+        >>> agreement(np.zeros((1, 4)), np.zeros((1, 4)))  # log 1/4
+        array([-1.38629436])
     """
     both = log_softmax(logits_1) + log_softmax(logits_2)
     most = both.max(axis=1)
