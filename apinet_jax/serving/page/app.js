@@ -4,6 +4,13 @@ const AT_ONCE = 4; // photos of a folder that are sent at the same time
 const byId = (id) => document.getElementById(id);
 const percent = (p) => `${(100 * p).toFixed(p > 0.995 || p < 0.005 ? 2 : 0)} %`;
 let turn = 0; // of the latest choice: an older answer is not shown
+let addresses = []; // of the photos that are shown
+
+/** Returns an address for a photo, until the next choice. */
+function addressOf(photo) {
+  addresses.push(URL.createObjectURL(photo));
+  return addresses.at(-1);
+}
 
 /** Creates an element; texts are never interpreted as HTML. */
 function make(tag, properties = {}, ...children) {
@@ -74,7 +81,7 @@ function exemplars(found, name) {
 async function nameOne(photo) {
   const { photos: [row], provenance } = await ask("/v1/predict", [photo]);
   const panel = make("div", { className: "panel side" },
-    make("img", { src: URL.createObjectURL(photo), alt: "Your photo" }),
+    make("img", { src: addressOf(photo), alt: "Your photo" }),
     make("div", {}, verdict(row), bars(row.classes)));
   const parts = [panel];
   const about = await model.catch(() => ({ explains: false }));
@@ -107,7 +114,7 @@ async function compareTwo(photos) {
     const maps = found.maps[index];
     const picture = maps
       ? overlaid(maps.photo, maps.other_gate, `Photo ${index + 1}: what its partner's gate adds`)
-      : make("img", { src: URL.createObjectURL(photos[index]), alt: `Photo ${index + 1}` });
+      : make("img", { src: addressOf(photos[index]), alt: `Photo ${index + 1}` });
     return make("div", {}, picture, make("p", { textContent: `${side.name} (${percent(side.probability)})` }));
   });
   const odds = found.same === null
@@ -185,6 +192,8 @@ async function answer(files) {
   byId("problem").textContent = "";
   byId("status").textContent = "Looking ...";
   byId("result").replaceChildren();
+  addresses.forEach(URL.revokeObjectURL);
+  addresses = [];
   try {
     const asked = isFolder || photos.length > 2 ? nameMany(photos, mine)
       : photos.length === 2 ? compareTwo(photos) : nameOne(photos[0]);
@@ -204,10 +213,14 @@ async function answer(files) {
   }
 }
 
-/** Returns all files of dropped folders. */
+/** Returns dropped files, and all files of dropped folders. */
 async function dropped(items) {
   const found = [];
   const visit = async (entry) => {
+    if (entry instanceof File) {
+      found.push(entry);
+      return;
+    }
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
       // A file that was dropped itself has a path without a folder: "/photo.jpg".
@@ -222,7 +235,9 @@ async function dropped(items) {
       for (const inner of part) await visit(inner);
     }
   };
-  for (const entry of [...items].map((item) => item.webkitGetAsEntry()).filter(Boolean)) await visit(entry);
+  // What comes from another program may have no entry. Items are empty after the first pause.
+  const entries = [...items].map((item) => item.webkitGetAsEntry() || item.getAsFile());
+  for (const entry of entries.filter(Boolean)) await visit(entry);
   return found;
 }
 
