@@ -11,6 +11,7 @@ seconds to write. `--format` names one format.
 import argparse
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,13 @@ def compare(network: TrainedNetwork, format_: str) -> str:
         write(network, file)
         seconds, size = time.perf_counter() - start, file.stat().st_size / 1e6
         exported = read(file)
-    classify = jax.jit(lambda crops: classify_crops(network.variables, crops, network=network))
+    classify = jax.jit(partial(classify_crops, network=network))
     random, data = np.random.default_rng(0), network.config.data
     errors, equal = [], True
     for height, width in SIZES:
         photo = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
         crops = read_pixels([photo], None, data.resize, data.crop).astype(np.float32)
-        expected = np.asarray(classify(crops).logits)
+        expected = np.asarray(classify(network.variables, crops).logits)
         equal &= bool((exported.crops(photo) == crops).all())
         errors.append(
             np.abs(exported.classify_one(photo) - expected).max() / np.abs(expected).max()

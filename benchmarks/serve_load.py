@@ -1,7 +1,7 @@
 """How many photos a second `serve` names, and whether its memory grows.
 
     apt-get install hey
-    python -m benchmarks.serve_load RUN photo.jpg
+    python -m benchmarks.serve_load --seconds=30 RUN photo.jpg
 
 Sends the photo to `POST /v1/predict` by `hey`, on the same machine, from 1, 8 and 64 clients that
 each send the next request when the last one is answered. Columns: answered requests a second; the
