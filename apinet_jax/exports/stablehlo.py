@@ -132,6 +132,10 @@ class StableHLO:
         return np.asarray(self._classify_crops(self.crops(photo))[1])
 
     @cached_property
+    def _on_device(self) -> list[jax.Array]:
+        return jax.device_put(self._weights)
+
+    @cached_property
     def _crop(self) -> Callable[..., Any]:
         return self._compiled("crop")
 
@@ -145,4 +149,5 @@ class StableHLO:
 
     def _compiled(self, name: str) -> Callable[..., Any]:
         program = export.deserialize(bytearray(self._programs[name]))
-        return jax.jit(partial(program.call, jax.device_put(self._weights)))
+        # As arguments: constants would be copied by the compiler.
+        return partial(jax.jit(program.call), self._on_device)
