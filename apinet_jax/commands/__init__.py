@@ -9,6 +9,7 @@ COMMANDS = {
     "compare": "say whether two photos show the same class, with a probability",
     "compile_check": "compile for TPUs without having any: does it fit, what does it cost",
     "convert": "convert weights and checkpoints from PyTorch",
+    "draw": "draw birds into a folder of photos, to try the program without your own",
     "explain": "why this class and not that one: a picture of a prediction",
     "export": "write a run for other programs: StableHLO, ONNX, the hub, PyTorch",
     "gallery": "add classes to a run from a few photos, without training",
