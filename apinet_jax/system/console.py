@@ -58,7 +58,8 @@ class Bar:
     def __init__(self, title: str, total: int, start: int = 0):
         """Prepare a bar of `total` units of which `start` are done."""
         self._title, self._total, self._done = title, total, start
-        self._printed = start, time.monotonic()
+        self._began = time.monotonic()
+        self._printed = start, self._began
         self._progress = None
         if console.is_terminal:
             self._progress = Progress(
@@ -86,8 +87,8 @@ class Bar:
         if now - then >= _LINE_EVERY or self._done == self._total:
             self._printed = self._done, now
             left = (now - then) / (self._done - done_then) * (self._total - self._done)
-            eta = f"ETA {left / 60:.1f} min" if left >= 60 else f"ETA {left:.0f} s"
-            console.print(f"{self._title} {self._done}/{self._total}  {eta}  {figures}")
+            moment = f"ETA {_duration(left)}" if left else f"in {_duration(now - self._began)}"
+            console.print(f"{self._title} {self._done}/{self._total}  {moment}  {figures}".rstrip())
 
     def __enter__(self) -> "Bar":
         if self._progress is not None:
@@ -97,6 +98,10 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def tracked(items: Iterable[T], title: str, total: int) -> Iterator[T]:

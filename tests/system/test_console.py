@@ -34,6 +34,20 @@ def test_nested_bars(terminal):
     assert sent.rindex("12/20") > sent.rindex("3/3")
 
 
+def test_lines_in_a_file(monkeypatch, capsys):
+    """One every half minute, with what is left; at the end what it took."""
+    seconds = iter([100.0, 110.0, 131.0, 170.0, 172.0])
+    monkeypatch.setattr(writer.time, "monotonic", lambda: next(seconds))
+    with Bar("Training", 14, start=10) as bar:
+        for step in range(1, 5):
+            bar.advance(f"loss {step}")
+    assert capsys.readouterr().err.splitlines() == [
+        "Training 12/14  ETA 31 s  loss 2",
+        "Training 13/14  ETA 39 s  loss 3",
+        "Training 14/14  in 1.2 min  loss 4",
+    ]
+
+
 def test_results_that_go_to_a_file_are_not_printed_above_the_bar(terminal, capsys):
     with Bar("Naming photos", 2) as bar:
         bar.advance()
