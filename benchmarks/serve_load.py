@@ -14,6 +14,7 @@ import collections
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,8 @@ def main() -> None:
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="(default: %(default)s)")
     arguments = parser.parse_args()
+    if shutil.which("hey") is None:
+        parser.error("hey is not installed: apt-get install hey")
     server, address = start_server(arguments.run)
     try:
         send(address, arguments.photo, 8, ["-n", "200"])  # warm-up

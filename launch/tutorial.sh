@@ -16,7 +16,7 @@ fail() {
 }
 
 [ ! -e "$folder" ] || fail "$folder exists already; name a new folder"
-python -c "import jax, starlette, uvicorn" 2>/dev/null ||
+python -c "import jax, starlette" 2>/dev/null ||
     fail "python lacks packages; install them as docs/tutorial.md says, and activate the environment"
 
 mkdir -p -- "$folder"

@@ -57,6 +57,13 @@ def run_page(folder):
     return output
 
 
+def test_existing_folder_is_refused(tmp_path):
+    command = ["bash", ROOT / "launch/tutorial.sh", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} exists already; name a new folder\n"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page needs curl")
 def test_page_runs_and_prints_what_it_shows(tmp_path):
