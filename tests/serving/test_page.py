@@ -137,7 +137,10 @@ def test_slider_is_moved_by_the_keyboard(page, files):
 
 
 def test_keyboard_reaches_the_choice_of_photos(page, files):
+    # Chromium drops what is typed before it has painted a page for the first time.
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
     page.keyboard.press("Tab")
+    expect(page.locator("#files")).to_be_focused()
     with page.expect_file_chooser() as chosen:
         page.keyboard.press("Enter")
     assert chosen.value.is_multiple()
