@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from apinet_jax.commands import COMMANDS
 from apinet_jax.commands.cli import run_with_exit_codes
+from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
 
 
@@ -27,11 +28,7 @@ def run_command(argv: Sequence[str]) -> None:
     """
     name, *rest = argv
     if name not in COMMANDS:
-        listed = "\n".join(f"  {command:15}{what}" for command, what in COMMANDS.items())
-        raise InputError(
-            f"There is no command '{name}'. The commands are:\n{listed}\n"
-            "Training and evaluation: python -m apinet_jax.main --help"
-        )
+        raise InputError(f"There is no command '{name}'. {_overview()}")
     command = importlib.import_module(f"apinet_jax.commands.{name}")
     parser = _Parser(
         prog=f"python -m apinet_jax {name}",
@@ -44,9 +41,19 @@ def run_command(argv: Sequence[str]) -> None:
     command.run(parse(rest))
 
 
+def _overview() -> str:
+    listed = "\n".join(f"  {command:15}{what}" for command, what in COMMANDS.items())
+    return f"The commands are:\n{listed}\nTraining and evaluation: python -m apinet_jax.main --help"
+
+
 def entry_point() -> None:
     """Run the named command; without one, train or evaluate."""
     argv = sys.argv[1:]
+    if argv in (["--help"], ["-h"]):
+        print_result(
+            [__doc__, _overview(), "Help for a command: python -m apinet_jax COMMAND --help"]
+        )
+        return
     if argv and not argv[0].startswith("-"):
         takes_settings = argv[0] in ("compile_check", "sweep")
         run_with_exit_codes(
