@@ -252,10 +252,11 @@ def summary_as_lines(summary: EvalSummary, class_names: Sequence[str]) -> list[s
     """Return a summary for a person."""
     first, second, times = summary.confused
     pair = f"{class_names[first]} / {class_names[second]} ({times} mistakes)"
+    top5 = [f"  top-5                 {100 * summary.top5:.2f} %"]
     return [
         f"  images                {summary.images}",
         f"  top-1                 {100 * summary.top1:.2f} %",
-        f"  top-5                 {100 * summary.top5:.2f} %",
+        *(top5 if len(class_names) > 5 else []),  # else it is 100 %
         f"  mean over classes     {100 * summary.macro:.2f} %",
         f"  calibration error     {100 * summary.ece:.2f} %",
         f"  most confused pair    {pair if times else 'none'}",

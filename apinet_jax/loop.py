@@ -209,7 +209,8 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
     """Evaluate on held-out images at the end of an epoch, unless its row exists.
 
     The best state so far is saved before its row is written: a kill in between repeats both. The
-    best checkpoint has its score too, so that no worse state replaces it if rows are lost.
+    best checkpoint has its score too, so that no worse state replaces it if rows are lost. Of equal
+    states the later one is the best, as few held-out images tell little apart.
     """
     step = int(state.step)
     rows = [row for row in run.writer.rows if row["kind"] == "validation"]
@@ -221,7 +222,7 @@ def _evaluate_held_out(run: Run, state: TrainState) -> None:
     scores = [row["top1"] for row in rows]
     if (saved := hosts.broadcast_from_primary(run.checkpoints.best_score)) is not None:
         scores.append(saved)
-    if all(summary.top1 > score for score in scores):
+    if all(summary.top1 >= score for score in scores):
         run.checkpoints.save(state, run.metadata, best_score=summary.top1)
         run.checkpoints.wait()
     run.writer.write(

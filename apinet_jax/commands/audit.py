@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_page(arguments.out)
     enable_compilation_cache()
-    trunk = load_trunk(arguments.features, arguments.trunk)
     dataset = open_dataset("folder", arguments.data, skip_unreadable=arguments.skip_unreadable)
+    trunk = load_trunk(arguments.features, arguments.trunk)
     found = audit_dataset(dataset, trunk)
     folder = to_path(arguments.data)
     name = escaped(folder.name if is_remote(folder) else folder.resolve().name)

@@ -216,7 +216,7 @@ def _provenance(
         "taxonomy": taxonomy and hashlib.sha256(taxonomy.read_bytes()).hexdigest()[:12],
         "confidence": naming.confidence,
         **world.provenance(),
-        "top": arguments.top,
+        "top": min(arguments.top, len(naming.class_names if allowed is None else allowed)),
         "show": arguments.show,
         "folder": escaped(os.getcwd()),  # of relative paths
     }

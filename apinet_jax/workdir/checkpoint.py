@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -96,7 +97,7 @@ class Checkpoints:
     def save(
         self, state: TrainState, metadata: dict[str, Any], *, best_score: float | None = None
     ) -> None:
-        """Start to write the state, unless its step is already the newest.
+        """Start to write the state, unless its step is the newest of its kind.
 
         The state is copied before this returns, so its buffers may be donated.
 
@@ -112,13 +113,15 @@ class Checkpoints:
         best = best_score is not None
         step = int(state.step)
         self.wait()
-        if not best and step == hosts.broadcast_from_primary(self.latest_step):
+        kind = BEST if best else LAST
+        newest = partial(max, steps_of(self._workdir, kind), default=None)
+        if step == hosts.broadcast_from_primary(newest):
             return  # orbax would delete it first, and a kill would then lose it
         if jax.default_backend() == "cpu":
             # Host and device share memory there, and the next step overwrites these buffers, which
             # are donated to it, while orbax still reads them.
             state = jax.tree.map(jnp.copy, state)
-        folder = self._workdir / (BEST if best else LAST) / str(step)
+        folder = self._workdir / kind / str(step)
         score = {_HELD_OUT_SCORE: best_score} if best else {}
         with explain_failed_writes(f"the checkpoint {folder}"):
             response = (self._best if best else self._last).save_checkpointables_async(

@@ -193,7 +193,7 @@ def test_unknown_weights_name_the_nearest_trunk(monkeypatch):
     message = r"none of the trunks resnet10_w16, .*The nearest is resnet18: .*1 missing: layer4\.1"
     with pytest.raises(InputError, match=message):
         recognise(tensors)
-    with pytest.raises(InputError, match="none of their 1 tensors does"):
+    with pytest.raises(InputError, match="their 1 tensors are not those of a known trunk"):
         recognise({"encoder.weight": np.zeros((3, 3))})
 
 

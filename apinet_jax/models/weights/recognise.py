@@ -25,19 +25,19 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str:
     """
     problems = {}
     sides = {side for tensor in tensors.values() for side in tensor.shape}
-    # Tracing a trunk takes up to a second, so the likely ones come first.
-    for name in sorted(TRUNKS, key=lambda name: trunk_spec(name).width not in sides):
+    # Tracing a trunk takes up to a second. Those without a tensor of their width cannot fit.
+    for name in (name for name in TRUNKS if trunk_spec(name).width in sides):
         try:
             check_fit(tensors, name)
         except InputError as error:
             problems[name] = error
         else:
             return name
-    alike = {name: _alike(tensors, name) for name in LISTED_TRUNKS}
-    nearest = max(alike, key=alike.get)
+    alike = {name: _alike(tensors, name) for name in problems if name in LISTED_TRUNKS}
+    nearest = max(alike, key=alike.get, default=None)
     known = f"these weights fit none of the trunks {', '.join(LISTED_TRUNKS)}"
-    if not alike[nearest]:
-        raise InputError(f"{known}: none of their {len(tensors)} tensors does")
+    if nearest is None or not alike[nearest]:
+        raise InputError(f"{known}: their {len(tensors)} tensors are not those of a known trunk")
     raise InputError(f"{known}. The nearest is {nearest}: {problems[nearest]}")
 
 
