@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from apinet_jax.config import FREE_FIELDS, flatten, recorded_config, result_differences
-from apinet_jax.data.pipeline import EvalLoader, stream
+from apinet_jax.data.pipeline import EvalLoader, stream_split
 from apinet_jax.data.source import Dataset
 from apinet_jax.data.stratify import hold_out
 from apinet_jax.method.metrics import EvalSummary, summarise
@@ -91,7 +91,7 @@ def apply_to_split(
     parts = []
     with (
         explain_out_of_memory("Try a lower eval.batch_size."),
-        stream(loader, 0, loader.num_batches, workers) as batches,
+        stream_split(loader, workers) as batches,
         Bar(title, loader.num_batches) as bar,
     ):
         for batch in batches:

@@ -64,7 +64,9 @@ def report_results(run: Run, state: TrainState) -> TrainResult:
         steps["best"] = best.metadata["step"]
     evaluations = {}
     if getattr(run.dataset, split) is not None:
-        evaluations = {which: run.evaluate(one, split) for which, one in states.items()}
+        once = {step: states[which] for which, step in steps.items()}  # often they are the same
+        by_step = {step: run.evaluate(one, split) for step, one in once.items()}
+        evaluations = {which: by_step[step] for which, step in steps.items()}
     names = run.dataset.class_names
     report = {
         "chosen": chosen,

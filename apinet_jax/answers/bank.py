@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from apinet_jax.answers.cache import FOLDER, cached, run_key, write_cache
-from apinet_jax.data.pipeline import stream
+from apinet_jax.data.pipeline import stream_split
 from apinet_jax.data.source import Dataset, Source
 from apinet_jax.inference import Classifier
 from apinet_jax.setup.loaders import make_eval_loader
@@ -59,7 +59,7 @@ def _compute(classifier: Classifier, dataset: Dataset, split: str) -> Bank:
     parts = []
     with (
         explain_out_of_memory("Try a lower eval.batch_size."),
-        stream(loader, 0, loader.num_batches, config.data.workers) as batches,
+        stream_split(loader, config.data.workers) as batches,
         Bar(f"Describing {split} images", loader.num_batches) as bar,
     ):
         for batch in batches:

@@ -34,6 +34,8 @@ _FOR_WORKERS = {
 }
 # Batches that each worker computes ahead: enough to hide a slow image, few enough for memory.
 _AHEAD = 2
+# Batches of an evaluation for which a worker is worth the seconds that it takes to start.
+_WORTH_A_WORKER = 8
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -127,6 +129,14 @@ def stream(
     finally:
         iterator.close()
         gc.collect()  # frees grain's shared memory before the interpreter shuts down
+
+
+def stream_split(
+    loader: EvalLoader, workers: int = 0
+) -> contextlib.AbstractContextManager[Iterator[Batch]]:
+    """Stream every batch of a split, with fewer worker processes if there are few batches."""
+    workers = min(workers, loader.num_batches // _WORTH_A_WORKER)
+    return stream(loader, 0, loader.num_batches, workers)
 
 
 def _from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
