@@ -36,5 +36,9 @@ def test_worse_state_never_replaces_the_best(tmp_path, kept):
     assert evaluate_epochs(tmp_path, [0.5, 0.75], start=1) == 2
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
-    assert evaluate_epochs(tmp_path, [0.625, 0.75], start=3) == 2
+    assert evaluate_epochs(tmp_path, [0.625, 0.6875], start=3) == 2
     assert evaluate_epochs(tmp_path, [0.875], start=5) == 5
+
+
+def test_later_of_equally_good_states_is_the_best(tmp_path):
+    assert evaluate_epochs(tmp_path, [0.5, 0.75, 0.75, 0.5], start=1) == 3
