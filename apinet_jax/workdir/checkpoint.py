@@ -10,7 +10,6 @@ import contextlib
 import fnmatch
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -114,8 +113,7 @@ class Checkpoints:
         step = int(state.step)
         self.wait()
         kind = BEST if best else LAST
-        newest = partial(max, steps_of(self._workdir, kind), default=None)
-        if step == hosts.broadcast_from_primary(newest):
+        if step in hosts.broadcast_from_primary(lambda: steps_of(self._workdir, kind)[-1:]):
             return  # orbax would delete it first, and a kill would then lose it
         if jax.default_backend() == "cpu":
             # Host and device share memory there, and the next step overwrites these buffers, which
