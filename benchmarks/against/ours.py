@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from apinet_jax.config import default_config
@@ -52,11 +53,11 @@ def make_call(case: Case, variant: str) -> Callable[[], None]:
 
 def _head_call(program, batch: Batch) -> Callable[[], None]:
     """Mining, interaction, loss, and gradients of features and head."""
-    model = program.model
-    key = jax.random.key(0)
+    model, key = program.model, jax.random.key(0)
+    batch = Batch(*map(jnp.asarray, batch))
 
     def init(key):
-        features = jax.numpy.zeros((2, WIDTH))
+        features = jnp.zeros((2, WIDTH))
         made = model.init(key, features, features, train=False, method="interact")
         return made["params"]
 
@@ -65,5 +66,5 @@ def _head_call(program, batch: Batch) -> Callable[[], None]:
         return terms.total
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
-    params, features = jax.jit(init)(key), jax.numpy.asarray(batch.image)
+    params, features = jax.jit(init)(key), batch.image
     return lambda: jax.block_until_ready(step(params, features, key))
