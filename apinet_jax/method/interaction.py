@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from apinet_jax.method.losses import PairLogits
+from apinet_jax.models.dropout import Dropout
 from apinet_jax.models.layers import Trunk, check_cells, torch_default
 
 MutualActivation = Literal["none", "relu"]
@@ -88,7 +89,7 @@ class APINet(nn.Module):
             self.map1 = _linear(2 * self.feature_width, self.hidden)
             self.map2 = _linear(self.hidden, self.feature_width)
         self.fc = _linear(self.feature_width, self.num_classes)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def features(self, images: Float[Array, "B H W _"], train: bool) -> Float[Array, "B D"]:
         """Return the pooled features of single images, in float32 or wider.
@@ -128,7 +129,7 @@ class APINet(nn.Module):
         hidden = self.map1(jnp.concatenate([x_1, x_2], axis=-1))  # [*P M]
         if self.mutual_activation == "relu":
             hidden = nn.relu(hidden)
-        return self.map2(self.drop(hidden, deterministic=not train))
+        return self.map2(self.drop(hidden, train))
 
     def gate_vectors(
         self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
@@ -167,7 +168,7 @@ class APINet(nn.Module):
 
     def classify(self, features: Float[Array, "*P D"], train: bool) -> Float[Array, "*P C"]:
         """Return the logits of attentive or plain features (equation 5)."""
-        return self.fc(self.drop(features, deterministic=not train))
+        return self.fc(self.drop(features, train))
 
     def __call__(self, images: Float[Array, "B H W _"], train: bool = False) -> Float[Array, "B C"]:
         """Return the logits of single images without gates, as at test time."""
