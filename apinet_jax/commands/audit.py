@@ -19,6 +19,7 @@ from pathlib import Path
 from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.records.walk import escaped
 from apinet_jax.system.console import print_result
+from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import is_remote, local_path, to_path
 
 
@@ -56,12 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
     from apinet_jax.pretrained_trunk import load_trunk
     from apinet_jax.system.compilation_cache import enable_compilation_cache
 
+    folder = to_path(arguments.data)
+    if not is_remote(folder) and not folder.is_dir():
+        raise InputError(f"The folder of photos {folder} does not exist. Check its name.")
     check_page(arguments.out)
     enable_compilation_cache()
-    dataset = open_dataset("folder", arguments.data, skip_unreadable=arguments.skip_unreadable)
     trunk = load_trunk(arguments.features, arguments.trunk)
+    dataset = open_dataset("folder", arguments.data, skip_unreadable=arguments.skip_unreadable)
     found = audit_dataset(dataset, trunk)
-    folder = to_path(arguments.data)
     name = escaped(folder.name if is_remote(folder) else folder.resolve().name)
     files = write_audit(found, dataset, trunk, f"Audit of {name}", arguments.out)
     print_result([f"Audit of {name}", *audit_lines(found), *file_lines(files)])
