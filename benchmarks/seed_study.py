@@ -5,6 +5,7 @@ Every result is a line of `rows.jsonl`, so an interrupted program continues wher
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,14 +27,18 @@ Settings = dict[str, Any]
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser of the options that all studies share."""
+    """Return a parser of the options that all studies share.
+
+    With `--table`, which some studies have, only the rows are needed.
+    """
+    runs = "--table" not in sys.argv
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--pack", type=Path, required=True, help="written by benchmarks.packed_photos"
+        "--pack", type=Path, required=runs, help="written by benchmarks.packed_photos"
     )
-    parser.add_argument("--weights", required=True, help="of the trunk, as model.pretrained")
+    parser.add_argument("--weights", required=runs, help="of the trunk, as model.pretrained")
     parser.add_argument("--out", type=Path, required=True, help="folder of rows.jsonl")
     return parser
 
