@@ -44,6 +44,12 @@ def test_answers_are_the_classifier_s(run, workdir, photos, tmp_path):
     assert provenance["temperature"] == run.temperature
 
 
+def test_table_has_as_many_columns_as_classes(run, workdir, photos, tmp_path):
+    predict(workdir, photos / "test", "--out", tmp_path / "x.csv", "--top", 9)
+    header = (tmp_path / "x.csv").read_text().splitlines()[1]
+    assert header.endswith(f'"probability_{len(run.class_names)}"')
+
+
 def test_accuracy_of_class_folders(run, workdir, photos, tmp_path, capsys):
     predict(workdir, photos / "test", "--out", tmp_path / "x.csv")
     bank = run.bank("test")

@@ -12,7 +12,7 @@ from apinet_jax.data.batch import Batch
 from apinet_jax.data.cache import ImageReader
 from apinet_jax.data.crops import CentralCrop, RandomCrop
 from apinet_jax.data.decoding import decode
-from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream
+from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream, stream_split
 from apinet_jax.data.sampler import BalancedSampler
 from apinet_jax.data.transforms import center_crop, random_crop_flip, resize
 from apinet_jax.system.errors import RunError
@@ -97,6 +97,12 @@ def test_only_worker_processes_are_limited_to_the_cpu(source, monkeypatch, worke
     assert on_cpu == (workers > 0,) * 6
     assert len(set(processes) - {os.getpid()}) == workers
     assert steps == tuple(range(6))
+
+
+def test_few_batches_of_a_split_start_no_worker(source):
+    loader = Probe(CentralCrop(ImageReader(source, SIZE), CROP), source.labels[:7], 1, np.arange(1))
+    with stream_split(loader, workers=2) as batches:
+        assert {int(batch.label[0]) for batch in batches} == {os.getpid()}
 
 
 def test_hosts_share_the_batch(loader, source):

@@ -26,7 +26,9 @@ def recognise(tensors: Mapping[str, np.ndarray]) -> str:
     problems = {}
     sides = {side for tensor in tensors.values() for side in tensor.shape}
     # Tracing a trunk takes up to a second. Those without a tensor of their width cannot fit.
-    for name in (name for name in TRUNKS if trunk_spec(name).width in sides):
+    for name in TRUNKS:
+        if trunk_spec(name).width not in sides:
+            continue
         try:
             check_fit(tensors, name)
         except InputError as error:
