@@ -12,7 +12,7 @@ from apinet_jax.system.errors import InputError
 CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("apinet", "softmax"),
     "data.augmentation": ("crop", "random_resized"),
-    "data.cache": ("off", "disk"),
+    "data.cache": ("off", "disk", "device"),
     "batch.sampler": ("balanced", "shuffled"),
     "batch.tail": ("drop", "carry"),
     "model.dtype": ("float32", "bfloat16"),
@@ -103,6 +103,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         wrong.append(
             f"data.crop = {crop} is larger than data.resize = {resize}: an image is resized to "
             f"{resize}x{resize} first, then cropped; lower data.crop"
+        )
+    if values["data.cache"] == "device" and values["data.augmentation"] == "random_resized":
+        wrong.append(
+            "data.cache = 'device' only cuts crops of one size, and data.augmentation = "
+            "'random_resized' resizes them; set data.cache=disk"
         )
     warmup, epochs = values["optim.warmup_epochs"], values["optim.epochs"]
     if warmup >= epochs > 0:

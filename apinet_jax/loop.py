@@ -34,8 +34,9 @@ from apinet_jax.workdir.metrics_log import MetricsRows, json_number
 
 # Steps in flight: the host reads the metrics of a step while the device is busy with the next.
 _IN_FLIGHT = 2
-# Steps of a stage after which its pace is printed.
+# Steps of a stage after which its pace is printed, and the share of waiting that gets advice.
 _WARM_UP = 10
+_MUCH_WAITING = 0.1
 
 _DIVERGED = "The run was stopped. Try a lower optim.lr in a new workdir."
 _LESS_MEMORY = (
@@ -82,6 +83,7 @@ class _StepLog:
         self._run, self._bar = run, bar
         self._in_flight: deque[tuple[int, StepMetrics, float]] = deque()
         self._steps = 0  # of the stage that is running
+        self._waits: list[float] = []  # of its steps: share of the time
         self._began = self._previous = time.perf_counter()
 
     def add(self, step: int, metrics: StepMetrics, waited: float) -> None:
@@ -124,19 +126,35 @@ class _StepLog:
                 "data_wait": round(min(1.0, waited / seconds), 4),
             }
         )
+        self._waits.append(waited / seconds)
         self._bar.advance(f"loss {values['loss']:.3f}  top-1 {100 * values['top1']:.0f} %")
         self._steps += 1
         if self._steps == _WARM_UP:
             pace = (now - self._began) / self._steps
-            if step <= plan.frozen:
-                say(f"{pace:.2f} s a step while the backbone is frozen.")
-            else:
+            when = "while the backbone is frozen"
+            if step > plan.frozen:
                 end = time.localtime(time.time() + (plan.total - step) * pace)
-                say(
-                    f"{pace:.2f} s a step; training should end at {time.strftime('%a %H:%M', end)}."
-                )
+                when = f"training should end at {time.strftime('%a %H:%M', end)}"
+            say(f"{pace:.2g} s a step, {when}. {_bound(np.median(self._waits), self._run.config)}")
         if step == plan.frozen:  # later steps cost more
-            self._steps, self._began = 0, now
+            self._steps, self._began, self._waits = 0, now, []
+
+
+def _bound(waiting: float, config: ml_collections.ConfigDict) -> str:
+    """Return a sentence about what bounds the pace, and what would help."""
+    if waiting < _MUCH_WAITING:
+        return f"Computing bounds it; images take {100 * waiting:.0f} % of the time."
+    helps = {
+        "off": "data.cache=disk decodes each image only once",
+        "disk": "more data.workers load more at a time",
+        "device": "another program may keep the processor busy",
+    }
+    if config.data.cache != "device" and config.data.augmentation == "crop":
+        helps |= {"disk": "data.cache=device keeps them on the device"}
+    return (
+        f"Waiting for images takes {min(100, 100 * waiting):.0f} % of the time: "
+        f"{helps[config.data.cache]}."
+    )
 
 
 def fit(

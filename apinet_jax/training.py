@@ -28,7 +28,12 @@ from apinet_jax.setup.build import (
 )
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.decide import decide
-from apinet_jax.setup.loaders import batch_workers, make_eval_loader, make_train_loader
+from apinet_jax.setup.loaders import (
+    batch_workers,
+    images_on_device,
+    make_eval_loader,
+    make_train_loader,
+)
 from apinet_jax.system import hosts
 from apinet_jax.system.console import say
 from apinet_jax.system.mesh import make_mesh, replicated
@@ -147,7 +152,15 @@ def build(
     )
     start = saved or 0
     stages = _compile(config, dataset, program, mesh, start)
+    if stages and program.device_images is not None:
+        images = images_on_device(config, dataset, program.device_images, mesh)
+        stages = {name: _on_images(step, images) for name, step in stages.items()}
     return Built(program, loader, features, start, state, stages)
+
+
+def _on_images(step: Callable[..., Any], images: jax.Array) -> Callable[..., Any]:
+    """Return a step with the images that it cuts its crops from."""
+    return lambda state, batch, key: step(state, batch, key, images)
 
 
 def _first_state(

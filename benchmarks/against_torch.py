@@ -112,25 +112,24 @@ def main() -> None:
     if not cases:
         raise InputError(f"--cases={options.cases}: no case has it in its name: {list(CASES)}")
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    results = []
-    with Bar("Cases", len(cases)) as bar:
-        for case in cases:
-            results.append(measure(case, options.repeats, threads))
-            bar.advance()
     machine = f"{threads} cores, {platform.machine()}, {platform.system()}"
     packages = ("jax", "jaxlib", "torch", "torchvision", "timm")
     versions = {name: version(name) for name in packages}
-    if options.out:
-        report = {"machine": machine, "versions": versions, "results": results}
-        write_atomically(options.out, json.dumps(report, indent=1))
     print(f"{machine}; {', '.join(f'{name} {v}' for name, v in versions.items())}\n")
     print("| case | ours, s | torch, s | channels_last | compiled | torch's best / ours |")
     print("|---|---:|---:|---:|---:|---:|")
-    for found in results:
-        print("|", " | ".join(summary(found)), "|")
-    for found in results:
-        for variant, reason in found["failed"].items():
-            say(f"{found['case']}: {variant} did not run: {reason}")
+    results = []
+    with Bar("Cases", len(cases)) as bar:
+        for case in cases:
+            found = measure(case, options.repeats, threads)
+            results.append(found)
+            if options.out:  # each time: all cases take an hour
+                report = {"machine": machine, "versions": versions, "results": results}
+                write_atomically(options.out, json.dumps(report, indent=1))
+            print("|", " | ".join(summary(found)), "|", flush=True)
+            for variant, reason in found["failed"].items():
+                say(f"{case}: {variant} did not run: {reason}")
+            bar.advance()
 
 
 if __name__ == "__main__":

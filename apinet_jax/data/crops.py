@@ -1,13 +1,17 @@
-"""What the network sees of an image: a crop of it, or features that were computed before."""
+"""What the network sees of an image: a crop of it, or features that were computed before.
+
+With the images on the device, the loader only draws where a crop lies (`CropPlace`).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from apinet_jax.data.transforms import (
     center_crop,
+    draw_crop,
     draw_view,
     random_crop_flip,
     random_resized_crop_flip,
@@ -39,6 +43,26 @@ class RandomCrop:
         if self.min_area is None:
             return random_crop_flip(*draw)
         return random_resized_crop_flip(*draw, self.min_area)
+
+
+@dataclass(frozen=True)
+class CropPlace:
+    """Where the plain crop of `RandomCrop` lies, for images that are on the device.
+
+    Attributes:
+        size: Height and width of the resized images.
+        crop: Height and width of a crop.
+        seed: Seed of crop and flip.
+    """
+
+    size: int
+    crop: int
+    seed: int
+
+    def __call__(self, index: int, step: int, slot: int) -> Int[np.ndarray, " 4"]:
+        """Return the image, the top and left edge, and 1 if the crop is mirrored."""
+        place = draw_crop(self.size, self.crop, self.seed, step, slot)
+        return np.array([index, *place], np.int32)
 
 
 @dataclass(frozen=True)

@@ -67,12 +67,25 @@ def random_crop_flip(
     Returns:
         A view of `image`, not a copy.
     """
-    _check_crop(image, crop)
-    top_word, left_word, flip_word = _words(seed, step, slot, 3)
-    top = _below(top_word, image.shape[0] - crop + 1)
-    left = _below(left_word, image.shape[0] - crop + 1)
+    _check_crop(image.shape[0], crop)
+    top, left, mirrored = draw_crop(image.shape[0], crop, seed, step, slot)
     cut = image[top : top + crop, left : left + crop]
-    return cut[:, ::-1] if flip_word >> 63 else cut
+    return cut[:, ::-1] if mirrored else cut
+
+
+def draw_crop(size: int, crop: int, seed: int, step: int, slot: int) -> tuple[int, int, bool]:
+    """Return the top and left edge of a random square, and whether it is mirrored.
+
+    Args:
+        size: Height and width of the image.
+        crop: Side of the square.
+        seed: Seed of the run.
+        step: Training step.
+        slot: Row of the image in the global batch.
+    """
+    top_word, left_word, flip_word = _words(seed, step, slot, 3)
+    top, left = (_below(word, size - crop + 1) for word in (top_word, left_word))
+    return top, left, bool(flip_word >> 63)
 
 
 def random_resized_crop_flip(
@@ -119,7 +132,7 @@ def center_crop(
     image: UInt8[np.ndarray, "R R 3"], crop: int
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """Cut the central square as a view, rounding an odd margin as torchvision does."""
-    _check_crop(image, crop)
+    _check_crop(image.shape[0], crop)
     start = round((image.shape[0] - crop) / 2)
     return image[start : start + crop, start : start + crop]
 
@@ -151,6 +164,6 @@ def _below(word: int, limit: int) -> int:
     return (word * limit) >> 64
 
 
-def _check_crop(image: UInt8[np.ndarray, "R R 3"], crop: int) -> None:
-    if not 0 < crop <= image.shape[0]:
-        raise ValueError(f"cannot cut {crop} pixels out of an image of {image.shape[0]}")
+def _check_crop(size: int, crop: int) -> None:
+    if not 0 < crop <= size:
+        raise ValueError(f"cannot cut {crop} pixels out of an image of {size}")

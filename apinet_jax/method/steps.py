@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from apinet_jax.data.batch import Batch
 from apinet_jax.method.classify import classify_images
+from apinet_jax.method.device_images import DeviceImages, cut_crops
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.objective import Objective, evaluate_objective
 from apinet_jax.method.optim import TRUNK
@@ -121,25 +122,48 @@ def train_step(
     return new_state, StepMetrics(*terms, top1, grad_norm, pairs)
 
 
+def step_on_places(
+    step: Callable[..., tuple[TrainState, StepMetrics]],
+    cut: Callable[..., UInt8[Array, "B H W 3"]],
+    state: TrainState,
+    batch: Batch,
+    key: Key[Array, ""],
+    images: UInt8[Array, "N R R*3"],
+) -> tuple[TrainState, StepMetrics]:
+    """Return the result of a step on crops of images that are on the device."""
+    return step(state, batch._replace(image=cut(images, batch.image)), key)
+
+
 def compiler_options(platform: str, deterministic: bool) -> dict[str, bool]:
     """Return the XLA options of a step; only GPUs have operations that differ between runs."""
     return {"xla_gpu_exclude_nondeterministic_ops": deterministic} if platform == "gpu" else {}
 
 
 def make_train_step(
-    mesh: Mesh, *, deterministic: bool = True, **settings: Any
-) -> Callable[[TrainState, Batch, Key[Array, ""]], tuple[TrainState, StepMetrics]]:
+    mesh: Mesh,
+    *,
+    deterministic: bool = True,
+    device_images: DeviceImages | None = None,
+    **settings: Any,
+) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Compile `train_step` for `mesh`: batch by rows, the rest replicated, the state donated.
 
     Args:
         mesh: The data mesh.
         deterministic: Whether a GPU must compute the same bits in every run.
+        device_images: For images that stay on the devices: the step takes them as its fourth
+            argument, and its batch has the places of the crops.
         **settings: The keyword arguments of `train_step` except `shards`.
     """
     everywhere = replicated(mesh)
+    step = partial(train_step, **settings, shards=mesh.size)
+    shardings = (everywhere, sharded_by_batch(mesh), everywhere)
+    if device_images is not None:
+        step = partial(step_on_places, step, partial(cut_crops, layout=device_images, mesh=mesh))
+        shardings = (*shardings, device_images.sharding(mesh))
     return jax.jit(
-        partial(train_step, **settings, shards=mesh.size),
-        in_shardings=(everywhere, sharded_by_batch(mesh), everywhere),
+        step,
+        in_shardings=shardings,
         out_shardings=(everywhere, everywhere),
         donate_argnums=0,
         compiler_options=compiler_options(mesh.devices.flat[0].platform, deterministic),

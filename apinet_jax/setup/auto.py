@@ -16,6 +16,7 @@ from apinet_jax.method.durations import steps_per_epoch
 from apinet_jax.models import SCRATCH_TRUNKS, check_trunk, trunk_spec
 from apinet_jax.models.weights.hub import Pretrained, find_pretrained
 from apinet_jax.models.weights.recognise import check_weights
+from apinet_jax.setup.image_cache import choose_cache
 from apinet_jax.setup.memory import format_bytes
 from apinet_jax.setup.sizing import (
     PAPER_CLASSES,
@@ -41,7 +42,6 @@ _WARNING = (
 _CHOSEN = "Chosen for this run; --config.FIELD=VALUE overrides:"
 _SHORT_STEPS = 300  # steps of a head between two checkpoints
 _NO_LIMIT = 2**62
-_CACHE_LIMIT = 4 * 2**30
 
 
 def choose(
@@ -113,12 +113,8 @@ def choose(
     batch_size = config.batch.classes * config.batch.images
     fill("eval.batch_size", batch_size, "as in training")
 
-    cache_bytes = num_images * config.data.resize**2 * 3
-    size_text = f"the resized images take {cache_bytes / 1e9:.1f} GB"
-    if cache_bytes <= _CACHE_LIMIT:
-        fill("data.cache", "disk", f"{size_text} and are then decoded once, not every epoch")
-    else:
-        fill("data.cache", "off", f"{size_text}, more than {_CACHE_LIMIT / 1e9:.1f} GB")
+    counts = (len(labels), num_images)
+    fill("data.cache", *choose_cache(config, *counts, platform, num_devices, budget))
 
     _fill_intervals(config, fill, len(labels))
     fill("optim.lr", *_rate(config))

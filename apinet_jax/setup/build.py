@@ -16,6 +16,7 @@ from jaxtyping import Array, Key
 from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.source import Dataset
 from apinet_jax.data.stratify import hold_out
+from apinet_jax.method.device_images import DeviceImages, layout_of
 from apinet_jax.method.durations import epochs_to_steps, steps_per_epoch
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.objective import Objective
@@ -149,7 +150,17 @@ def make_network(
 
 
 class Program(NamedTuple):
-    """The parts of the compiled steps; `schedule` is the learning rate that `optimizer` follows."""
+    """The parts of the compiled steps.
+
+    Attributes:
+        model: The network.
+        preprocess: Pixel statistics and compute type.
+        optimizer: Its optimizer.
+        schedule: The learning rate that the optimizer follows.
+        objective: The switches of the objective.
+        plan: Length of the run.
+        device_images: How the training images lie on the devices, if they stay there.
+    """
 
     model: APINet
     preprocess: Preprocess
@@ -157,6 +168,7 @@ class Program(NamedTuple):
     schedule: optax.Schedule
     objective: Objective
     plan: Plan
+    device_images: DeviceImages | None
 
 
 def make_program(
@@ -198,7 +210,10 @@ def make_program(
         contrast_weight=config.loss.contrast_weight,
         dropout_samples=config.loss.dropout_samples,
     )
-    return Program(model, preprocess, optimizer, schedule, objective, plan)
+    on_device = config.data.cache == "device" and config.train.features != "cache"
+    sizes = (config.data.resize, config.data.crop)
+    images = layout_of(num_images, *sizes, mesh.size) if on_device else None
+    return Program(model, preprocess, optimizer, schedule, objective, plan, images)
 
 
 def fresh_state(

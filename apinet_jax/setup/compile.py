@@ -34,15 +34,21 @@ def compile_train_step(
         ema=config.optim.ema,
         microbatches=config.train.microbatches,
         deterministic=config.train.deterministic,
+        device_images=program.device_images,
     )
     state = _state_shapes(config, program, mesh)
     crop = config.data.crop
     image: tuple[tuple[int, ...], Any] = ((crop, crop, 3), jnp.uint8)
     if config.train.features == "cache":
         image = ((program.model.feature_width,), jnp.float32)
+    images: tuple[jax.ShapeDtypeStruct, ...] = ()
+    if (layout := program.device_images) is not None:
+        image = ((4,), jnp.int32)
+        sharding = layout.sharding(mesh)
+        images = (jax.ShapeDtypeStruct(layout.shape, jnp.uint8, sharding=sharding),)
     batch = _batch_shapes(image, program.plan.batch_size, mesh)
     key = _replicated_shapes(jax.eval_shape(jax.random.key, 0), mesh)
-    return step.lower(state, batch, key).compile()
+    return step.lower(state, batch, key, *images).compile()
 
 
 def compile_eval_step(

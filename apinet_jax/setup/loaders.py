@@ -1,19 +1,25 @@
 """The samplers and loaders that a configuration describes."""
 
+import math
 from collections.abc import Callable
 
+import jax
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from apinet_jax.config import SAMPLERS
 from apinet_jax.data.cache import ImageReader, cached_reader
-from apinet_jax.data.crops import CentralCrop, RandomCrop
+from apinet_jax.data.crops import CentralCrop, CropPlace, RandomCrop
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
 from apinet_jax.data.source import Dataset, Source
+from apinet_jax.method.device_images import DeviceImages
 from apinet_jax.setup.build import Plan
+from apinet_jax.setup.memory import format_bytes
+from apinet_jax.system import hosts
+from apinet_jax.system.console import say
 from apinet_jax.system.mesh import host_rows
 from apinet_jax.system.paths import records_root
 
@@ -27,8 +33,9 @@ def eval_batch_size(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
 
 
 def batch_workers(config: ml_collections.ConfigDict) -> int:
-    """Return the worker processes that load batches of a run: none for features in memory."""
-    return 0 if config.train.features == "cache" else config.data.workers
+    """Return the worker processes that load training batches: none for what is in memory."""
+    in_memory = config.train.features == "cache" or config.data.cache == "device"
+    return 0 if in_memory else config.data.workers
 
 
 def make_sampler(
@@ -50,8 +57,8 @@ def make_sampler(
 
 
 def make_reader(config: ml_collections.ConfigDict, source: Source, fingerprint: str) -> ImageReader:
-    """Return the reader of a split's resized images, from a cache on disk if configured."""
-    if config.data.cache != "disk":
+    """Return the reader of a split's resized images, from a cache on disk unless it is off."""
+    if config.data.cache == "off":
         return ImageReader(source, config.data.resize)
     folder = records_root() / CACHE
     return cached_reader(source, config.data.resize, folder, fingerprint)
@@ -82,11 +89,39 @@ def make_train_loader(
         image: See `TrainLoader`; random crops by default.
     """
     if image is None:
-        reader = make_reader(config, dataset.train, dataset.fingerprint)
-        image = random_crop(config, reader, config.seed)
+        if config.data.cache == "device":
+            image = CropPlace(config.data.resize, config.data.crop, config.seed)
+        else:
+            reader = make_reader(config, dataset.train, dataset.fingerprint)
+            image = random_crop(config, reader, config.seed)
     labels = dataset.train.labels
     sampler = make_sampler(config, labels, plan)
     return TrainLoader(image, labels, sampler, host_rows(plan.batch_size, mesh))
+
+
+def images_on_device(
+    config: ml_collections.ConfigDict, dataset: Dataset, layout: DeviceImages, mesh: Mesh
+) -> UInt8[jax.Array, "N R R*3"]:
+    """Copy the resized training images to the devices, in the order of their indices.
+
+    Raises:
+        RunError: If the cache of resized images cannot be written.
+    """
+    reader = hosts.run_on_primary_first(
+        lambda: make_reader(config, dataset.train, dataset.fingerprint)
+    )
+
+    def part(index: tuple[slice, ...]) -> UInt8[np.ndarray, "n R R*3"]:
+        rows = range(layout.count)[index[0]]
+        images = np.zeros((len(rows), *layout.shape[1:]), np.uint8)
+        for place, row in enumerate(rows):
+            if row < len(dataset.train):  # the rest are rows that no batch names
+                images[place] = reader(row).reshape(layout.shape[1:])
+        return images
+
+    size = format_bytes(math.prod(layout.shape))
+    say(f"Copying {len(dataset.train):,} resized images to the device ({size}) ...")
+    return jax.make_array_from_callback(layout.shape, layout.sharding(mesh), part)
 
 
 def make_eval_loader(

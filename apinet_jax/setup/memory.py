@@ -85,6 +85,8 @@ def memory_saving_options(
     """
     classes, images, crop = config.batch.classes, config.batch.images, config.data.crop
     options: list[dict[str, Any]] = []
+    if config.data.cache == "device":
+        options.append({"data.cache": "disk"})
     if config.model.remat == "none" and platform != "cpu":
         options.append({"model.remat": "full"})
     if config.model.dtype == "float32" and platform != "cpu":

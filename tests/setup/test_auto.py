@@ -345,9 +345,21 @@ def test_rate_of_sgd_with_adamw_is_warned_about(rule, lr, warned):
     assert all(line.endswith("set optim.lr=0.001.") for line in found)
 
 
-def test_large_data_set_is_not_cached():
-    config, _ = completed(open_config(), images=10**6)
-    assert config.data.cache == "off"
+@pytest.mark.parametrize(
+    ("platform", "images", "fields", "cache"),
+    [
+        ("cpu", 1200, {}, "disk"),
+        ("cpu", 10**6, {}, "off"),
+        ("gpu", 10**6, {}, "off"),
+        ("gpu", 1200, {}, "device"),
+        ("tpu", 1200, {}, "device"),
+        ("gpu", 1200, {"data__augmentation": "random_resized"}, "disk"),
+        ("gpu", 1200, {"data__resize": 1024, "data__crop": 448}, "disk"),  # no room for 3.5 GiB
+    ],
+)
+def test_cache_of_resized_images(platform, images, fields, cache):
+    config, _ = completed(open_config(**fields), platform=platform, images=images)
+    assert config.data.cache == cache
 
 
 def test_explicit_values_are_kept():
