@@ -38,8 +38,10 @@ def main(argv: Sequence[str]) -> None:
                 "--report needs a single process. Leave it out, and write the report afterwards: "
                 "python -m apinet_jax report RUN."
             )
+    from apinet_jax.system.allocator import keep_freed_memory
     from apinet_jax.system.compilation_cache import enable_compilation_cache
 
+    keep_freed_memory()
     enable_compilation_cache()
     if program_flags.MODEL.value:
         from apinet_jax.commands.export import check_file

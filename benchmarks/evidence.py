@@ -12,6 +12,7 @@ same command continues after an interruption. `--table` prints the table.
 `--steps=1` tries everything with one step for each run.
 """
 
+from apinet_jax.system.allocator import keep_freed_memory
 from benchmarks.packed_photos import unpack
 from benchmarks.seed_study import (
     Images,
@@ -73,6 +74,7 @@ def main() -> None:
     if options.table:
         print_table(rows)
         return
+    keep_freed_memory()
     config = base_config(options.weights, options.crop)
     config.model.dtype = options.dtype
     photos = unpack(options.pack, config.data.resize)

@@ -24,6 +24,7 @@ from apinet_jax.setup import memory
 from apinet_jax.setup.build import fresh_state, make_program, run_key
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.config_file import parse_change
+from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.mesh import make_mesh, to_global
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps each (default: 5)")
     arguments = parser.parse_args()
 
+    keep_freed_memory()
     mesh = make_mesh()
     count = arguments.classes * arguments.images
     pixels = np.random.default_rng(0).integers(

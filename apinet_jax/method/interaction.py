@@ -4,7 +4,7 @@ The layers of the head are named as in the authors' program: `map1`, `map2`, `fc
 are those of `docs/method.md`.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from apinet_jax.method.losses import PairLogits
 from apinet_jax.models.dropout import Dropout
 from apinet_jax.models.layers import Trunk, check_cells, torch_default
+from apinet_jax.models.operations import classifier_product
 
 MutualActivation = Literal["none", "relu"]
 Mutual = Literal["mlp", "sum", "product", "sq_difference", "own"]
@@ -42,9 +43,45 @@ def _uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
-def _linear(fan_in: int, width: int) -> nn.Dense:
+def _linear(fan_in: int, width: int, **options: Any) -> nn.Dense:
     """Return a linear layer with PyTorch's initial kernel and bias."""
-    return nn.Dense(width, kernel_init=torch_default, bias_init=_uniform_fan_in(fan_in))
+    initial = {"kernel_init": torch_default, "bias_init": _uniform_fan_in(fan_in)}
+    return nn.Dense(width, **initial, **options)
+
+
+def _classifier_dot(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    """Multiply as `nn.Dense` does by default, with its signature."""
+    return classifier_product(x, kernel)
+
+
+class PairLinear(nn.Module):
+    """A linear layer on the features of two images side by side, as one product for each image.
+
+    Parameters are those of `nn.Dense`, which would need the features side by side in memory, and
+    a product for each pair that an image is in.
+
+    Attributes:
+        feature_width: Channels of a feature, `D`.
+        width: Channels of the result, `M`.
+    """
+
+    feature_width: int
+    width: int
+
+    def setup(self) -> None:
+        """Define the parameters."""
+        rows = 2 * self.feature_width
+        self.kernel = self.param("kernel", torch_default, (rows, self.width))
+        self.bias = self.param("bias", _uniform_fan_in(rows), (self.width,))
+
+    def first(self, x: Float[Array, "*P D"]) -> Float[Array, "*P M"]:
+        """Return the summand of the first image of a pair."""
+        product = x @ self.kernel[: self.feature_width]
+        return product + jnp.broadcast_to(self.bias, product.shape)
+
+    def second(self, x: Float[Array, "*P D"]) -> Float[Array, "*P M"]:
+        """Return the summand of its partner."""
+        return x @ self.kernel[self.feature_width :]
 
 
 class APINet(nn.Module):
@@ -86,9 +123,9 @@ class APINet(nn.Module):
     def setup(self) -> None:
         """Define the layers by name."""
         if self.interaction != "none" and self.gates == "mutual" and self.mutual == "mlp":
-            self.map1 = _linear(2 * self.feature_width, self.hidden)
+            self.map1 = PairLinear(self.feature_width, self.hidden)
             self.map2 = _linear(self.hidden, self.feature_width)
-        self.fc = _linear(self.feature_width, self.num_classes)
+        self.fc = _linear(self.feature_width, self.num_classes, dot_general=_classifier_dot)
         self.drop = Dropout(self.dropout)
 
     def features(self, images: Float[Array, "B H W _"], train: bool) -> Float[Array, "B D"]:
@@ -116,34 +153,65 @@ class APINet(nn.Module):
         check_cells(feature_map, images)
         return self.trunk.before_pooling(feature_map)
 
+    def hidden_summands(
+        self, features: Float[Array, "B D"]
+    ) -> tuple[Float[Array, "B M"], Float[Array, "B M"]] | None:
+        """Return what each image adds to the hidden layer of a pair, as its first and second image.
+
+        `None` if the mutual vector does not come from an MLP.
+        """
+        if self.mutual != "mlp" or self.gates != "mutual":
+            return None
+        return self.map1.first(features), self.map1.second(features)
+
     def mutual_vector(
-        self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
+        self,
+        x_1: Float[Array, "*P D"],
+        x_2: Float[Array, "*P D"],
+        train: bool,
+        hidden: Float[Array, "*P M"] | None = None,
     ) -> Float[Array, "*P D"]:
-        """Return the mutual vector of each pair, from both features (equation 1)."""
+        """Return the mutual vector of each pair, from both features (equation 1).
+
+        Args:
+            x_1: Pooled features of the first image of each pair.
+            x_2: Pooled features of its partner.
+            train: Whether dropout is active.
+            hidden: Hidden layer of the MLP, if it was summed from `hidden_summands`.
+        """
         if self.mutual == "sum":
             return x_1 + x_2
         if self.mutual == "product":
             return x_1 * x_2
         if self.mutual == "sq_difference":
             return jnp.square(x_1 - x_2)
-        hidden = self.map1(jnp.concatenate([x_1, x_2], axis=-1))  # [*P M]
+        if hidden is None:
+            hidden = self.map1.first(x_1) + self.map1.second(x_2)
         if self.mutual_activation == "relu":
             hidden = nn.relu(hidden)
         return self.map2(self.drop(hidden, train))
 
     def gate_vectors(
-        self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
+        self,
+        x_1: Float[Array, "*P D"],
+        x_2: Float[Array, "*P D"],
+        train: bool,
+        hidden: Float[Array, "*P M"] | None = None,
     ) -> tuple[Float[Array, "*P D"], Float[Array, "*P D"]]:
-        """Return the gates of both images of each pair (equation 2)."""
+        """Return the gates of both images of each pair (equation 2); see `mutual_vector`."""
         if self.gates == "alone":
             return jax.nn.sigmoid(x_1), jax.nn.sigmoid(x_2)
         if self.mutual == "own":
             return gate(x_1, x_1), gate(x_2, x_2)
-        mutual = self.mutual_vector(x_1, x_2, train)
+        mutual = self.mutual_vector(x_1, x_2, train, hidden)
         return gate(mutual, x_1), gate(mutual, x_2)
 
     def interact(
-        self, x_1: Float[Array, "*P D"], x_2: Float[Array, "*P D"], train: bool
+        self,
+        x_1: Float[Array, "*P D"],
+        x_2: Float[Array, "*P D"],
+        train: bool,
+        hidden: Float[Array, "*P M"] | None = None,
     ) -> PairLogits:
         """Return the logits of the attentive features of each pair (equations 1 to 5).
 
@@ -151,8 +219,9 @@ class APINet(nn.Module):
             x_1: Pooled features of the first image of each pair.
             x_2: Pooled features of its partner.
             train: Whether dropout is active; it then needs the `dropout` random stream.
+            hidden: Hidden layer of the MLP, if it was summed from `hidden_summands`.
         """
-        gate_1, gate_2 = self.gate_vectors(x_1, x_2, train)
+        gate_1, gate_2 = self.gate_vectors(x_1, x_2, train, hidden)
 
         def logits(kind: Interaction, x: Float[Array, "*P D"], gates: Float[Array, "*P D"]):
             if self.interaction in (kind, "both"):

@@ -83,13 +83,18 @@ def pair_features(
     Returns:
         Features of both images of each pair, their classes, and whether the pair exists.
     """
-    rows = {"both": slice(0, 2), "intra": slice(0, 1), "inter": slice(1, 2)}[kinds]
-    partner = jnp.stack([pairs.intra, pairs.inter][rows])  # [Q B]
-    valid = jnp.stack([pairs.intra_valid, pairs.inter_valid][rows])  # [Q B]
+    partner, valid = _partners(pairs, kinds)
     keep = valid[..., None]  # [Q B 1]
     x_1 = jnp.where(keep, features[None], 0)  # [Q B D]
     x_2 = jnp.where(keep, features[partner], 0)  # [Q B D]
     return x_1, x_2, jnp.broadcast_to(labels[None], valid.shape), labels[partner], valid
+
+
+def _partners(pairs: PairIndex, kinds: Kinds) -> tuple[Int[Array, "Q B"], Bool[Array, "Q B"]]:
+    """Return the partners of these kinds as rows, and whether they exist."""
+    rows = {"both": slice(0, 2), "intra": slice(0, 1), "inter": slice(1, 2)}[kinds]
+    partner = jnp.stack([pairs.intra, pairs.inter][rows])  # [Q B]
+    return partner, jnp.stack([pairs.intra_valid, pairs.inter_valid][rows])
 
 
 def evaluate_objective(
@@ -144,8 +149,14 @@ def evaluate_objective(
     x_1, x_2, labels_1, labels_2, valid = pair_features(
         features, batch.label, pairs, objective.kinds
     )
+    hidden = model.apply(variables, features, method="hidden_summands")
+    if hidden is not None:  # an image is in several pairs
+        partner, _ = _partners(pairs, objective.kinds)
+        hidden = jnp.where(valid[..., None], hidden[0][None] + hidden[1][partner], 0)  # [Q B M]
     rngs = {"dropout": key}
-    logits = model.apply(variables, x_1, x_2, train=True, rngs=rngs, method="interact")
+    logits = model.apply(
+        variables, x_1, x_2, train=True, hidden=hidden, rngs=rngs, method="interact"
+    )
     terms = pair_loss(
         logits,
         labels_1,

@@ -12,6 +12,7 @@ from apinet_jax.method.objective import evaluate_objective
 from apinet_jax.method.steps import make_eval_step
 from apinet_jax.setup.build import fresh_state, make_program, run_key
 from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.mesh import make_mesh, to_global
 from benchmarks.against.cases import DECAY, HIDDEN, MOMENTUM, NUM_CLASSES, RATE, WIDTH, Case
 
@@ -19,6 +20,7 @@ from benchmarks.against.cases import DECAY, HIDDEN, MOMENTUM, NUM_CLASSES, RATE,
 def make_call(case: Case, variant: str) -> Callable[[], None]:
     """Return a function that computes a case once; it returns when the numbers exist."""
     del variant  # there is one
+    keep_freed_memory()
     mesh, config = make_mesh(), default_config()
     trunk = case.trunk or "resnet50"
     changes = {

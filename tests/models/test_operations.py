@@ -10,6 +10,7 @@ from numeric import max_error
 
 from apinet_jax.models.operations import (
     chained_max_pool,
+    classifier_product,
     conv,
     max_pool,
     plain_conv,
@@ -102,3 +103,16 @@ def test_each_platform_compiles_its_formulation(platform, plain):
     assert ("stablehlo.select_and_scatter" in text) == plain
     if platform == jax.default_backend():
         assert "conditional" not in traced.lower().compile().as_text()
+
+
+@pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 7, 5)])
+def test_gradient_of_the_classifier_is_that_of_a_plain_product(shape):
+    draw = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(draw.standard_normal(s), jnp.float32) for s in (shape, (5, 3)))
+    weights = jnp.asarray(draw.standard_normal((*shape[:-1], 3)), jnp.float32)
+
+    def gradients(product):
+        return jax.vjp(product, x, kernel)[1](weights)
+
+    for ours, plain in zip(gradients(classifier_product), gradients(jnp.matmul), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)
