@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from apinet_jax.models import TRUNKS
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import write_atomically
@@ -70,7 +71,7 @@ class Side:
 def measure(case: str, repeats: int, threads: int) -> dict[str, Any]:
     """Return the seconds of every call of every variant, and why variants failed."""
     sides, failed = {}, {}
-    variants = (OURS, *(THEIRS[:1] if CASES[case].kind == "head" else THEIRS))
+    variants = (OURS, *(THEIRS if CASES[case].trunk in TRUNKS else THEIRS[:1]))
     with ExitStack() as stack:
         for variant in variants:
             side = Side(variant, case, threads)

@@ -116,7 +116,7 @@ def stream(
         flags.FLAGS.mark_as_parsed()
     dataset = grain.MapDataset.range(start, stop).map(loader)
     workers = min(workers, stop - start)  # an idle worker takes seconds to start
-    threads = 1 if workers else max(1, min(16, (os.cpu_count() or 2) - 1))
+    threads = 1 if workers else min(16, os.cpu_count() or 1)
     batches = dataset.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_AHEAD, threads))
     )

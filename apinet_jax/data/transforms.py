@@ -65,12 +65,12 @@ def random_crop_flip(
         slot: Row of the image in the global batch.
 
     Returns:
-        A view of `image`, not a copy.
+        A view of `image`; a mirrored crop is a copy.
     """
     _check_crop(image.shape[0], crop)
     top, left, mirrored = draw_crop(image.shape[0], crop, seed, step, slot)
     cut = image[top : top + crop, left : left + crop]
-    return cut[:, ::-1] if mirrored else cut
+    return _mirror(cut) if mirrored else cut
 
 
 def draw_crop(size: int, crop: int, seed: int, step: int, slot: int) -> tuple[int, int, bool]:
@@ -125,7 +125,7 @@ def random_resized_crop_flip(
             break
     part = Image.fromarray(image[top : top + height, left : left + width])
     cut = resize(part, crop)
-    return cut[:, ::-1] if flip_word >> 63 else cut
+    return _mirror(cut) if flip_word >> 63 else cut
 
 
 def center_crop(
@@ -135,6 +135,11 @@ def center_crop(
     _check_crop(image.shape[0], crop)
     start = round((image.shape[0] - crop) / 2)
     return image[start : start + crop, start : start + crop]
+
+
+def _mirror(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Exchange left and right; copying NumPy's mirrored view takes three times as long."""
+    return np.asarray(Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
 def draw_view(count: int, seed: int, step: int, slot: int) -> int:

@@ -1,10 +1,15 @@
 """What both sides compute: the cases, and the numbers of the head."""
 
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
 
 NUM_CLASSES, WIDTH, HIDDEN = 200, 2048, 512  # of CUB and of ResNets
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 MARGIN = 0.05
+BATCHES = 6  # that an `input` case loads
 
 
 class Case(NamedTuple):
@@ -12,12 +17,14 @@ class Case(NamedTuple):
 
     Attributes:
         name: As in the table.
-        kind: `train` for a training step of API-Net, `infer` for the logits of single images, or
-            `head` for pair mining, interaction, loss and gradients on given features.
-        trunk: Name of the trunk; none for `head`.
+        kind: `train` for a training step of API-Net, `infer` for the logits of single images,
+            `head` for pair mining, interaction, loss and gradients on given features, or `input`
+            for the crops of a batch from photos on the disk.
+        trunk: Name of the trunk; for `input` our `data.cache`.
         classes: Classes of the batch, `K`.
         images: Images of each class, `S`.
         side: Of an image, in pixels.
+        photo: Width and height of the photos of `input`.
     """
 
     name: str
@@ -26,6 +33,7 @@ class Case(NamedTuple):
     classes: int
     images: int
     side: int = 224
+    photo: tuple[int, int] = (500, 375)
 
 
 def _networks(trunk: str, classes: int, images: int, side: int = 224) -> list[Case]:
@@ -34,6 +42,21 @@ def _networks(trunk: str, classes: int, images: int, side: int = 224) -> list[Ca
         Case(f"{shape}, training step", "train", trunk, classes, images, side),
         Case(f"{shape}, inference", "infer", trunk, classes, images, side),
     ]
+
+
+PHOTOS = {500: 240, 4000: 60}
+"""Photos of an `input` case, by their width."""
+
+
+def draw_photos(case: Case, folder: Path) -> None:
+    """Write photos of smooth noise in the layout of a photo folder."""
+    random, (width, height) = np.random.default_rng(0), case.photo
+    for number in range(PHOTOS[width]):
+        place = folder / "train" / f"class{number % 4}"
+        place.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+        photo = Image.fromarray(coarse).resize(case.photo, Image.Resampling.BICUBIC)
+        photo.save(place / f"{number}.jpg", quality=90)
 
 
 CASES = {
@@ -47,6 +70,12 @@ CASES = {
         *(
             Case(f"mining and head, B = {4 * classes:,}", "head", "", classes, 4)
             for classes in (30, 120, 480, 1024)
+        ),
+        *(
+            Case(f"input, {name}, cache {cache}", "input", cache, 30, 2, 448, photo)
+            for name, photo in {"500 x 375": (500, 375), "4000 x 3000": (4000, 3000)}.items()
+            for cache in ("off", "disk", "device")
+            if cache == "off" or photo[0] == 500  # a cache does not depend on the photo
         ),
     )
 }

@@ -1,6 +1,12 @@
 """Our side: the compiled step, evaluation step and objective of a run."""
 
+import atexit
+import os
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +14,39 @@ import numpy as np
 
 from apinet_jax.config import default_config
 from apinet_jax.data.batch import Batch
+from apinet_jax.data.pipeline import stream
 from apinet_jax.method.objective import evaluate_objective
 from apinet_jax.method.steps import make_eval_step
-from apinet_jax.setup.build import fresh_state, make_program, run_key
+from apinet_jax.setup.build import (
+    fresh_state,
+    make_dataset,
+    make_plan,
+    make_program,
+    run_key,
+)
 from apinet_jax.setup.compile import compile_train_step
+from apinet_jax.setup.loaders import make_train_loader
 from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.mesh import make_mesh, to_global
-from benchmarks.against.cases import DECAY, HIDDEN, MOMENTUM, NUM_CLASSES, RATE, WIDTH, Case
+from benchmarks.against.cases import (
+    BATCHES,
+    DECAY,
+    HIDDEN,
+    MOMENTUM,
+    NUM_CLASSES,
+    RATE,
+    WIDTH,
+    Case,
+    draw_photos,
+)
 
 
-def make_call(case: Case, variant: str) -> Callable[[], None]:
+def make_call(case: Case, variant: str) -> Callable[[], float | None]:
     """Return a function that computes a case once; it returns when the numbers exist."""
     del variant  # there is one
     keep_freed_memory()
+    if case.kind == "input":
+        return _input_call(case)
     mesh, config = make_mesh(), default_config()
     trunk = case.trunk or "resnet50"
     changes = {
@@ -49,6 +75,36 @@ def make_call(case: Case, variant: str) -> Callable[[], None]:
     def call() -> None:
         states[0], metrics = step(states[0], batch, key)
         jax.block_until_ready((states[0], metrics))
+
+    return call
+
+
+def _input_call(case: Case) -> Callable[[], float]:
+    """Crops of batches from a prepared photo folder; the time of one batch of a stream."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    draw_photos(case, folder / "photos")
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    mesh, config = make_mesh(), default_config()
+    config.update_from_flattened_dict(
+        {
+            **{"data.name": "folder", "data.dir": str(folder / "photos"), "data.cache": case.trunk},
+            **{"data.crop": case.side, "data.resize": 512},
+            **{"batch.sampler": "shuffled", "batch.classes": case.classes},
+            **{"batch.images": case.images, "optim.epochs": 100.0},
+        }
+    )
+    dataset = make_dataset(config, folder)
+    plan = make_plan(config, len(dataset.train))
+    loader = make_train_loader(config, dataset, plan, mesh)
+
+    def call() -> float:
+        with stream(loader, 0, BATCHES + 1) as batches:
+            to_global(next(batches), mesh)  # starts the threads
+            start = time.perf_counter()
+            for batch in batches:
+                jax.block_until_ready(to_global(batch, mesh))
+            return (time.perf_counter() - start) / BATCHES
 
     return call
 

@@ -4,7 +4,12 @@ Trunks are torchvision's and timm's. Variants are `eager`, `channels_last` and `
 compiles the trunk with `torch.compile` on `channels_last` arrays.
 """
 
+import atexit
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -12,9 +17,12 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision import transforms
 
 from apinet_jax.models import trunk_spec
 from benchmarks.against.cases import (
+    BATCHES,
     DECAY,
     HIDDEN,
     MARGIN,
@@ -23,6 +31,7 @@ from benchmarks.against.cases import (
     RATE,
     WIDTH,
     Case,
+    draw_photos,
 )
 
 VARIANTS = ("eager", "channels_last", "compiled")
@@ -97,8 +106,41 @@ def make_trunk(name: str, side: int) -> nn.Module:
     return model
 
 
-def make_call(case: Case, variant: str) -> Callable[[], None]:
+def _input_call(case: Case) -> Callable[[], float]:
+    """Crops of batches from a photo folder, by a worker for each core; the time of one batch."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    draw_photos(case, folder)
+    steps = transforms.Compose(
+        [
+            transforms.Resize((512, 512)),
+            transforms.RandomCrop(case.side),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    photos = torchvision.datasets.ImageFolder(folder / "train", steps)
+    count = case.classes * case.images
+    draws = RandomSampler(photos, replacement=True, num_samples=(BATCHES + 1) * count)
+    workers = torch.get_num_threads()
+    loader = DataLoader(photos, count, sampler=draws, num_workers=workers)
+
+    def call() -> float:
+        batches = iter(loader)
+        next(batches)  # starts the workers
+        start = time.perf_counter()
+        for _ in batches:
+            pass
+        return (time.perf_counter() - start) / BATCHES
+
+    return call
+
+
+def make_call(case: Case, variant: str) -> Callable[[], float | None]:
     """Return a function that computes a case once."""
+    if case.kind == "input":
+        return _input_call(case)
     count = case.classes * case.images
     labels = np.repeat(np.arange(case.classes), case.images)
     draw = np.random.default_rng(0)
