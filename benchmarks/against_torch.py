@@ -21,7 +21,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,9 @@ class Side:
 
     def __init__(self, variant: str, case: str, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._name = f"{case}, {variant}"
+        child = ["-m", "benchmarks.against.child", variant, f"'{case}'"]
+        self._command = [Path(sys.executable).name, *child]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.against.child", variant, case],
             stdin=subprocess.PIPE,
@@ -54,13 +57,17 @@ class Side:
 
     def call(self) -> dict[str, float]:
         """Compute the case once, and return what it took."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return self._answer()
+        with suppress(BrokenPipeError):  # the answer then says that the process ended
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        if reason := (answer := self._answer()).get("failed"):
+            raise InputError(f"{self._name}: {reason}. To see why: {' '.join(self._command)}")
+        return answer
 
     def close(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def _answer(self) -> dict[str, Any]:

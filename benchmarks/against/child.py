@@ -36,7 +36,7 @@ def main() -> None:
         start, processor = time.perf_counter(), time.process_time()
         measured = call()
         seconds, processor = time.perf_counter() - start, time.process_time() - processor
-        if measured is not None:  # the call prepared something first
+        if isinstance(measured, float):  # the call prepared something first
             seconds = measured
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB
         answer(seconds=seconds, processor=processor, peak=peak)
