@@ -49,11 +49,6 @@ def _linear(fan_in: int, width: int, **options: Any) -> nn.Dense:
     return nn.Dense(width, **initial, **options)
 
 
-def _classifier_dot(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """Multiply as `nn.Dense` does by default, with its signature."""
-    return classifier_product(x, kernel)
-
-
 class PairLinear(nn.Module):
     """A linear layer on the features of two images side by side, as one product for each image.
 
@@ -125,7 +120,7 @@ class APINet(nn.Module):
         if self.interaction != "none" and self.gates == "mutual" and self.mutual == "mlp":
             self.map1 = PairLinear(self.feature_width, self.hidden)
             self.map2 = _linear(self.hidden, self.feature_width)
-        self.fc = _linear(self.feature_width, self.num_classes, dot_general=_classifier_dot)
+        self.fc = _linear(self.feature_width, self.num_classes, dot_general=classifier_product)
         self.drop = Dropout(self.dropout)
 
     def features(self, images: Float[Array, "B H W _"], train: bool) -> Float[Array, "B D"]:
