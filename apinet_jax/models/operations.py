@@ -208,20 +208,24 @@ def plain_max_pool(
 def chained_max_pool(
     x: Float[Array, "B H W D"], window: int, stride: int, pads: Sequence[tuple[int, int]]
 ) -> Float[Array, "B h w D"]:
-    """Take window maxima tap by tap: elementwise code, forward and backward.
+    """Take window maxima tap by tap, over columns and then rows: elementwise code, both ways.
 
-    A later tap wins only if it is greater, so the gradient of a tie goes to the first maximum. NaN
-    always wins, so it is never hidden. Both agree with `plain_max_pool` and torch.
+    A later tap wins only if it is greater, so the gradient of a tie goes to the first maximum by
+    rows. NaN always wins, so it is never hidden. Both agree with `plain_max_pool` and torch.
     """
     x = pad_cells(x, pads, -np.inf)
-    h, w = ((size - window) // stride + 1 for size in x.shape[1:3])
-    y = None
-    for top in range(window):
-        for left in range(window):
-            rows = slice(top, top + stride * (h - 1) + 1, stride)
-            columns = slice(left, left + stride * (w - 1) + 1, stride)
-            tap = x[:, rows, columns]  # [B h w D]
-            y = tap if y is None else jnp.where((tap > y) | jnp.isnan(tap), tap, y)
+    return _chained_maximum(_chained_maximum(x, window, stride, axis=2), window, stride, axis=1)
+
+
+def _chained_maximum(
+    x: Float[Array, "B H W D"], window: int, stride: int, axis: int
+) -> Float[Array, "B h w D"]:
+    """Take the maxima of windows along one axis."""
+    last = stride * ((x.shape[axis] - window) // stride) + 1
+    taps = [lax.slice_in_dim(x, first, first + last, stride, axis) for first in range(window)]
+    y = taps[0]
+    for tap in taps[1:]:
+        y = jnp.where((tap > y) | jnp.isnan(tap), tap, y)
     return y
 
 

@@ -45,7 +45,9 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stopped(photos, tmp_path_factory):
-    """A job of two processes, one of which gets a signal to stop; then the same command again.
+    """A job of two processes, one of which gets a signal to stop; then it continues.
+
+    It then keeps its images on the devices, which computes the same.
 
     Returns the workdir, both outputs of both runs, and the step at which the first one stopped.
     """
@@ -58,7 +60,7 @@ def stopped(photos, tmp_path_factory):
         first = outcome(processes)
     assert [code for code, _ in first] == [143, 130], first
     step = rows_of(workdir)[-1]["step"]
-    second = job(command)
+    second = job(options(settings_for(photos, data__cache="device"), workdir))
     assert [code for code, _ in second] == [0, 0], second
     return workdir, first, second, step
 
