@@ -1,6 +1,6 @@
 """What the network sees of an image: a crop of it, or features that were computed before.
 
-With the images on the device, the loader only draws where a crop lies (`CropPlace`).
+With the images on the device, the loader only draws the position of a crop (`CropPlace`).
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CropPlace:
-    """Where the plain crop of `RandomCrop` lies, for images that are on the device.
+    """The position of the plain crop of `RandomCrop`, for images that are on the device.
 
     Attributes:
         size: Height and width of the resized images.

@@ -1,6 +1,6 @@
 """Crops of images that stay on the device, cut inside the training step.
 
-The host sends where each crop lies instead of its pixels. A data set that is too large for a copy
+The host sends the position of each crop instead of its pixels. A data set that is too large for a copy
 on each device is divided among them.
 """
 

@@ -45,4 +45,4 @@ def choose_cache(
     each = math.prod(layout.shape) // (num_devices if layout.divided else 1)
     if each > room:
         return "disk", decoded_once
-    return "device", f"{format_bytes(each)} of training images fit on it beside the step"
+    return "device", f"{format_bytes(each)} of training images fit next to what a step needs"
