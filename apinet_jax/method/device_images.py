@@ -1,7 +1,7 @@
 """Crops of images that stay on the device, cut inside the training step.
 
-The host sends the position of each crop instead of its pixels. A data set that is too large for a copy
-on each device is divided among them.
+The host sends the position of each crop instead of its pixels. A data set that is too large for a
+copy on each device is divided among them.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _LARGEST_COPY = 2 * 2**30
 
 
 class DeviceImages(NamedTuple):
-    """How the resized training images lie on the devices.
+    """How the resized training images are stored on the devices.
 
     Attributes:
         count: Number of images, `N`; a multiple of the devices if they are divided.
@@ -48,7 +48,7 @@ class DeviceImages(NamedTuple):
 
 
 def layout_of(count: int, size: int, crop: int, num_devices: int) -> DeviceImages:
-    """Return how some images should lie on the devices."""
+    """Return how some images should be stored on the devices."""
     divided = num_devices > 1 and count * size**2 * 3 > _LARGEST_COPY
     rows = count + -count % num_devices if divided else count
     return DeviceImages(rows, size, crop, divided)
@@ -62,13 +62,13 @@ def cut_crops(
 ) -> UInt8[Array, "B H W 3"]:
     """Return the crop at each place.
 
-    Of divided images, each device cuts the crops of the whole batch that lie in its part. Their
+    Of divided images, each device cuts the crops of the whole batch that are in its part. Their
     sum over the devices, all but one of which have zeros, is scattered to those that need them.
 
     Args:
         images: Resized images.
         places: Image, top, left, and 1 for a mirrored crop; see `data.crops.CropPlace`.
-        layout: How the images lie on the devices.
+        layout: How the images are stored on the devices.
         mesh: The devices.
     """
     if not layout.divided:

@@ -159,7 +159,7 @@ class Program(NamedTuple):
         schedule: The learning rate that the optimizer follows.
         objective: The switches of the objective.
         plan: Length of the run.
-        device_images: How the training images lie on the devices, if they stay there.
+        device_images: How the training images are stored on the devices, if they are.
     """
 
     model: APINet
