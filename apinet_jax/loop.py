@@ -135,7 +135,7 @@ class _StepLog:
             if step > plan.frozen:
                 end = time.localtime(time.time() + (plan.total - step) * pace)
                 when = f"training should end at {time.strftime('%a %H:%M', end)}"
-            say(f"{pace:.2g} s a step, {when}. {_bound(np.median(self._waits), self._run.config)}")
+            say(f"{pace:.3f} s a step, {when}. {_bound(np.median(self._waits), self._run.config)}")
         if step == plan.frozen:  # later steps cost more
             self._steps, self._began, self._waits = 0, now, []
 
@@ -144,17 +144,15 @@ def _bound(waiting: float, config: ml_collections.ConfigDict) -> str:
     """Return a sentence about what bounds the pace, and what would help."""
     if waiting < _MUCH_WAITING:
         return f"Computing bounds it; images take {100 * waiting:.0f} % of the time."
-    helps = {
-        "off": "data.cache=disk decodes each image only once",
-        "disk": "more data.workers load more at a time",
-        "device": "another program may keep the processor busy",
-    }
-    if config.data.cache != "device" and config.data.augmentation == "crop":
-        helps |= {"disk": "data.cache=device keeps them on the device"}
-    return (
-        f"Waiting for images takes {min(100, 100 * waiting):.0f} % of the time: "
-        f"{helps[config.data.cache]}."
-    )
+    if config.data.cache == "device" or config.train.features == "cache":
+        helps = "another program may keep the processor busy"
+    elif config.data.cache == "off":
+        helps = "data.cache=disk decodes each image only once"
+    elif config.data.augmentation == "crop":
+        helps = "data.cache=device keeps them on the device"
+    else:
+        helps = "more data.workers load more at a time"
+    return f"Waiting for images takes {min(100, 100 * waiting):.0f} % of the time: {helps}."
 
 
 def fit(

@@ -119,7 +119,7 @@ def _narrow_product(x: Float[Array, "*P D"], kernel: Float[Array, "D C"]) -> Flo
     return x @ kernel
 
 
-def _narrow_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+def _keep_factors(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     return x @ kernel, (x, kernel)
 
 
@@ -133,7 +133,7 @@ def _narrow_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array,
     return gradient @ kernel.T, of_kernel.T
 
 
-_narrow_product.defvjp(_narrow_forward, _narrow_backward)
+_narrow_product.defvjp(_keep_factors, _narrow_backward)
 
 
 def residual_product(
@@ -165,7 +165,7 @@ def _residual_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Arra
     return gradient @ kernel.T, of_kernel
 
 
-_residual_product.defvjp(_narrow_forward, _residual_backward)
+_residual_product.defvjp(_keep_factors, _residual_backward)
 
 
 def patch_conv(

@@ -1,5 +1,8 @@
 """What both sides compute: the cases, and the numbers of the head."""
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +51,10 @@ PHOTOS = {500: 240, 4000: 60}
 """Photos of an `input` case, by their width."""
 
 
-def draw_photos(case: Case, folder: Path) -> None:
-    """Write photos of smooth noise in the layout of a photo folder."""
+def draw_photos(case: Case) -> Path:
+    """Write photos of smooth noise into a photo folder, which is deleted when the process ends."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     random, (width, height) = np.random.default_rng(0), case.photo
     for number in range(PHOTOS[width]):
         place = folder / "train" / f"class{number % 4}"
@@ -57,6 +62,7 @@ def draw_photos(case: Case, folder: Path) -> None:
         coarse = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
         photo = Image.fromarray(coarse).resize(case.photo, Image.Resampling.BICUBIC)
         photo.save(place / f"{number}.jpg", quality=90)
+    return folder
 
 
 CASES = {

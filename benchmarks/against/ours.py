@@ -1,12 +1,8 @@
 """Our side: the compiled step, evaluation step and objective of a run."""
 
-import atexit
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +77,12 @@ def make_call(case: Case, variant: str) -> Callable[[], float | None]:
 
 def _input_call(case: Case) -> Callable[[], float]:
     """Crops of batches from a prepared photo folder; the time of one batch of a stream."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    draw_photos(case, folder / "photos")
-    os.environ["TFDS_DATA_DIR"] = str(folder)
+    folder = draw_photos(case)
+    os.environ["TFDS_DATA_DIR"] = str(folder / "records")
     mesh, config = make_mesh(), default_config()
     config.update_from_flattened_dict(
         {
-            **{"data.name": "folder", "data.dir": str(folder / "photos"), "data.cache": case.trunk},
+            **{"data.name": "folder", "data.dir": str(folder), "data.cache": case.trunk},
             **{"data.crop": case.side, "data.resize": 512},
             **{"batch.sampler": "shuffled", "batch.classes": case.classes},
             **{"batch.images": case.images, "optim.epochs": 100.0},

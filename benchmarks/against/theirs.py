@@ -4,12 +4,8 @@ Trunks are torchvision's and timm's. Variants are `eager`, `channels_last` and `
 compiles the trunk with `torch.compile` on `channels_last` arrays.
 """
 
-import atexit
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import timm
@@ -108,9 +104,7 @@ def make_trunk(name: str, side: int) -> nn.Module:
 
 def _input_call(case: Case) -> Callable[[], float]:
     """Crops of batches from a photo folder, by a worker for each core; the time of one batch."""
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    draw_photos(case, folder)
+    folder = draw_photos(case)
     steps = transforms.Compose(
         [
             transforms.Resize((512, 512)),
