@@ -2,13 +2,14 @@
 
     pip install -e ".[parity]"
     python -m benchmarks.against_torch --out=against_torch.json
-    python -m benchmarks.against_torch --cases=squeezenet --repeats=9
+    python -m benchmarks.against_torch --cases=squeezenet --repeats=9 --skip compiled
 
 Each side of a case is a process: ours, and torch with contiguous arrays, with `channels_last`, and
 compiled. They take turns call by call, so that all see the same machine. Prints a Markdown table of
 medians: seconds of a call, and the ratio of torch's fastest variant over ours, above 1 where ours
-is faster. The smallest and the largest ratio of a turn show how noisy the machine was. The file has
-every measurement, the machine and the versions.
+is faster. The smallest and the largest ratio of a turn show how noisy the machine was. Memory is
+the most that the process of our side and of that variant had, without those it started. The file
+has every measurement, the machine and the versions.
 
 torch chooses the pairs of a batch on the host, as the authors' program does. A variant that cannot
 run, such as `compiled` without a C++ compiler, is left out, and named below the table.
@@ -26,11 +27,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.models import TRUNKS
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import write_atomically
-from benchmarks.against.cases import CASES
+from benchmarks.against.cases import CASES, PROCESSES
 
 REPEATS = 7
 OURS = "ours"
@@ -75,10 +75,11 @@ class Side:
         return json.loads(line) if line else {"failed": "the process ended"}
 
 
-def measure(case: str, repeats: int, threads: int) -> dict[str, Any]:
+def measure(case: str, variants: list[str], repeats: int, threads: int) -> dict[str, Any]:
     """Return the seconds of every call of every variant, and why variants failed."""
     sides, failed = {}, {}
-    variants = (OURS, *(THEIRS if CASES[case].trunk in TRUNKS else THEIRS[:1]))
+    if not CASES[case].trunk:
+        variants = [OURS, THEIRS[0]]
     with ExitStack() as stack:
         for variant in variants:
             side = Side(variant, case, threads)
@@ -105,7 +106,11 @@ def summary(found: dict[str, Any]) -> list[str]:
     turns = [a / b for a, b in zip(seconds[fastest], seconds[OURS], strict=True)]
     cells = [f"{ours:.4g}", *(f"{medians[v]:.4g}" if v in medians else "" for v in THEIRS)]
     ratio = f"**{medians[fastest] / ours:.2f}** ({min(turns):.2f} to {max(turns):.2f})"
-    return [found["case"], *cells, ratio]
+    peaks = [max(call["peak"] for call in found["calls"][name]) for name in (OURS, fastest)]
+    memory = (
+        "" if CASES[found["case"]].kind in PROCESSES else " / ".join(f"{p:,.0f}" for p in peaks)
+    )
+    return [found["case"], *cells, ratio, memory]
 
 
 def main() -> None:
@@ -113,6 +118,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", default="", help="only those with this text in their name")
+    parser.add_argument(
+        "--skip", nargs="+", default=[], choices=THEIRS, help="variants of torch to leave out"
+    )
     parser.add_argument("--repeats", type=int, default=REPEATS, help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a JSON file of all measurements")
     options = parser.parse_args()
@@ -124,12 +132,14 @@ def main() -> None:
     packages = ("jax", "jaxlib", "torch", "torchvision", "timm")
     versions = {name: version(name) for name in packages}
     print(f"{machine}; {', '.join(f'{name} {v}' for name, v in versions.items())}\n")
-    print("| case | ours, s | torch, s | channels_last | compiled | torch's best / ours |")
-    print("|---|---:|---:|---:|---:|---:|")
+    heads = ("ours, s", "torch, s", "channels_last", "compiled", "torch's best / ours", "MiB")
+    print("| case |", " | ".join(heads), "|")
+    print("|---|" + "---:|" * len(heads))
+    variants = [OURS, *(name for name in THEIRS if name not in options.skip)]
     results = []
     with Bar("Cases", len(cases)) as bar:
         for case in cases:
-            found = measure(case, options.repeats, threads)
+            found = measure(case, variants, options.repeats, threads)
             results.append(found)
             if options.out:  # each time: all cases take an hour
                 report = {"machine": machine, "versions": versions, "results": results}

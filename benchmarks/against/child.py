@@ -8,6 +8,7 @@ it is ready, or why it cannot be.
 
 import importlib
 import json
+import os
 import resource
 import sys
 import time
@@ -17,7 +18,8 @@ from benchmarks.against.cases import CASES
 
 def main() -> None:
     variant, name = sys.argv[1:]
-    answers, sys.stdout = sys.stdout, sys.stderr  # nothing else is printed there
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing else is printed there, by commands that a side starts either
 
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)

@@ -4,13 +4,17 @@ Trunks are torchvision's and timm's. Variants are `eager`, `channels_last` and `
 compiles the trunk with `torch.compile` on `channels_last` arrays.
 """
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, RandomSampler
@@ -18,7 +22,7 @@ from torchvision import transforms
 
 from apinet_jax.models import trunk_spec
 from benchmarks.against.cases import (
-    BATCHES,
+    CASES,
     DECAY,
     HIDDEN,
     MARGIN,
@@ -30,7 +34,9 @@ from benchmarks.against.cases import (
     draw_photos,
 )
 
-VARIANTS = ("eager", "channels_last", "compiled")
+Call = Callable[[], float | None]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Head(nn.Module):
@@ -102,79 +108,170 @@ def make_trunk(name: str, side: int) -> nn.Module:
     return model
 
 
-def _input_call(case: Case) -> Callable[[], float]:
-    """Crops of batches from a photo folder, by a worker for each core; the time of one batch."""
-    folder = draw_photos(case)
-    steps = transforms.Compose(
-        [
-            transforms.Resize((512, 512)),
-            transforms.RandomCrop(case.side),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    photos = torchvision.datasets.ImageFolder(folder / "train", steps)
+def training_crops(case: Case) -> transforms.Compose:
+    """Return the transform of a training photo."""
+    cut = [transforms.RandomCrop(case.side), transforms.RandomHorizontalFlip()]
+    return _transform(case, *cut)
+
+
+def _transform(case: Case, *cut: nn.Module) -> transforms.Compose:
+    side = case.side * 8 // 7
+    to_tensor = (transforms.ToTensor(), transforms.Normalize(MEAN, STD))
+    return transforms.Compose([transforms.Resize((side, side)), *cut, *to_tensor])
+
+
+def make_loader(case: Case, folder: Path) -> DataLoader:
+    """Return crops of random photos of a folder, loaded by a worker for each core."""
+    photos = torchvision.datasets.ImageFolder(folder / "train", training_crops(case))
     count = case.classes * case.images
-    draws = RandomSampler(photos, replacement=True, num_samples=(BATCHES + 1) * count)
-    workers = torch.get_num_threads()
-    loader = DataLoader(photos, count, sampler=draws, num_workers=workers)
-
-    def call() -> float:
-        batches = iter(loader)
-        next(batches)  # starts the workers
-        start = time.perf_counter()
-        for _ in batches:
-            pass
-        return (time.perf_counter() - start) / BATCHES
-
-    return call
+    draws = RandomSampler(photos, replacement=True, num_samples=(case.batches + 1) * count)
+    return DataLoader(photos, count, sampler=draws, num_workers=torch.get_num_threads())
 
 
-def make_call(case: Case, variant: str) -> Callable[[], float | None]:
-    """Return a function that computes a case once."""
-    if case.kind == "input":
-        return _input_call(case)
-    count = case.classes * case.images
-    labels = np.repeat(np.arange(case.classes), case.images)
-    draw = np.random.default_rng(0)
-    width = trunk_spec(case.trunk).width if case.trunk else WIDTH
-    head = Head(width, max(NUM_CLASSES, case.classes))
-    if case.kind == "head":
-        features = torch.from_numpy(draw.standard_normal((count, WIDTH), np.float32))
-        features.requires_grad_()
-        leaves = [features, *head.parameters()]
-        return lambda: torch.autograd.grad(pair_loss(head, features, labels), leaves)
-
+def make_network(case: Case, variant: str) -> tuple[nn.Module, Head, torch.memory_format]:
+    """Return trunk and head, and the layout of images."""
     trunk = make_trunk(case.trunk, case.side)
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
     trunk = trunk.to(memory_format=layout)
     if variant == "compiled":
         trunk.compile()
-    pixels = draw.integers(0, 256, (count, 3, case.side, case.side), np.uint8)
-    spec = trunk_spec(case.trunk)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
-    pixels = torch.from_numpy(pixels)
+    return trunk, Head(trunk_spec(case.trunk).width, max(NUM_CLASSES, case.classes)), layout
 
-    def images() -> torch.Tensor:
-        return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=layout)
 
-    if case.kind == "infer":
-        trunk.eval()
-
-        def infer() -> None:
-            with torch.inference_mode():
-                head.fc(trunk(images()))
-
-        return infer
+def make_step(case: Case, variant: str) -> Callable[[torch.Tensor, np.ndarray], None]:
+    """Return the training step."""
+    trunk, head, layout = make_network(case, variant)
     parameters = [*trunk.parameters(), *head.parameters()]
     sgd = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
 
-    def step() -> None:
-        loss = pair_loss(head, trunk(images()), labels)
+    def step(images: torch.Tensor, labels: np.ndarray) -> None:
+        loss = pair_loss(head, trunk(images.contiguous(memory_format=layout)), labels)
         sgd.zero_grad()
         loss.backward()
         sgd.step()
         loss.item()
 
     return step
+
+
+def make_call(case: Case, variant: str) -> Call:
+    """Return a function that computes a case once.
+
+    It returns the seconds if they are not those of the whole call.
+    """
+    make = {
+        **{"head": _head_call, "train": _network_call, "infer": _network_call},
+        **{"input": _stream_call, "epoch": _stream_call},
+        **{"start": _process_call, "photo": _process_call, "photos": _photos_call},
+    }
+    return make[case.kind](case, variant)
+
+
+def _head_call(case: Case, _: str) -> Call:
+    labels = np.repeat(np.arange(case.classes), case.images)
+    head = Head(WIDTH, max(NUM_CLASSES, case.classes))
+    draw = np.random.default_rng(0).standard_normal((len(labels), WIDTH), np.float32)
+    features = torch.from_numpy(draw).requires_grad_()
+    leaves = [features, *head.parameters()]
+    return lambda: torch.autograd.grad(pair_loss(head, features, labels), leaves)
+
+
+def _network_call(case: Case, variant: str) -> Call:
+    """A training step or the logits of images of noise."""
+    labels = np.repeat(np.arange(case.classes), case.images)
+    shape = (len(labels), 3, case.side, case.side)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    spec = trunk_spec(case.trunk)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+
+    def images() -> torch.Tensor:
+        return (pixels.float() / 255 - mean) / std
+
+    if case.kind == "train":
+        step = make_step(case, variant)
+        return lambda: step(images(), labels)
+    trunk, head, layout = make_network(case, variant)
+    trunk.eval()
+
+    def infer() -> None:
+        with torch.inference_mode():
+            head.fc(trunk(images().contiguous(memory_format=layout)))
+
+    return infer
+
+
+def _stream_call(case: Case, variant: str) -> Call:
+    """Crops of batches, for `epoch` with a training step on each; the time of one batch."""
+    loader = make_loader(case, draw_photos(case))
+    step = make_step(case, variant) if case.kind == "epoch" else lambda images, labels: None
+
+    def call() -> float:
+        batches = iter(loader)
+        images, labels = next(batches)  # starts the workers
+        step(images, labels.numpy())
+        start = time.perf_counter()
+        for images, labels in batches:
+            step(images, labels.numpy())
+        return (time.perf_counter() - start) / case.batches
+
+    return call
+
+
+def _photos_call(case: Case, variant: str) -> Call:
+    """The most likely classes of all photos."""
+    trunk, head, layout = make_network(case, variant)
+    trunk.eval()
+    transform = _transform(case, transforms.CenterCrop(case.side))
+    photos = torchvision.datasets.ImageFolder(draw_photos(case) / "train", transform)
+    loader = DataLoader(photos, 60, num_workers=torch.get_num_threads())
+
+    def call() -> None:
+        with torch.inference_mode():
+            for images, _ in loader:
+                logits = head.fc(trunk(images.contiguous(memory_format=layout)))
+                functional.softmax(logits, dim=1).topk(5)
+
+    return call
+
+
+def _process_call(case: Case, variant: str) -> Call:
+    """A new process that trains for one step, or names one photo; the time until it says so."""
+    folder = draw_photos(case)
+    if case.kind == "photo":
+        trunk, head, _ = make_network(case, variant)
+        torch.save((trunk.state_dict(), head.state_dict()), folder / "weights.pt")
+    command = [sys.executable, "-m", __name__, variant, case.name, str(folder)]
+
+    def call() -> float:
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            if not process.stdout.readline():
+                raise RuntimeError("the process ended too early")
+            seconds = time.perf_counter() - start
+            process.kill()
+        return seconds
+
+    return call
+
+
+def main() -> None:
+    """What a new process does, as a short script of a user would."""
+    variant, name, folder = sys.argv[1:]
+    case, folder = CASES[name], Path(folder)
+    if case.kind == "start":
+        images, labels = next(iter(make_loader(case, folder)))
+        make_step(case, variant)(images, labels.numpy())
+        print("done", flush=True)
+        return
+    trunk, head, _ = make_network(case, variant)
+    for module, weights in zip((trunk, head), torch.load(folder / "weights.pt"), strict=True):
+        module.load_state_dict(weights)
+    trunk.eval()
+    transform = _transform(case, transforms.CenterCrop(case.side))
+    with Image.open(next((folder / "test").rglob("*.jpg"))) as photo, torch.inference_mode():
+        logits = head.fc(trunk(transform(photo.convert("RGB"))[None]))
+    print(functional.softmax(logits, dim=1).topk(5), flush=True)
+
+
+if __name__ == "__main__":
+    main()
