@@ -30,7 +30,7 @@ from typing import Any
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import write_atomically
-from benchmarks.against.cases import CASES, PROCESSES
+from benchmarks.against.cases import CASES, GPU_CASES, PROCESSES
 
 REPEATS = 7
 OURS = "ours"
@@ -78,7 +78,7 @@ class Side:
 def measure(case: str, variants: list[str], repeats: int, threads: int) -> dict[str, Any]:
     """Return the seconds of every call of every variant, and why variants failed."""
     sides, failed = {}, {}
-    if not CASES[case].trunk:
+    if not (CASES | GPU_CASES)[case].trunk:
         variants = [OURS, THEIRS[0]]
     with ExitStack() as stack:
         for variant in variants:
@@ -108,9 +108,25 @@ def summary(found: dict[str, Any]) -> list[str]:
     ratio = f"**{medians[fastest] / ours:.2f}** ({min(turns):.2f} to {max(turns):.2f})"
     peaks = [max(call["peak"] for call in found["calls"][name]) for name in (OURS, fastest)]
     memory = (
-        "" if CASES[found["case"]].kind in PROCESSES else " / ".join(f"{p:,.0f}" for p in peaks)
+        ""
+        if (CASES | GPU_CASES)[found["case"]].kind in PROCESSES
+        else " / ".join(f"{p:,.0f}" for p in peaks)
     )
     return [found["case"], *cells, ratio, memory]
+
+
+def print_header() -> None:
+    """Print the header of the table."""
+    heads = ("ours, s", "torch, s", "channels_last", "compiled", "torch's best / ours", "MiB")
+    print("| case |", " | ".join(heads), "|")
+    print("|---|" + "---:|" * len(heads))
+
+
+def print_row(found: dict[str, Any]) -> None:
+    """Print the row of a case, and the variants that failed."""
+    print("|", " | ".join(summary(found)), "|", flush=True)
+    for variant, reason in found["failed"].items():
+        say(f"{found['case']}: {variant} did not run: {reason}")
 
 
 def main() -> None:
@@ -132,9 +148,7 @@ def main() -> None:
     packages = ("jax", "jaxlib", "torch", "torchvision", "timm")
     versions = {name: version(name) for name in packages}
     print(f"{machine}; {', '.join(f'{name} {v}' for name, v in versions.items())}\n")
-    heads = ("ours, s", "torch, s", "channels_last", "compiled", "torch's best / ours", "MiB")
-    print("| case |", " | ".join(heads), "|")
-    print("|---|" + "---:|" * len(heads))
+    print_header()
     variants = [OURS, *(name for name in THEIRS if name not in options.skip)]
     results = []
     with Bar("Cases", len(cases)) as bar:
@@ -144,9 +158,7 @@ def main() -> None:
             if options.out:  # each time: all cases take an hour
                 report = {"machine": machine, "versions": versions, "results": results}
                 write_atomically(options.out, json.dumps(report, indent=1))
-            print("|", " | ".join(summary(found)), "|", flush=True)
-            for variant, reason in found["failed"].items():
-                say(f"{case}: {variant} did not run: {reason}")
+            print_row(found)
             bar.advance()
 
 

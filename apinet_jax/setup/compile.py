@@ -24,6 +24,13 @@ def compile_train_step(
 
     The program does not depend on the seed: the step takes the key of the run as an argument.
     """
+    return lower_train_step(config, program, mesh, stage).compile()
+
+
+def lower_train_step(
+    config: ml_collections.ConfigDict, program: Program, mesh: Mesh, stage: Stage
+) -> jax.stages.Lowered:
+    """Trace the step of a stage from shapes; its cost can be counted before it is compiled."""
     step = make_train_step(
         mesh,
         model=program.model,
@@ -48,7 +55,7 @@ def compile_train_step(
         images = (jax.ShapeDtypeStruct(layout.shape, jnp.uint8, sharding=sharding),)
     batch = _batch_shapes(image, program.plan.batch_size, mesh)
     key = _replicated_shapes(jax.eval_shape(jax.random.key, 0), mesh)
-    return step.lower(state, batch, key, *images).compile()
+    return step.lower(state, batch, key, *images)
 
 
 def compile_eval_step(

@@ -35,6 +35,7 @@ class Case(NamedTuple):
         photos: How many there are.
         batches: Batches of a call; its time is that of one of them.
         cache: Our `data.cache`; for `start`, `empty` where nothing is kept between calls.
+        dtype: Compute type; torch uses autocast for `bfloat16`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Case(NamedTuple):
     photos: int = 240
     batches: int = 6
     cache: str = "off"
+    dtype: str = "float32"
 
 
 def _networks(trunk: str, classes: int, images: int, side: int = 224) -> list[Case]:
@@ -103,3 +105,14 @@ CASES = {
         Case("1,000 photos' classes", "photos", _TRUNK, photos=1000),
     )
 }
+
+
+def _gpu(trunk: str, side: int) -> list[Case]:
+    return [
+        case._replace(name=f"{case.name}, bfloat16", dtype="bfloat16")
+        for case in _networks(trunk, 30, 4, side)
+    ]
+
+
+GPU_CASES = {case.name: case for case in _gpu("resnet50", 448)}
+"""For a GPU; those above take long enough on a CPU."""

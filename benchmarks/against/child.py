@@ -13,11 +13,12 @@ import resource
 import sys
 import time
 
-from benchmarks.against.cases import CASES
+from benchmarks.against.cases import CASES, GPU_CASES
 
 
 def main() -> None:
     variant, name = sys.argv[1:]
+    case = (CASES | GPU_CASES)[name]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing else is printed there, by commands that a side starts either
 
@@ -28,7 +29,7 @@ def main() -> None:
         side = importlib.import_module(
             f"benchmarks.against.{'ours' if variant == 'ours' else 'theirs'}"
         )
-        call = side.make_call(CASES[name], variant)
+        call = side.make_call(case, variant)
         call()  # compiles
     except Exception as error:
         answer(failed=f"{type(error).__name__}: {error}".splitlines()[0])

@@ -72,7 +72,7 @@ def _config(case: Case) -> ml_collections.ConfigDict:
     """Return the configuration of both sides."""
     config = default_config()
     changes = {
-        **{"model.trunk": case.trunk or "resnet50", "model.dtype": "float32"},
+        **{"model.trunk": case.trunk or "resnet50", "model.dtype": case.dtype},
         **{"model.hidden": HIDDEN, "data.crop": case.side, "data.resize": case.side},
         **{"batch.classes": case.classes, "batch.images": case.images},
         **{"optim.lr": RATE, "optim.momentum": MOMENTUM, "optim.weight_decay": DECAY},

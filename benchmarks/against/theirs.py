@@ -36,6 +36,7 @@ from benchmarks.against.cases import (
 
 Call = Callable[[], float | None]
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -62,7 +63,7 @@ def choose_pairs(features: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray
     with torch.no_grad():
         norms = features.square().sum(dim=1)
         distances = norms[:, None] + norms - 2 * features @ features.T
-    distances = distances.cpu().numpy()
+    distances = distances.float().cpu().numpy()
     intra, inter = [], []
     for row, label in enumerate(labels):
         same = labels == label
@@ -79,7 +80,7 @@ def pair_loss(head: Head, features: torch.Tensor, labels: np.ndarray) -> torch.T
     first = np.concatenate([np.arange(len(labels))] * 2)
     second = np.concatenate([intra, inter])
     logits = head(features[first], features[second])
-    targets = [torch.from_numpy(labels[side]) for side in (first, second)]
+    targets = [torch.from_numpy(labels[side]).to(features.device) for side in (first, second)]
     cross_entropy = functional.cross_entropy(torch.cat(logits), torch.cat(targets * 2))
     own, other = (
         torch.cat(
@@ -90,7 +91,7 @@ def pair_loss(head: Head, features: torch.Tensor, labels: np.ndarray) -> torch.T
         )
         for parts in (logits[:2], logits[2:])
     )
-    ones = torch.ones(len(own))
+    ones = torch.ones_like(own)
     ranking = functional.margin_ranking_loss(own, other, ones, margin=MARGIN)
     return cross_entropy + ranking
 
@@ -132,10 +133,16 @@ def make_network(case: Case, variant: str) -> tuple[nn.Module, Head, torch.memor
     """Return trunk and head, and the layout of images."""
     trunk = make_trunk(case.trunk, case.side)
     layout = torch.contiguous_format if variant == "eager" else torch.channels_last
-    trunk = trunk.to(memory_format=layout)
+    trunk = trunk.to(DEVICE, memory_format=layout)
     if variant == "compiled":
         trunk.compile()
-    return trunk, Head(trunk_spec(case.trunk).width, max(NUM_CLASSES, case.classes)), layout
+    head = Head(trunk_spec(case.trunk).width, max(NUM_CLASSES, case.classes)).to(DEVICE)
+    return trunk, head, layout
+
+
+def compute_type(case: Case) -> torch.autocast:
+    """Return the context of the forward pass."""
+    return torch.autocast(DEVICE, torch.bfloat16, enabled=case.dtype == "bfloat16")
 
 
 def make_step(case: Case, variant: str) -> Callable[[torch.Tensor, np.ndarray], None]:
@@ -145,7 +152,9 @@ def make_step(case: Case, variant: str) -> Callable[[torch.Tensor, np.ndarray], 
     sgd = torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
 
     def step(images: torch.Tensor, labels: np.ndarray) -> None:
-        loss = pair_loss(head, trunk(images.contiguous(memory_format=layout)), labels)
+        images = images.to(DEVICE, memory_format=layout)
+        with compute_type(case):
+            loss = pair_loss(head, trunk(images), labels)
         sgd.zero_grad()
         loss.backward()
         sgd.step()
@@ -169,11 +178,15 @@ def make_call(case: Case, variant: str) -> Call:
 
 def _head_call(case: Case, _: str) -> Call:
     labels = np.repeat(np.arange(case.classes), case.images)
-    head = Head(WIDTH, max(NUM_CLASSES, case.classes))
+    head = Head(WIDTH, max(NUM_CLASSES, case.classes)).to(DEVICE)
     draw = np.random.default_rng(0).standard_normal((len(labels), WIDTH), np.float32)
-    features = torch.from_numpy(draw).requires_grad_()
+    features = torch.from_numpy(draw).to(DEVICE).requires_grad_()
     leaves = [features, *head.parameters()]
-    return lambda: torch.autograd.grad(pair_loss(head, features, labels), leaves)
+
+    def call() -> None:
+        torch.autograd.grad(pair_loss(head, features, labels), leaves)[0].cpu()  # exist then
+
+    return call
 
 
 def _network_call(case: Case, variant: str) -> Call:
@@ -181,8 +194,8 @@ def _network_call(case: Case, variant: str) -> Call:
     labels = np.repeat(np.arange(case.classes), case.images)
     shape = (len(labels), 3, case.side, case.side)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    spec = trunk_spec(case.trunk)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    spec, pixels = trunk_spec(case.trunk), pixels.to(DEVICE)
+    mean, std = (torch.tensor(v, device=DEVICE).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
 
     def images() -> torch.Tensor:
         return (pixels.float() / 255 - mean) / std
@@ -194,8 +207,9 @@ def _network_call(case: Case, variant: str) -> Call:
     trunk.eval()
 
     def infer() -> None:
-        with torch.inference_mode():
-            head.fc(trunk(images().contiguous(memory_format=layout)))
+        with torch.inference_mode(), compute_type(case):
+            logits = head.fc(trunk(images().contiguous(memory_format=layout)))
+        logits.cpu()  # exist then
 
     return infer
 
@@ -228,7 +242,7 @@ def _photos_call(case: Case, variant: str) -> Call:
     def call() -> None:
         with torch.inference_mode():
             for images, _ in loader:
-                logits = head.fc(trunk(images.contiguous(memory_format=layout)))
+                logits = head.fc(trunk(images.to(DEVICE, memory_format=layout)))
                 functional.softmax(logits, dim=1).topk(5)
 
     return call
@@ -269,7 +283,7 @@ def main() -> None:
     trunk.eval()
     transform = _transform(case, transforms.CenterCrop(case.side))
     with Image.open(next((folder / "test").rglob("*.jpg"))) as photo, torch.inference_mode():
-        logits = head.fc(trunk(transform(photo.convert("RGB"))[None]))
+        logits = head.fc(trunk(transform(photo.convert("RGB"))[None].to(DEVICE)))
     print(functional.softmax(logits, dim=1).topk(5), flush=True)
 
 
