@@ -28,7 +28,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from apinet_jax.data.crops import AugmentedView, RandomCrop
+from apinet_jax.data.crops import ArrayReader, AugmentedView, RandomCrop
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.system.console import tracked
 from benchmarks.in_memory import Trainer
@@ -62,7 +62,7 @@ def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> 
         def central(pixels: np.ndarray) -> np.ndarray:
             return np.stack([center_crop(image, crop) for image in pixels])
 
-        random = RandomCrop(train.pixels.__getitem__, crop, seed=0)
+        random = RandomCrop(ArrayReader(train.pixels), crop, seed=0)
         views = [AugmentedView(random, view) for view in range(1, 1 + VIEWS)]
         crops = [central(train.pixels)]
         crops += [np.stack([view(i) for i in range(len(train.labels))]) for view in views]

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from apinet_jax.data.batch import Batch
-from apinet_jax.data.crops import CachedViews, RandomCrop
+from apinet_jax.data.crops import ArrayReader, CachedViews, RandomCrop
 from apinet_jax.data.pipeline import TrainLoader
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.method.classify import image_features
@@ -124,7 +124,7 @@ class Trainer:
     def _crop(self, images: np.ndarray, seed: int) -> RandomCrop:
         data = self.config.data
         min_area = data.min_area if data.augmentation == "random_resized" else None
-        return RandomCrop(images.__getitem__, data.crop, seed, min_area)
+        return RandomCrop(ArrayReader(images), data.crop, seed, min_area)
 
     def logits(self, state: TrainState, images: np.ndarray) -> Float[np.ndarray, "N C"]:
         """Return the logits of central crops of images [N R R 3], or of features [N D]."""

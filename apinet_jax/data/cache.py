@@ -1,7 +1,6 @@
 """Resized images, decoded on demand or mapped from a file that is written once.
 
-Both give the same pixels: the complete image, or its window, is resized, and crops are slices of
-the result.
+Both give the same pixels: those of the complete image, or of its window, after resizing.
 """
 
 import contextlib
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from apinet_jax.data.source import Source
+from apinet_jax.data.transforms import Part, cut_part
 from apinet_jax.system.console import tracked
 from apinet_jax.system.errors import RunError
 from apinet_jax.system.file_lock import file_lock
@@ -35,14 +35,14 @@ class ImageReader:
         self.source, self.size, self.cache = source, size, cache
         self._mapped = None
 
-    def __call__(self, index: int) -> UInt8[np.ndarray, "R R 3"]:
-        """Return one resized image."""
+    def __call__(self, index: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a part of one resized image; all of it by default."""
         if self.cache is None:
-            return self.source.pixels(int(self.source.rows[index]), self.size)
+            return self.source.pixels(int(self.source.rows[index]), self.size, part)
         if self._mapped is None:
             shape = (len(self.source.records), self.size, self.size, 3)
             self._mapped = np.memmap(self.cache, np.uint8, "r", shape=shape)
-        return np.asarray(self._mapped[self.source.rows[index]])
+        return cut_part(np.asarray(self._mapped[self.source.rows[index]]), part)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_mapped": None}  # each worker maps the file itself

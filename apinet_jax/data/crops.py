@@ -3,21 +3,55 @@
 With the images on the device, the loader only draws the position of a crop (`CropPlace`).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from apinet_jax.data.transforms import (
-    center_crop,
+    Part,
+    center_part,
+    cut_part,
     draw_crop,
     draw_view,
-    random_crop_flip,
+    mirror,
     random_resized_crop_flip,
 )
 
-Reader = Callable[[int], UInt8[np.ndarray, "R R 3"]]
+
+@runtime_checkable
+class Reader(Protocol):
+    """Resized images by their index.
+
+    Attributes:
+        size: Their height and width, `R`.
+    """
+
+    size: int
+
+    def __call__(self, index: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a part of an image; all of it by default."""
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Resized images in memory.
+
+    Attributes:
+        images: The images.
+    """
+
+    images: UInt8[np.ndarray, "N R R 3"]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the images."""
+        return self.images.shape[1]
+
+    def __call__(self, index: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a part of an image; all of it by default."""
+        return cut_part(self.images[index], part)
 
 
 @dataclass(frozen=True)
@@ -25,7 +59,7 @@ class RandomCrop:
     """A random crop, mirrored half of the time, as a function of (seed, step, slot).
 
     Attributes:
-        reader: Returns a resized image from its index.
+        reader: The resized images.
         crop: Height and width of a crop.
         seed: Seed of crop and flip.
         min_area: Smallest area of a random resized crop, as a fraction of the image; `None` for
@@ -39,10 +73,12 @@ class RandomCrop:
 
     def __call__(self, index: int, step: int, slot: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return the crop of an image."""
-        draw = (self.reader(index), self.crop, self.seed, step, slot)
-        if self.min_area is None:
-            return random_crop_flip(*draw)
-        return random_resized_crop_flip(*draw, self.min_area)
+        draw = (self.crop, self.seed, step, slot)
+        if self.min_area is not None:
+            return random_resized_crop_flip(self.reader(index), *draw, self.min_area)
+        top, left, mirrored = draw_crop(self.reader.size, *draw)
+        cut = self.reader(index, (top, left, self.crop))
+        return mirror(cut) if mirrored else cut
 
 
 @dataclass(frozen=True)
@@ -87,7 +123,7 @@ class CentralCrop:
     """The crop of evaluation.
 
     Attributes:
-        reader: Returns a resized image from its index.
+        reader: The resized images.
         crop: Height and width of a crop.
         mirrored: Whether it is mirrored.
     """
@@ -98,7 +134,7 @@ class CentralCrop:
 
     def __call__(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return the crop of an image."""
-        image = center_crop(self.reader(index), self.crop)
+        image = self.reader(index, center_part(self.reader.size, self.crop))
         return image[:, ::-1] if self.mirrored else image
 
 

@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from apinet_jax.data.decoding import decode, upright_rgb
-from apinet_jax.data.transforms import center_crop, to_pixels
+from apinet_jax.data.transforms import center_part, to_pixels
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import to_path
 
@@ -62,7 +62,7 @@ def photo_pixels(
         ValueError: If it cannot be read; the message is only the reason.
     """
     try:
-        return center_crop(to_pixels(open_photo(photo), window, resize), crop)
+        return to_pixels(open_photo(photo), window, resize, center_part(resize, crop))
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 

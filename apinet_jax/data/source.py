@@ -13,7 +13,7 @@ from PIL import Image
 
 from apinet_jax.data.decoding import decode
 from apinet_jax.data.records.walk import quoted
-from apinet_jax.data.transforms import to_pixels
+from apinet_jax.data.transforms import Part, to_pixels
 from apinet_jax.system.errors import RunError
 
 
@@ -76,13 +76,13 @@ class Source:
         x, y, width, height = window
         return image.crop((x, y, x + width, y + height))
 
-    def pixels(self, row: int, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-        """Return the resized pixels of a record of the complete split.
+    def pixels(self, row: int, size: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the resized pixels of a record of the complete split, or a part of them.
 
         Raises:
             ValueError: If it cannot be decoded.
         """
-        return to_pixels(decode(self.read_record(row)), self.window(row), size)
+        return to_pixels(decode(self.read_record(row)), self.window(row), size, part)
 
     def subset(self, indices: Int[np.ndarray, " M"]) -> "Source":
         """Return a view of some images, in the given order."""

@@ -1,8 +1,8 @@
 """Upright images to uint8 pixels: window, resize, crop, flip.
 
-The complete image is resized to a square first (its aspect is not kept, as in the paper). Crops
-are plain slices of that square, so a cache of resized images gives the same pixels. The resize is
-Pillow's antialiased bilinear one.
+The complete image is resized to a square (its aspect is not kept, as in the paper). Crops are
+plain slices of that square, so a cache of resized images gives the same pixels. The resize is
+Pillow's antialiased bilinear one. Where that gives the same pixels, only a crop is computed.
 """
 
 import math
@@ -10,6 +10,9 @@ import math
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+Part = tuple[int, int, int]
+"""A square of the resized image: top, left and side."""
 
 # Second word of the Philox key: makes these draws independent of other uses of the seed.
 _AUGMENT_STREAM = 0x617567
@@ -20,8 +23,11 @@ _TRIES = 10
 
 
 def to_pixels(
-    image: Image.Image, window: tuple[int, int, int, int] | None, size: int
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    image: Image.Image,
+    window: tuple[int, int, int, int] | None,
+    size: int,
+    part: Part | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
     """Cut an upright image to its window and resize that to a square.
 
     Training, evaluation and inference all read their pixels through this function.
@@ -30,6 +36,7 @@ def to_pixels(
         image: The image, from `decode`.
         window: The part to use, as x, y, width and height in pixels; `None` for all of it.
         size: Height and width after resizing.
+        part: What to return of the result; all of it by default.
 
     Raises:
         ValueError: The window is not inside the image.
@@ -41,40 +48,43 @@ def to_pixels(
         if x + width > image.width or y + height > image.height:
             raise ValueError(f"the window {window} exceeds {image.width} x {image.height} pixels")
         image = image.crop((x, y, x + width, y + height))
-    return resize(image, size)
+    return resize(image, size, part)
 
 
-def resize(image: Image.Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Resize the complete image to a square with Pillow's antialiased bilinear filter."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def random_crop_flip(
-    image: UInt8[np.ndarray, "R R 3"], crop: int, seed: int, step: int, slot: int
-) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
-    """Cut a random square and mirror it half of the time.
-
-    The draw is a pure function of (seed, step, slot). It uses raw Philox words, which numpy
-    promises never to change, instead of numpy's distributions.
+def resize(image: Image.Image, size: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize the complete image to a square with Pillow's antialiased bilinear filter.
 
     Args:
-        image: The resized image.
-        crop: Side of the square.
-        seed: Seed of the run.
-        step: Training step.
-        slot: Row of the image in the global batch.
-
-    Returns:
-        A view of `image`; a mirrored crop is a copy.
+        image: The image.
+        size: Height and width after resizing.
+        part: What to return of the result; all of it by default.
     """
-    _check_crop(image.shape[0], crop)
-    top, left, mirrored = draw_crop(image.shape[0], crop, seed, step, slot)
-    cut = image[top : top + crop, left : left + crop]
-    return _mirror(cut) if mirrored else cut
+    if part is None:
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    if not _parts_are_equal(image, size):
+        return cut_part(resize(image, size), part)
+    top, left, side = part
+    wide, high = image.width / size, image.height / size
+    box = (left * wide, top * high, (left + side) * wide, (top + side) * high)
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
+
+
+def _parts_are_equal(image: Image.Image, size: int) -> bool:
+    """Return whether Pillow resizes a part of an image to the same pixels as the image.
+
+    The edges of the part are then exact in float32, as which Pillow keeps them. It resizes the
+    columns or the rows first, whichever costs less, and rounds in between; of images that are not
+    higher than wide it always begins with the columns.
+    """
+    power_of_two = size & (size - 1) == 0
+    return power_of_two and image.height <= image.width < 2**24 // size
 
 
 def draw_crop(size: int, crop: int, seed: int, step: int, slot: int) -> tuple[int, int, bool]:
     """Return the top and left edge of a random square, and whether it is mirrored.
+
+    The draw is a pure function of (seed, step, slot). It uses raw Philox words, which numpy
+    promises never to change, instead of numpy's distributions.
 
     Args:
         size: Height and width of the image.
@@ -82,7 +92,11 @@ def draw_crop(size: int, crop: int, seed: int, step: int, slot: int) -> tuple[in
         seed: Seed of the run.
         step: Training step.
         slot: Row of the image in the global batch.
+
+    Raises:
+        ValueError: The square does not fit.
     """
+    _check_crop(size, crop)
     top_word, left_word, flip_word = _words(seed, step, slot, 3)
     top, left = (_below(word, size - crop + 1) for word in (top_word, left_word))
     return top, left, bool(flip_word >> 63)
@@ -125,19 +139,36 @@ def random_resized_crop_flip(
             break
     part = Image.fromarray(image[top : top + height, left : left + width])
     cut = resize(part, crop)
-    return _mirror(cut) if flip_word >> 63 else cut
+    return mirror(cut) if flip_word >> 63 else cut
+
+
+def center_part(size: int, crop: int) -> Part:
+    """Return the central square, rounding an odd margin as torchvision does.
+
+    Raises:
+        ValueError: It does not fit.
+    """
+    _check_crop(size, crop)
+    start = round((size - crop) / 2)
+    return start, start, crop
 
 
 def center_crop(
     image: UInt8[np.ndarray, "R R 3"], crop: int
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
-    """Cut the central square as a view, rounding an odd margin as torchvision does."""
-    _check_crop(image.shape[0], crop)
-    start = round((image.shape[0] - crop) / 2)
-    return image[start : start + crop, start : start + crop]
+    """Cut the central square as a view."""
+    return cut_part(image, center_part(len(image), crop))
 
 
-def _mirror(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+def cut_part(image: UInt8[np.ndarray, "R R 3"], part: Part | None) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a part of a resized image as a view; all of it for `None`."""
+    if part is None:
+        return image
+    top, left, side = part
+    return image[top : top + side, left : left + side]
+
+
+def mirror(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """Exchange left and right; copying NumPy's mirrored view takes three times as long."""
     return np.asarray(Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 

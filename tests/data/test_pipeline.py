@@ -10,11 +10,11 @@ from image_folder import noise_source
 from apinet_jax.data import pipeline
 from apinet_jax.data.batch import Batch
 from apinet_jax.data.cache import ImageReader
-from apinet_jax.data.crops import CentralCrop, RandomCrop
+from apinet_jax.data.crops import ArrayReader, CentralCrop, RandomCrop
 from apinet_jax.data.decoding import decode
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader, stream, stream_split
 from apinet_jax.data.sampler import BalancedSampler
-from apinet_jax.data.transforms import center_crop, random_crop_flip, resize
+from apinet_jax.data.transforms import center_crop, resize
 from apinet_jax.system.errors import RunError
 
 COUNT, SIZE, CROP = 26, 20, 16
@@ -56,7 +56,7 @@ def test_batch_of_a_step(loader, source):
     assert batch.image.dtype == np.uint8
     for slot, key in enumerate(keys):
         image = resize(decode(source.read(int(key))), SIZE)
-        expected = random_crop_flip(image, CROP, 5, 3, slot)
+        expected = RandomCrop(ArrayReader(image[None]), CROP, 5)(0, 3, slot)
         np.testing.assert_array_equal(batch.image[slot], expected)
 
 

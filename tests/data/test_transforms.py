@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from apinet_jax.data import decoding
+from apinet_jax.data.crops import ArrayReader, RandomCrop
 from apinet_jax.data.decoding import decode
-from apinet_jax.data.transforms import center_crop, random_crop_flip, resize
+from apinet_jax.data.transforms import center_crop, resize
 
 
 def encode(image, file_format="PNG", **options):
@@ -227,6 +228,22 @@ def numbered(size):
     return np.stack([rows, columns, np.zeros_like(rows)], -1)
 
 
+def cut(image, crop, seed, step, slot):
+    return RandomCrop(ArrayReader(image[None]), crop, seed)(0, step, slot)
+
+
+# Wide and high ones, and an axis that keeps its length; Pillow begins with the rows of 41 x 167.
+@pytest.mark.parametrize("shape", [(60, 44), (44, 60), (41, 167), (32, 32), (32, 20), (33, 32)])
+@pytest.mark.parametrize("size", [32, 36])
+def test_part_equals_a_slice_of_the_resized_image(shape, size):
+    noise = np.random.default_rng(0).integers(0, 256, (shape[1], shape[0], 3), np.uint8)
+    image = Image.fromarray(noise)
+    complete = resize(image, size)
+    for top, left, side in [(0, 0, size), (0, 3, 28), (4, 1, 28), (5, 0, 13), (11, 17, 15)]:
+        expected = complete[top : top + side, left : left + side]
+        np.testing.assert_array_equal(resize(image, size, (top, left, side)), expected)
+
+
 def test_center_crop_rounds_as_torchvision():
     # Margins of 5 and 7: 2.5 rounds to 2 and 3.5 to 4, half to even.
     assert center_crop(numbered(13), 8)[0, 0].tolist() == [2, 2, 0]
@@ -236,30 +253,30 @@ def test_center_crop_rounds_as_torchvision():
 
 def test_random_crop_is_keyed_by_seed_step_and_slot():
     image = numbered(64)
-    first = random_crop_flip(image, 48, seed=3, step=5, slot=7)
-    np.testing.assert_array_equal(first, random_crop_flip(image, 48, seed=3, step=5, slot=7))
+    first = cut(image, 48, seed=3, step=5, slot=7)
+    np.testing.assert_array_equal(first, cut(image, 48, seed=3, step=5, slot=7))
     others = [(4, 5, 7), (3, 6, 7), (3, 5, 8), (3, 7, 5), (-3, 5, 7)]
     for seed, step, slot in others:
-        assert not np.array_equal(first, random_crop_flip(image, 48, seed, step, slot))
+        assert not np.array_equal(first, cut(image, 48, seed, step, slot))
 
 
 def test_random_crop_never_changes():
     # (top, left, flipped) as first recorded: a change here changes every recorded run.
     drawn = []
     for slot in range(4):
-        cut = random_crop_flip(numbered(64), 48, seed=0, step=0, slot=slot)
-        flipped = bool(cut[0, 0, 1] > cut[0, 1, 1])
-        drawn.append((int(cut[0, 0, 0]), int(cut[0, :, 1].min()), flipped))
+        part = cut(numbered(64), 48, seed=0, step=0, slot=slot)
+        flipped = bool(part[0, 0, 1] > part[0, 1, 1])
+        drawn.append((int(part[0, 0, 0]), int(part[0, :, 1].min()), flipped))
     assert drawn == [(4, 12, False), (6, 14, True), (8, 0, False), (12, 8, True)]
 
 
 def test_random_crop_is_uniform():
     tops, lefts, flips = np.zeros(5), np.zeros(5), 0
     for slot in range(5000):
-        cut = random_crop_flip(numbered(12), 8, seed=1, step=0, slot=slot)
-        tops[cut[0, 0, 0]] += 1
-        lefts[cut[0, :, 1].min()] += 1
-        flips += cut[0, 0, 1] > cut[0, 1, 1]
+        part = cut(numbered(12), 8, seed=1, step=0, slot=slot)
+        tops[part[0, 0, 0]] += 1
+        lefts[part[0, :, 1].min()] += 1
+        flips += part[0, 0, 1] > part[0, 1, 1]
     # 1,000 expected in each of five places; four standard deviations are 113.
     assert np.abs(tops - 1000).max() < 113
     assert np.abs(lefts - 1000).max() < 113
@@ -271,4 +288,4 @@ def test_crop_that_does_not_fit(crop):
     with pytest.raises(ValueError, match=f"cannot cut {crop} pixels"):
         center_crop(numbered(8), crop)
     with pytest.raises(ValueError, match="out of an image of 8"):
-        random_crop_flip(numbered(8), crop, 0, 0, 0)
+        cut(numbered(8), crop, 0, 0, 0)

@@ -6,7 +6,7 @@ import pytest
 from test_steps import PREPROCESS, drawn, images, setup
 
 from apinet_jax.data.batch import Batch
-from apinet_jax.data.crops import CropPlace, RandomCrop
+from apinet_jax.data.crops import ArrayReader, CropPlace, RandomCrop
 from apinet_jax.method.device_images import DeviceImages, cut_crops, layout_of
 from apinet_jax.method.objective import Objective
 from apinet_jax.method.steps import make_train_step
@@ -34,7 +34,7 @@ def on_devices(layout, mesh):
 )
 def test_crops_are_those_of_the_loader(devices, layout):
     mesh = make_mesh(jax.devices()[:devices])
-    crop, place = RandomCrop(PHOTOS.__getitem__, CROP, SEED), CropPlace(SIZE, CROP, SEED)
+    crop, place = RandomCrop(ArrayReader(PHOTOS), CROP, SEED), CropPlace(SIZE, CROP, SEED)
     expected = np.stack([crop(index, STEP, slot) for slot, index in enumerate(INDICES.tolist())])
     places = np.stack([place(index, STEP, slot) for slot, index in enumerate(INDICES.tolist())])
     assert len(np.unique(places[:, 3])) == 2  # mirrored ones and others
