@@ -38,7 +38,6 @@ from apinet_jax.models.layers import normalise
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
 from benchmarks.frozen_heads import read_features
-from benchmarks.gate_diagnosis import best_settings
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
 from benchmarks.pairs_at_test import fit_weight
@@ -48,6 +47,7 @@ from benchmarks.seed_study import (
     Rows,
     accuracy,
     base_config,
+    best_settings,
     complete,
     make_parser,
     places_in_class,

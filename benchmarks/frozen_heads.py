@@ -1,4 +1,4 @@
-"""API-Net and softmax as heads on the features of a frozen trunk.
+r"""API-Net and softmax as heads on the features of a frozen trunk.
 
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50.npz
     python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0
@@ -16,6 +16,11 @@ The photos may also be those of a data set: `packed_photos --data=birds`.
 
 All methods get equally many settings and steps; a step of API-Net costs more. The third method is
 softmax that classifies each image under eight dropout masks, as often as API-Net does.
+
+`--settings=ROWS` tests the best settings of another search instead, such as one at another crop:
+
+    python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0-128 \
+        --crop=128 --few=0 --settings=runs/lite0/rows.jsonl
 
 Rows are written to `rows.jsonl`, and the same command continues after an interruption.
 `--table` prints the tables.
@@ -39,6 +44,7 @@ from benchmarks.seed_study import (
     Settings,
     Task,
     base_config,
+    best_settings,
     make_parser,
     print_table,
 )
@@ -48,6 +54,7 @@ SETTINGS, CONFIRMED, SEEDS = 60, 8, 10
 VIEWS = 3  # random crops of each training image, besides the central one
 FEW = (5, 10)
 BATCH = 120
+METHODS = ("API-Net", "softmax", "softmax, 8 dropout masks")
 
 
 def read_features(config: ml_collections.ConfigDict, pack: Path, file: Path) -> Images:
@@ -117,11 +124,6 @@ def draw_settings(method: str, number: int, few: int | None, num_classes: int) -
     return settings
 
 
-def methods(api: Settings, softmax: Settings, masks: Settings) -> dict[str, Settings]:
-    """The best settings of each method, under its name."""
-    return {"API-Net": api, "softmax": softmax, "softmax, 8 dropout masks": masks}
-
-
 def other_cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Settings]]:
     """The other cells of the test: controls, ablations of the pairs, changes of the method."""
     yield "softmax, balanced", {**softmax, "batch.sampler": "balanced"}
@@ -157,6 +159,13 @@ def other_cells(api: Settings, softmax: Settings) -> Iterator[tuple[str, Setting
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, help="where features are kept")
+    parser.add_argument("--crop", type=int, help="pixels; by default those of the weights")
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        help="the rows of a search whose best settings to test, e.g. of "
+        "another crop, without a search and without the other cells",
+    )
     parser.add_argument("--few", type=int, action="append", help="images of a class; 0 for all")
     parser.add_argument("--table", action="store_true", help="only print the tables")
     options = parser.parse_args()
@@ -166,18 +175,23 @@ def main() -> None:
         for few in cases:
             print_table(rows, few)
         return
-    base = base_config(options.weights)
+    base = base_config(options.weights, options.crop)
     features = read_features(base, options.pack, options.features or options.out / "features.npz")
     base.train.features = "cache"
     for few in cases:
         task = Task(base, features, rows, few)
+        if options.settings:
+            for cell in METHODS:
+                task.test(cell, best_settings(Rows(options.settings), cell, few), SEEDS)
+            print_table(rows, few)
+            continue
         pairs, plain = (
             [draw_settings(method, number, few, features.num_classes) for number in range(SETTINGS)]
             for method in ("apinet", "softmax")
         )
         masked = [{**settings, **MASKS} for settings in plain]
         best = [task.search(drawn, CONFIRMED) for drawn in (pairs, plain, masked)]
-        cells = methods(*best)
+        cells = dict(zip(METHODS, best, strict=True))
         if few is None:
             cells |= other_cells(*best[:2])
         for cell, settings in cells.items():

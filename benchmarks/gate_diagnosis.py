@@ -28,9 +28,9 @@ from benchmarks.in_memory import Trainer
 from benchmarks.seed_study import (
     Images,
     Rows,
-    Settings,
     accuracy,
     base_config,
+    best_settings,
     complete,
     make_parser,
 )
@@ -122,14 +122,6 @@ def rival_shares(
     mistaken = np.take_along_axis(mistakes, rivals, axis=1) > 0
     hits = mistaken[labels] & (rivals[labels] == partners[:, None])
     return [float(np.mean(hits[:, :n].any(axis=1))) for n in (1, 2, 3)]
-
-
-def best_settings(rows: Rows, cell: str) -> Settings:
-    """Return what `benchmarks.frozen_heads` chose."""
-    tested = rows.find(few=None, stage="test", cell=cell)
-    if not tested:
-        raise SystemExit("Run benchmarks.frozen_heads with this --out first.")
-    return tested[-1]["settings"]
 
 
 def main() -> None:

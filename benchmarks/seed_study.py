@@ -194,6 +194,14 @@ def complete(
     return config
 
 
+def best_settings(rows: Rows, cell: str, few: int | None = None) -> Settings:
+    """Return the settings that a search of `benchmarks.frozen_heads` chose."""
+    tested = rows.find(few=few, stage="test", cell=cell)
+    if not tested:
+        raise SystemExit("Run benchmarks.frozen_heads first, which writes these rows.")
+    return tested[-1]["settings"]
+
+
 def places_in_class(labels: Int[np.ndarray, " N"], seed: int) -> Int[np.ndarray, " N"]:
     """Return the place of each image in a random order of its class."""
     random = np.random.Generator(np.random.Philox(key=1_000 + seed))
