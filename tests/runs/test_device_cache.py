@@ -1,13 +1,16 @@
 """A run whose images stay on the device is the run that streams them, bit for bit."""
 
 import json
+import re
 import shutil
+import time
 
 import jax
 import numpy as np
 import pytest
 from tiny_runs import config_for, draw_photos, rows_of, train
 
+from apinet_jax.data.crops import RandomCrop
 from apinet_jax.method import device_images
 from apinet_jax.system.errors import InputError
 from apinet_jax.workdir.checkpoint import load_weights
@@ -69,3 +72,20 @@ def test_crops_of_many_sizes_are_refused(photos, tmp_path):
     config = config_for(photos, data__cache="device", data__augmentation="random_resized")
     with pytest.raises(InputError, match=r"set data\.cache=disk"):
         train(config, tmp_path / "run")
+
+
+def test_waiting_for_images_is_reported_with_what_helps(photos, tmp_path, monkeypatch, capsys):
+    crop = RandomCrop.__call__
+
+    def slow(self, index, step, slot):
+        time.sleep(0.05)
+        return crop(self, index, step, slot)
+
+    monkeypatch.setattr(RandomCrop, "__call__", slow)
+    config = config_for(photos, data__cache="disk", data__workers=0, optim__frozen_epochs=0.0)
+    train(config, tmp_path / "run", devices=1)
+    output = capsys.readouterr()
+    helps = "data.cache=device keeps them on the device"
+    assert re.search(
+        rf"Waiting for images takes \d+ % of the time: {helps}", output.err + output.out
+    )
