@@ -35,6 +35,7 @@ from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.method.calibration import log_softmax
 from apinet_jax.models.layers import normalise
+from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
 from benchmarks.frozen_heads import read_features
@@ -238,6 +239,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="where features are kept")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="(default: %(default)s)")
     options = parser.parse_args()
+    keep_freed_memory()
     enable_compilation_cache()
     base = base_config(options.weights)
     images = read_features(base, options.pack, options.features or options.out / "features.npz")

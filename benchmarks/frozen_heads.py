@@ -35,6 +35,7 @@ import numpy as np
 
 from apinet_jax.data.crops import ArrayReader, AugmentedView, RandomCrop
 from apinet_jax.data.transforms import center_crop
+from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.console import tracked
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
@@ -175,6 +176,7 @@ def main() -> None:
         for few in cases:
             print_table(rows, few)
         return
+    keep_freed_memory()
     base = base_config(options.weights, options.crop)
     features = read_features(base, options.pack, options.features or options.out / "features.npz")
     base.train.features = "cache"
