@@ -6,7 +6,7 @@
 ResNet-50, 30 x 4 images at 448 in bfloat16. First torch (autocast; eager, with `channels_last`, and
 compiled) and ours, in processes that take turns; then the steps of one process: API-Net, softmax,
 the frozen stage, and crops cut from images on the GPU, whose places the host draws during the step.
-The rate of each is compared with that of the largest matrix product. Takes less than ten minutes,
+The rate of each is compared with that of a matrix product. It is meant for ten minutes of one GPU,
 and needs neither grain nor TFDS.
 """
 
