@@ -146,7 +146,7 @@ def test_evidence_needs_neither_grain_nor_tfds(tmp_path):
     assert code == 0, output
     assert "| API-Net, random partners | 1 |" in output
     rows = (tmp_path / "rows.jsonl").read_text()
-    assert len(rows.splitlines()) == 2 * (2 + 2 * 2) + 4
+    assert len(rows.splitlines()) == 2 * (2 + 2 * 2) + 5
     code, _ = run_command(options, program=("-c", WITHOUT), devices=1)
     assert code == 0
     assert (tmp_path / "rows.jsonl").read_text() == rows
