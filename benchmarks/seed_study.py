@@ -220,7 +220,7 @@ def accuracy(logits: np.ndarray, labels: Int[np.ndarray, " N"]) -> float:
 
 
 def print_table(rows: Rows, few: int | None = None) -> None:
-    """Print the test accuracies, and the paired differences from softmax."""
+    """Print the test accuracies, and the paired differences from softmax, or the first cell."""
     tested = rows.find(few=few, stage="test")
     settings: dict[str, Mapping[str, Any]] = {row["cell"]: row["settings"] for row in tested}
     scores: dict[str, dict[int, float]] = {}
@@ -232,10 +232,10 @@ def print_table(rows: Rows, few: int | None = None) -> None:
     print(f"\n{few or 'All'} images of each class:\n")
     for cell in ("API-Net", "softmax"):
         print(f"{cell}: {settings.get(cell)}")
-    print(
-        "\n| cell | seeds | mean | sd | minus softmax | 95 % interval |\n|---|---|---|---|---|---|"
-    )
-    for line in compare(list(scores), scores, "softmax"):
+    baseline = "softmax" if "softmax" in scores else next(iter(scores))
+    print(f"\n| cell | seeds | mean | sd | minus {baseline} | 95 % interval |")
+    print("|---|---|---|---|---|---|")
+    for line in compare(list(scores), scores, baseline):
         values = np.array(list(line.scores.values()))
         spread = f"{values.std(ddof=1):.2f}" if len(values) > 1 else ""
         text = f"| {line.cell} | {len(values)} | {values.mean():.2f} | {spread} |"
