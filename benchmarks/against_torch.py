@@ -30,7 +30,7 @@ from typing import Any
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import write_atomically
-from benchmarks.against.cases import CASES, GPU_CASES, PROCESSES
+from benchmarks.against.cases import ALL_CASES, CASES, PROCESSES
 
 REPEATS = 7
 OURS = "ours"
@@ -78,7 +78,7 @@ class Side:
 def measure(case: str, variants: list[str], repeats: int, threads: int) -> dict[str, Any]:
     """Return the seconds of every call of every variant, and why variants failed."""
     sides, failed = {}, {}
-    if not (CASES | GPU_CASES)[case].trunk:
+    if not ALL_CASES[case].trunk:
         variants = [OURS, THEIRS[0]]
     with ExitStack() as stack:
         for variant in variants:
@@ -108,9 +108,7 @@ def summary(found: dict[str, Any]) -> list[str]:
     ratio = f"**{medians[fastest] / ours:.2f}** ({min(turns):.2f} to {max(turns):.2f})"
     peaks = [max(call["peak"] for call in found["calls"][name]) for name in (OURS, fastest)]
     memory = (
-        ""
-        if (CASES | GPU_CASES)[found["case"]].kind in PROCESSES
-        else " / ".join(f"{p:,.0f}" for p in peaks)
+        "" if ALL_CASES[found["case"]].kind in PROCESSES else " / ".join(f"{p:,.0f}" for p in peaks)
     )
     return [found["case"], *cells, ratio, memory]
 

@@ -116,3 +116,5 @@ def _gpu(trunk: str, side: int) -> list[Case]:
 
 GPU_CASES = {case.name: case for case in _gpu("resnet50", 448)}
 """For a GPU; those above take long enough on a CPU."""
+
+ALL_CASES = CASES | GPU_CASES

@@ -95,8 +95,8 @@ def _network_call(case: Case) -> Call:
     shape = (count, case.side, case.side, 3)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     batch = to_global(_rows(case, pixels), mesh)
-    state = fresh_state(config, program, mesh)
     if case.kind == "infer":
+        state = fresh_state(config, program, mesh)
         infer = make_eval_step(mesh, model=program.model, preprocess=program.preprocess)
         return lambda: jax.block_until_ready(infer(state.params, state.batch_stats, batch.image))
     return _steps(config, program, mesh, lambda: batch)
