@@ -1,8 +1,9 @@
 """The persistent compilation cache: programs compiled by an earlier process are read from disk.
 
 JAX loads what is in the folder as machine code, so the folder is trusted: it belongs to the user
-and nobody else may enter it. Code compiled for another processor may crash, so its name follows
-from the CPU. JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false
+and nobody else may enter it. Code compiled for another processor may crash, and XLA divides the
+work of a program among the cores that it sees when it compiles it, so the folder's name follows
+from the CPU and the number of cores. JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false
 turns the cache off.
 """
 
@@ -53,13 +54,14 @@ def enable_compilation_cache() -> Path | None:
 
 
 def _private_folder() -> Path | None:
-    """The folder for this host's CPU, if it is this user's only and can be written."""
+    """The folder for this host's CPU and cores, if it is this user's only and can be written."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     if not caches.is_absolute() or (cpu := _describe_cpu()) is None:
         return None
     import jaxlib
 
-    key = hashlib.sha256(f"{cpu}\n{platform.machine()}\n{jaxlib.__version__}".encode()).hexdigest()
+    text = f"{cpu}\n{platform.machine()}\n{_cores()}\n{jaxlib.__version__}"
+    key = hashlib.sha256(text.encode()).hexdigest()
     folder = caches / "apinet_jax" / f"xla-{key[:16]}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,13 @@ def _describe_cpu() -> str | None:
         if any(line.startswith(("flags", "Features")) for line in found):
             return "\n".join(sorted(found))
     return None
+
+
+def _cores() -> int | None:
+    """The number of cores that this process may use, as XLA counts them."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _remove_unused(folder: Path) -> None:

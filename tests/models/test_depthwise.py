@@ -27,19 +27,19 @@ def definition(x, kernel, stride, pads):
 
 
 @pytest.mark.parametrize(
-    ("side", "stride", "padding", "size"),
+    ("images", "side", "stride", "padding", "size"),
     [
-        (3, 1, "SAME", (5, 4)),
-        (3, 2, "SAME", (6, 7)),
-        (5, 2, "SAME", (8, 3)),
-        (3, 2, 0, (6, 7)),  # the last row of pixels is not used
-        (7, 1, 3, (4, 9)),
+        (8, 3, 1, "SAME", (5, 4)),
+        (2, 3, 2, "SAME", (6, 7)),
+        (1, 5, 2, "SAME", (8, 3)),
+        (4, 3, 2, 0, (6, 7)),  # the last row of pixels is not used
+        (3, 7, 1, 3, (4, 9)),
     ],
 )
-def test_equals_its_definition(side, stride, padding, size):
+def test_equals_its_definition(images, side, stride, padding, size):
     """The gradients are those of a sum weighted with noise, by linearity."""
     generator = np.random.default_rng(0)
-    x = generator.normal(size=(2, *size, 3)).astype(np.float32)
+    x = generator.normal(size=(images, *size, 3)).astype(np.float32)
     kernel = generator.normal(size=(side, side, 1, 3)).astype(np.float32)
     pads = pads_of(padding, size, side, stride)
     expected = definition(x, kernel, stride, pads)

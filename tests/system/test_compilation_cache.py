@@ -37,14 +37,16 @@ def test_folder_is_private(settings, tmp_path):
     assert enable_compilation_cache() == folder
 
 
-def test_folder_follows_the_processor_and_the_compiler(settings, monkeypatch):
+def test_folder_follows_the_processor_its_cores_and_the_compiler(settings, monkeypatch):
     folders = {enable_compilation_cache()}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(1000), raising=False)
+    folders.add(enable_compilation_cache())
     for cpu in ("flags: avx2", "flags: avx2 avx512f"):
         monkeypatch.setattr(compilation_cache, "_describe_cpu", lambda cpu=cpu: cpu)
         folders.add(enable_compilation_cache())
     monkeypatch.setattr(jaxlib, "__version__", "0.0.1")
     folders.add(enable_compilation_cache())
-    assert len(folders) == 4
+    assert len(folders) == 5
     monkeypatch.setattr(compilation_cache, "_describe_cpu", lambda: None)
     assert enable_compilation_cache() is None
 
