@@ -14,6 +14,7 @@ from apinet_jax.models.depthwise import (
     summed_depthwise_conv,
 )
 from apinet_jax.models.operations import pads_of
+from apinet_jax.system.mesh import make_mesh, replicated, sharded_by_batch
 
 
 def definition(x, kernel, stride, pads):
@@ -66,6 +67,19 @@ def test_equals_its_definition(images, side, stride, padding, size):
         assert max_error(y, expected) < 1e-6
         assert max_error(by_x, gradient(x, of_x)) < 1e-6
         assert max_error(by_kernel, gradient(kernel, of_kernel)) < 1e-6
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_that_share_a_batch_gather_no_images(devices):
+    def loss(x, kernel):
+        return summed_depthwise_conv(x, kernel, 1, ((1, 1), (1, 1))).sum()
+
+    mesh = make_mesh(jax.devices()[:devices])
+    x = jax.ShapeDtypeStruct((8, 4, 4, 3), jnp.float32, sharding=sharded_by_batch(mesh))
+    kernel = jax.ShapeDtypeStruct((3, 3, 1, 3), jnp.float32, sharding=replicated(mesh))
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile().as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text
 
 
 def test_same_padding_adds_the_odd_zero_at_the_end():
