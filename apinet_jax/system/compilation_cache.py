@@ -3,8 +3,8 @@
 JAX loads what is in the folder as machine code, so the folder is trusted: it belongs to the user
 and nobody else may enter it. Code compiled for another processor may crash, and XLA divides the
 work of a program among the cores that it sees when it compiles it, so the folder's name follows
-from the CPU and the number of cores. JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=false
-turns the cache off.
+from the CPU and the number of cores. JAX_COMPILATION_CACHE_DIR names another folder, and
+JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
 """
 
 import hashlib
