@@ -11,6 +11,9 @@ is faster. The smallest and the largest ratio of a turn show how noisy the machi
 the most that the process of our side and of that variant had, without those it started. The file
 has every measurement, the machine and the versions.
 
+XLA decides when it compiles how many cores compute what: leave JAX_COMPILATION_CACHE_DIR unset, or
+give it a folder that no process with fewer cores has used.
+
 torch chooses the pairs of a batch on the host, as the authors' program does. A variant that cannot
 run, such as `compiled` without a C++ compiler, is left out, and named below the table.
 """
