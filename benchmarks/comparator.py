@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
@@ -63,7 +63,8 @@ from benchmarks.trained_scores import (
     train_score,
 )
 
-SEEDS = 5
+METHODS = ("softmax", "API-Net")
+SEEDS = 10
 
 
 class Known(NamedTuple):
@@ -111,14 +112,14 @@ class Study:
 
     Attributes:
         images: Features of all photos.
-        maps: Feature maps of the training and of the test photos [N T D], float16.
+        maps: Feature maps of the training and of the test photos [N T D], float16, if any.
         settings: The best settings of softmax and of API-Net.
     """
 
-    def __init__(self, base: Any, rows: Rows, images: Images, maps: dict[str, np.ndarray]):
+    def __init__(self, base: Any, rows: Rows, images: Images, maps: dict[str, np.ndarray] | None):
         """Keep the arguments."""
         self.base, self.images, self.maps = base, images, maps
-        self.settings = {cell: best_settings(rows, cell) for cell in ("softmax", "API-Net")}
+        self.settings = {cell: best_settings(rows, cell) for cell in METHODS}
         self._trainers: dict[tuple[str, int, int], Trainer] = {}
 
     def head(
@@ -148,7 +149,7 @@ class Study:
 
     def measure(
         self, chosen: Int[np.ndarray, " n"], split: str, photos: Int[np.ndarray, " M"], seed: int
-    ) -> tuple[Float[np.ndarray, "M K"], dict[str, Float[np.ndarray, "M K"]], np.ndarray]:
+    ) -> dict[str, "Scored"]:
         """Train on some training photos, and score the best classes of others.
 
         Args:
@@ -158,7 +159,7 @@ class Study:
             seed: Seed of everything.
 
         Returns:
-            Log-probabilities of the best classes of each photo, their scores, and which is true.
+            The best classes of each head.
         """
         images, labels = self.images, self.images.train_labels
         central = images.train[0] if split == "train" else images.test
@@ -168,39 +169,84 @@ class Study:
         exemplars = hard_pairs(
             self.unseen_logits(chosen, seed), labels[chosen], known.nearest(units[chosen], chosen)
         )
-
-        trainer, state = self.head("softmax", chosen, seed)
-        logits = trainer.logits(state, central[photos])
-        best = np.argsort(-logits, axis=1, kind="stable")[:, :CANDIDATES]
-        nearest = known.nearest(unit_length(central[photos]))
-        found = np.take_along_axis(nearest, best, axis=1)
-
-        trainer, state = self.head("API-Net", chosen, seed)
-        gates = partial(agreement, trainer.program.model)
-        maps = Comparator()
-        start = maps.init(jax.random.key(seed), self.maps["train"][:2], np.array([[0, 1]]), False)
-
-        def compare_maps(params: Any, batch: Array, pairs: Array, key: Any) -> Array:
-            rngs = None if key is None else {"dropout": key}
-            return maps.apply(params, batch, pairs, key is not None, rngs=rngs)
-
-        arrays = {
-            "features": (images.train[0], central),
-            "maps": (self.maps["train"], self.maps[split]),
+        heads = {cell: self.head(cell, chosen, seed) for cell in METHODS}
+        log_p = {
+            cell: log_softmax(trainer.logits(state, central[photos]))
+            for cell, (trainer, state) in heads.items()
         }
-        scores = {"cosine": (unit_length(central[photos])[:, None] * units[found]).sum(axis=2)}
-        for name, score, params, lr, kind in (
-            ("interaction", gates, state.params, None, "features"),
-            ("trained on", gates, state.params, 1e-4, "features"),
-            ("maps", compare_maps, start, 5e-4, "maps"),
-        ):
-            train, other = arrays[kind]
+
+        trainer, state = heads["API-Net"]
+        gates = partial(agreement, trainer.program.model)
+        arrays = {"features": (images.train[0], central)}
+        ways = [("interaction", gates, state.params, None, "features")]
+        ways.append(("trained on", gates, state.params, 1e-4, "features"))
+        if self.maps is not None:
+            maps = Comparator()
+            key, few = jax.random.key(seed), self.maps["train"][:2]
+            start = maps.init(key, few, np.array([[0, 1]]), False)
+
+            def compare_maps(params: Any, batch: Array, pairs: Array, key: Any) -> Array:
+                rngs = None if key is None else {"dropout": key}
+                return maps.apply(params, batch, pairs, key is not None, rngs=rngs)
+
+            arrays["maps"] = (self.maps["train"], self.maps[split])
+            ways.append(("maps", compare_maps, start, 5e-4, "maps"))
+
+        nearest = known.nearest(unit_length(central[photos]))
+        best = {
+            cell: np.argsort(-rows, axis=1, kind="stable")[:, :CANDIDATES]
+            for cell, rows in log_p.items()
+        }
+        scores: dict[str, dict[str, np.ndarray]] = {cell: {} for cell in METHODS}
+        for cell, other in zip(METHODS, METHODS[::-1], strict=True):
+            found = np.take_along_axis(nearest, best[cell], axis=1)
+            alike = (unit_length(central[photos])[:, None] * units[found]).sum(axis=2)
+            scores[cell]["cosine"] = alike
+            scores[cell]["the other head"] = np.take_along_axis(log_p[other], best[cell], axis=1)
+        for name, score, params, lr, kind in ways:
+            train, inputs = arrays[kind]
             trained = params
             if lr is not None:
                 trained = train_score(score, params, train, chosen, exemplars, lr, seed)
-            scores[name] = apply_score(score, trained, other[photos], train, found)
-        log_p = np.take_along_axis(log_softmax(logits), best, axis=1)
-        return log_p, scores, best == true[:, None]
+            for cell in METHODS:
+                found = np.take_along_axis(nearest, best[cell], axis=1)
+                scores[cell][name] = apply_score(score, trained, inputs[photos], train, found)
+            if name == "trained on":
+                bare = log_softmax(trainer.logits(state._replace(params=trained), central[photos]))
+                for cell in METHODS:
+                    alone = np.take_along_axis(bare, best[cell], axis=1)
+                    scores[cell]["trained on, without pairs"] = alone
+        return {
+            cell: Scored(
+                np.take_along_axis(log_p[cell], best[cell], axis=1),
+                scores[cell],
+                best[cell] == true[:, None],
+            )
+            for cell in METHODS
+        }
+
+
+class Scored(NamedTuple):
+    """The best classes of photos.
+
+    Attributes:
+        log_p: Their log-probabilities.
+        scores: Their scores, by name.
+        true: Which is the class of the photo.
+    """
+
+    log_p: Float[np.ndarray, "M K"]
+    scores: dict[str, Float[np.ndarray, "M K"]]
+    true: Bool[np.ndarray, "M K"]
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each score that suits these photos best."""
+        return {n: fit_weight(self.log_p, score, self.true) for n, score in self.scores.items()}
+
+    def top1(self, name: str | None = None, weight: float = 0.0) -> float:
+        """Return the top-1 accuracy in percent, with a score or without any."""
+        total = self.log_p if name is None else self.log_p + weight * self.scores[name]
+        return 100 * float(self.true[np.arange(len(total)), total.argmax(axis=1)].mean())
 
 
 def read_maps(config: Any, pack: Path, file: Path) -> dict[str, np.ndarray]:
@@ -238,36 +284,44 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--features", type=Path, help="where features are kept")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="(default: %(default)s)")
+    parser.add_argument("--without-maps", action="store_true", help="leave out the slowest score")
     options = parser.parse_args()
     keep_freed_memory()
     enable_compilation_cache()
     base = base_config(options.weights)
     images = read_features(base, options.pack, options.features or options.out / "features.npz")
-    maps = read_maps(base, options.pack, options.out / "maps.npz")
+    maps = None
+    if not options.without_maps:
+        maps = read_maps(base, options.pack, options.out / "maps.npz")
     base.train.features = "cache"
     study = Study(base, Rows(options.out / "rows.jsonl"), images, maps)
     rows, labels = Rows(options.out / "comparator.jsonl"), images.train_labels
+    last = METHODS[0] + (", maps" if maps else ", trained on, without pairs")
     for seed in tracked(range(options.seeds), "Seeds", options.seeds):
-        if rows.find(seed=seed, cell="maps"):
+        key = {"few": None, "stage": "test", "settings": {}, "seed": seed}
+        if rows.find(**key, cell=last):
             continue
         held_out = places_in_class(labels, 300 + seed) % FOLDS == 0
         kept, hidden = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        log_p, scores, true = study.measure(kept, "train", hidden, seed)
-        weights = {name: fit_weight(log_p, score, true) for name, score in scores.items()}
+        fitted = study.measure(kept, "train", hidden, seed)
         everything = np.arange(len(labels))
-        key = {"few": None, "stage": "test", "settings": {}, "seed": seed}
         trainer, state = study.head("softmax", everything, seed, STEPS)
-        longer = accuracy(trainer.logits(state, images.test), images.test_labels)
-        log_p, scores, true = study.measure(
-            everything, "test", np.arange(len(images.test_labels)), seed
-        )
-        rows.add(**key, cell="softmax", top1=100 * float(true[:, 0].mean()))
-        rows.add(**key, cell="softmax, as many steps", top1=longer)
-        for name, score in scores.items():
-            chosen = (log_p + weights[name] * score).argmax(axis=1)
-            top1 = 100 * float(true[np.arange(len(true)), chosen].mean())
-            rows.add(**key, cell=name, top1=top1, weight=weights[name])
-    print_table(rows)
+        found = {
+            "softmax, as many steps": {
+                "top1": accuracy(trainer.logits(state, images.test), images.test_labels)
+            }
+        }
+        tested = study.measure(everything, "test", np.arange(len(images.test_labels)), seed)
+        for method in reversed(METHODS):
+            found[method] = {"top1": tested[method].top1()}
+            for name, weight in fitted[method].weights().items():
+                top1 = tested[method].top1(name, weight)
+                found[f"{method}, {name}"] = {"top1": top1, "weight": weight}
+        for cell, result in found.items():
+            if not rows.find(**key, cell=cell):
+                rows.add(**key, cell=cell, **result)
+    for method in METHODS:
+        print_table(rows, baseline=method)
 
 
 if __name__ == "__main__":

@@ -219,8 +219,8 @@ def accuracy(logits: np.ndarray, labels: Int[np.ndarray, " N"]) -> float:
     return 100 * float(np.mean(np.argmax(logits, axis=1) == labels))
 
 
-def print_table(rows: Rows, few: int | None = None) -> None:
-    """Print the test accuracies, and the paired differences from softmax, or the first cell."""
+def print_table(rows: Rows, few: int | None = None, baseline: str = "softmax") -> None:
+    """Print the test accuracies, and the paired differences from one cell, or the first."""
     tested = rows.find(few=few, stage="test")
     settings: dict[str, Mapping[str, Any]] = {row["cell"]: row["settings"] for row in tested}
     scores: dict[str, dict[int, float]] = {}
@@ -232,7 +232,7 @@ def print_table(rows: Rows, few: int | None = None) -> None:
     print(f"\n{few or 'All'} images of each class:\n")
     for cell in ("API-Net", "softmax"):
         print(f"{cell}: {settings.get(cell)}")
-    baseline = "softmax" if "softmax" in scores else next(iter(scores))
+    baseline = baseline if baseline in scores else next(iter(scores))
     print(f"\n| cell | seeds | mean | sd | minus {baseline} | 95 % interval |")
     print("|---|---|---|---|---|---|")
     for line in compare(list(scores), scores, baseline):
