@@ -4,32 +4,36 @@
     python -m benchmarks.frozen_heads --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0 --few=0
     python -m benchmarks.comparator --pack=cub50.npz --weights=WEIGHTS --out=runs/lite0
 
-Continues `benchmarks.frozen_heads` in the same folder, whose best softmax head is the baseline. As
-in PCNN (Nguyen et al., TMLR 2024) each of its five best classes is represented by its training
-photo that is nearest to the photo, and gets a score of that pair: log p(c) + weight * score. The
-scores:
+Continues `benchmarks.frozen_heads` in the same folder, whose best softmax and API-Net heads are the
+baselines. As in PCNN (Nguyen et al., TMLR 2024) each of their five best classes is represented by
+its training photo that is nearest to the photo, and gets a score of that pair: log p(c) + weight *
+score. The scores:
 
     cosine       of the pooled features
     interaction  log-probability that both photos are of one class, of the best API-Net head
     trained on   the same head, trained on to tell these pairs apart
     maps         a network with attention between the feature maps of both photos
 
+Two controls compare nothing: log-probabilities of single photos by the other baseline, and by the
+head that was trained on. A pair score that gains no more than they do has the gain of a second
+head.
+
 Training pairs are as hard as those at test time: a training photo with its nearest one of its own
 class, and of each of the four wrong classes that softmax prefers if it never saw the photo. For
 each seed everything is trained twice: without a fifth of the training images, on which the weight
 of each score is fitted, and on all of them, for the test.
 
-Rows are written to `rows.jsonl`, and the same command continues after an interruption.
+Rows are written to `comparator.jsonl`, and the same command continues after an interruption.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
@@ -38,10 +42,10 @@ from apinet_jax.models.layers import normalise
 from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
+from benchmarks.exemplars import Known, Scored, hard_pairs
 from benchmarks.frozen_heads import read_features
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
-from benchmarks.pairs_at_test import fit_weight
 from benchmarks.seed_study import (
     FOLDS,
     Images,
@@ -65,46 +69,6 @@ from benchmarks.trained_scores import (
 
 METHODS = ("softmax", "API-Net")
 SEEDS = 10
-
-
-class Known(NamedTuple):
-    """Training photos as exemplars of their classes.
-
-    Attributes:
-        rows: Their indices among all training photos.
-        labels: Their classes.
-        features: Their pooled features, of unit length.
-    """
-
-    rows: Int[np.ndarray, " N"]
-    labels: Int[np.ndarray, " N"]
-    features: Float[np.ndarray, "N D"]
-
-    def nearest(
-        self, features: Float[np.ndarray, "M D"], own: Int[np.ndarray, " M"] | None = None
-    ) -> Int[np.ndarray, "M C"]:
-        """Return the row of the nearest exemplar of each class.
-
-        Args:
-            features: Features of the photos, of unit length.
-            own: Rows of the photos themselves, which cannot be their own exemplars.
-        """
-        similar = features @ self.features.T
-        if own is not None:
-            similar = np.where(own[:, None] == self.rows, -np.inf, similar)
-        classes = np.arange(self.labels.max() + 1)
-        found = [np.where(self.labels == c, similar, -np.inf).argmax(axis=1) for c in classes]
-        return self.rows[np.stack(found, axis=1)]
-
-
-def hard_pairs(
-    logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, " N"], nearest: Int[np.ndarray, "N C"]
-) -> Int[np.ndarray, "N K"]:
-    """Return the exemplars of the true class of each photo, then of its likeliest wrong classes."""
-    wrong = logits.copy()
-    wrong[np.arange(len(labels)), labels] = np.inf
-    classes = np.argsort(-wrong, axis=1, kind="stable")[:, :CANDIDATES]
-    return np.take_along_axis(nearest, classes, axis=1)
 
 
 class Study:
@@ -149,7 +113,7 @@ class Study:
 
     def measure(
         self, chosen: Int[np.ndarray, " n"], split: str, photos: Int[np.ndarray, " M"], seed: int
-    ) -> dict[str, "Scored"]:
+    ) -> dict[str, Scored]:
         """Train on some training photos, and score the best classes of others.
 
         Args:
@@ -224,29 +188,6 @@ class Study:
             )
             for cell in METHODS
         }
-
-
-class Scored(NamedTuple):
-    """The best classes of photos.
-
-    Attributes:
-        log_p: Their log-probabilities.
-        scores: Their scores, by name.
-        true: Which is the class of the photo.
-    """
-
-    log_p: Float[np.ndarray, "M K"]
-    scores: dict[str, Float[np.ndarray, "M K"]]
-    true: Bool[np.ndarray, "M K"]
-
-    def weights(self) -> dict[str, float]:
-        """Return the weight of each score that suits these photos best."""
-        return {n: fit_weight(self.log_p, score, self.true) for n, score in self.scores.items()}
-
-    def top1(self, name: str | None = None, weight: float = 0.0) -> float:
-        """Return the top-1 accuracy in percent, with a score or without any."""
-        total = self.log_p if name is None else self.log_p + weight * self.scores[name]
-        return 100 * float(self.true[np.arange(len(total)), total.argmax(axis=1)].mean())
 
 
 def read_maps(config: Any, pack: Path, file: Path) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from functools import partial
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
@@ -25,10 +25,9 @@ from apinet_jax.method.types import TrainState
 from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
-from benchmarks.comparator import Known
+from benchmarks.exemplars import Known, Scored
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
-from benchmarks.pairs_at_test import fit_weight
 from benchmarks.seed_study import (
     FOLDS,
     Rows,
@@ -49,8 +48,8 @@ def scored(
     state: TrainState,
     known: tuple[np.ndarray, Int[np.ndarray, " n"]],
     photos: tuple[np.ndarray, Int[np.ndarray, " M"]],
-) -> tuple[Float[np.ndarray, "M K"], dict[str, np.ndarray], Bool[np.ndarray, "M K"]]:
-    """Return the best classes of photos: their log-probabilities, scores, and which is true.
+) -> Scored:
+    """Return the best classes of photos.
 
     Args:
         trainer: What trained the network.
@@ -74,7 +73,7 @@ def scored(
         params = jax.device_get(state.params)
         scores["interaction"] = apply_score(score, params, features, known_features, nearest)
     log_p = np.take_along_axis(log_softmax(logits), best, axis=1)
-    return log_p, scores, best == photos[1][:, None]
+    return Scored(log_p, scores, best == photos[1][:, None])
 
 
 def main() -> None:
@@ -106,8 +105,7 @@ def main() -> None:
         fitted = rows.find(stage="fit", cell=cell, settings=settings)
         if not fitted:
             hidden = (train.pixels[held_out], train.labels[held_out])
-            log_p, scores, true = scored(*trained(~held_out, 0), hidden)
-            weights = {name: fit_weight(log_p, score, true) for name, score in scores.items()}
+            weights = scored(*trained(~held_out, 0), hidden).weights()
             rows.add(stage="fit", cell=cell, settings=settings, weights=weights)
             fitted = rows.all[-1:]
         for seed in tracked(range(options.seeds), f"Seeds: {cell}", options.seeds):
@@ -115,14 +113,11 @@ def main() -> None:
             if rows.find(**key, cell=cell):
                 continue
             everything = np.ones(len(train.labels), bool)
-            found = trained(everything, seed)
-            log_p, scores, true = scored(*found, (test.pixels, test.labels))
-            for name, score in scores.items():
-                weight = fitted[0]["weights"][name]
-                chosen = (log_p + weight * score).argmax(axis=1)
-                top1 = 100 * float(true[np.arange(len(true)), chosen].mean())
+            found = scored(*trained(everything, seed), (test.pixels, test.labels))
+            for name, weight in fitted[0]["weights"].items():
+                top1 = found.top1(name, weight)
                 rows.add(**key, cell=f"{cell}, {name}", top1=top1, weight=weight)
-            rows.add(**key, cell=cell, top1=100 * float(true[:, 0].mean()))
+            rows.add(**key, cell=cell, top1=found.top1())
     print_table(rows)
 
 
