@@ -1,4 +1,4 @@
-"""API-Net and softmax with the trunk fine-tuned, on a GPU in minutes or on a CPU in hours.
+r"""API-Net and softmax with the trunk fine-tuned, on a GPU in minutes or on a CPU in hours.
 
     python -m benchmarks.packed_photos --photos=PHOTOS --file=cub50-256.npz --size=256 --quality=75
     python -m benchmarks.evidence --pack=cub50-256.npz --weights=WEIGHTS --out=DIR --crop=224
@@ -10,8 +10,16 @@ grain nor TFDS: packed photos and weights are all its data, together less than 6
 written to `rows.jsonl`, and the same command continues after an interruption. `--table` prints the
 table.
 
+`--settings=ROWS` tests the best recipes of another search instead, such as one with a smaller
+trunk: API-Net, softmax, and softmax with the recipe and the batches of API-Net.
+
+    python -m benchmarks.evidence --pack=cub50-256.npz --weights=OTHER --out=OTHER_DIR --crop=224 \
+        --seeds=3 --settings=DIR/rows.jsonl
+
 `--steps=1` tries everything with one step for each run.
 """
+
+from pathlib import Path
 
 from apinet_jax.system.allocator import keep_freed_memory
 from benchmarks.packed_photos import unpack
@@ -21,6 +29,7 @@ from benchmarks.seed_study import (
     Settings,
     Task,
     base_config,
+    best_settings,
     make_parser,
     print_table,
 )
@@ -69,6 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help="of a run (default: %(default)s)")
     parser.add_argument("--recipes", type=int, help="only so many recipes")
     parser.add_argument("--seeds", type=int, default=10, help="(default: %(default)s)")
+    parser.add_argument("--settings", type=Path, help="rows of another search, instead of a search")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     rows = Rows(options.out / "rows.jsonl")
@@ -82,21 +92,21 @@ def main() -> None:
     train, test = photos["train"], photos["test"]
     images = Images(train.pixels, test.pixels, train.labels, test.labels, train.num_classes)
     task = Task(config, images, rows)
-    api, softmax = (
-        task.search(recipes(method, options.steps)[: options.recipes], CONFIRMED, FOLDS)
-        for method in ("apinet", "softmax")
-    )
-    for cell, settings in {
-        "softmax": softmax,
-        "API-Net": api,
-        "softmax, balanced": {**softmax, "batch.sampler": "balanced"},
-        "API-Net, random partners": {**api, "pairs.choice": "random"},
-        "softmax, balanced, recipe of API-Net": {
-            **api,
-            "method": "softmax",
-            "batch.sampler": "balanced",
-        },
-    }.items():
+    if options.settings:
+        api, softmax = (
+            best_settings(Rows(options.settings), cell) for cell in ("API-Net", "softmax")
+        )
+    else:
+        api, softmax = (
+            task.search(recipes(method, options.steps)[: options.recipes], CONFIRMED, FOLDS)
+            for method in ("apinet", "softmax")
+        )
+    alike = {**api, "method": "softmax", "batch.sampler": "balanced"}
+    cells = {"softmax": softmax, "API-Net": api, "softmax, balanced, recipe of API-Net": alike}
+    if not options.settings:
+        cells["softmax, balanced"] = {**softmax, "batch.sampler": "balanced"}
+        cells["API-Net, random partners"] = {**api, "pairs.choice": "random"}
+    for cell, settings in cells.items():
         task.test(cell, settings, options.seeds)
     print_table(rows)
 

@@ -195,10 +195,10 @@ def complete(
 
 
 def best_settings(rows: Rows, cell: str, few: int | None = None) -> Settings:
-    """Return the settings that a search of `benchmarks.frozen_heads` chose."""
+    """Return the settings that a search chose for a cell."""
     tested = rows.find(few=few, stage="test", cell=cell)
     if not tested:
-        raise SystemExit("Run benchmarks.frozen_heads first, which writes these rows.")
+        raise SystemExit(f"These rows have no test of {cell}: run the search to its end first.")
     return tested[-1]["settings"]
 
 
