@@ -62,6 +62,7 @@ def default_config(preset: str | None = None) -> ml_collections.ConfigDict:
                 "val_fraction": 0.0,
                 "skip_unreadable": False,
                 "crop_to_box": False,
+                "decode": "full",  # or `scaled`: large JPEGs at reduced size
                 "resize": _auto(int, 512),
                 "crop": _auto(int, 448),
                 "augmentation": "crop",

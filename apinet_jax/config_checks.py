@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.rule": ("sgd", "adamw"),
     "loss.reduction": ("code", "paper"),
     "train.features": ("compute", "cache"),
+    "data.decode": ("full", "scaled"),
 }
 
 # Demands on numbers: in words, as a test, and the fields.

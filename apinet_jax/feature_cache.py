@@ -163,12 +163,13 @@ def feature_key(
     windows = None if source.windows is None else hashlib.sha256(source.windows.tobytes())
     random = [config.train.view_seed, data.augmentation]
     random += [data.min_area] * (data.augmentation == "random_resized")
+    decoding = [data.decode] * (data.decode != "full")  # other keys stay as they were
     parts = {
         "format": _FORMAT,
         "images": [fingerprint, source.split, windows and windows.hexdigest()],
         "weights": weights,
         "model": {name: value for name, value in model.items() if name not in _NOT_IN_KEY},
-        "pixels": [data.resize, data.crop, preprocess.mean, preprocess.std],
+        "pixels": [data.resize, data.crop, preprocess.mean, preprocess.std, *decoding],
         "view": [view, *random] if view > 0 else [view],
         "platform": jax.default_backend(),
     }

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 import apinet_jax
 from apinet_jax.batches import in_batches
+from apinet_jax.data.decoding import least_side
 from apinet_jax.data.photos import Photo, Window, read_pixels
 from apinet_jax.method.calibration import softmax
 from apinet_jax.method.classify import classify_images
@@ -269,7 +270,9 @@ class Classifier:
             InputError: If a photo cannot be read, or a window is outside of it.
             TypeError: If it is a single photo instead of a sequence.
         """
-        return read_pixels(photos, windows, self.config.data.resize, self.config.data.crop)
+        data = self.config.data
+        least = least_side(data.decode, data.resize)
+        return read_pixels(photos, windows, data.resize, data.crop, least)
 
     def _in_batches(
         self,

@@ -30,6 +30,7 @@ FIELDS = [
     "data.manual_dir",
     "data.val_fraction",
     "data.skip_unreadable",
+    "data.decode",
     "data.resize",
     "data.crop",
     "data.workers",

@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from apinet_jax.data.decoding import least_side
 from apinet_jax.data.photos import photo_pixels
 from apinet_jax.inference import Classifier
 from apinet_jax.system.console import say
@@ -92,14 +93,15 @@ def _batches(
     classifier: Classifier, photos: Sequence[str], batch_size: int
 ) -> Iterator[tuple[UInt8[np.ndarray, "N H W 3"], tuple[str | None, ...]]]:
     """Yield the pixels of up to `batch_size` readable photos, and what is wrong with the others."""
-    crop = classifier.config.data.crop
-    read = partial(_pixels_or_reason, resize=classifier.config.data.resize, crop=crop)
+    data = classifier.config.data
+    least = least_side(data.decode, data.resize)
+    read = partial(_pixels_or_reason, resize=data.resize, crop=data.crop, least=least)
     with closing(_map_ahead(read, photos, _AHEAD * batch_size)) as results:
         while batch := list(islice(results, batch_size)):
             pixels = [result for result in batch if not isinstance(result, str)]
             reasons = (result if isinstance(result, str) else None for result in batch)
             # numpy cannot stack no arrays.
-            empty = np.zeros((0, crop, crop, 3), np.uint8)
+            empty = np.zeros((0, data.crop, data.crop, 3), np.uint8)
             yield np.stack(pixels) if pixels else empty, tuple(reasons)
 
 
@@ -117,9 +119,11 @@ def _map_ahead(function: Callable[[S], T], items: Iterable[S], ahead: int) -> It
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _pixels_or_reason(photo: str, resize: int, crop: int) -> UInt8[np.ndarray, "H W 3"] | str:
+def _pixels_or_reason(
+    photo: str, resize: int, crop: int, least: int | None
+) -> UInt8[np.ndarray, "H W 3"] | str:
     try:
-        return photo_pixels(_read(photo), None, resize, crop)
+        return photo_pixels(_read(photo), None, resize, crop, least)
     except OSError as error:
         return error.strerror or str(error)
     except (ValueError, InputError) as error:

@@ -116,6 +116,7 @@ def about_run(trained: TrainedRun) -> dict[str, Any]:
         "class_names": list(trained.class_names),
         "trunk": config.model.trunk,
         "method": config.method,
+        "decode": config.data.decode,
         "resize": config.data.resize,
         "crop": config.data.crop,
         "temperature": trained.temperature,

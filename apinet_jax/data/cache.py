@@ -28,17 +28,21 @@ class ImageReader:
         source: The encoded records.
         size: Height and width after resizing.
         cache: File of the resized records of the source's split, or `None` to decode each time.
+        least: See `decoding.decode`; for images that are not in the file.
     """
 
-    def __init__(self, source: Source, size: int, cache: Path | None = None):
+    def __init__(
+        self, source: Source, size: int, cache: Path | None = None, least: int | None = None
+    ):
         """Keep the arguments; the file is mapped at the first read."""
-        self.source, self.size, self.cache = source, size, cache
+        self.source, self.size, self.cache, self.least = source, size, cache, least
         self._mapped = None
 
     def __call__(self, index: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """Return a part of one resized image; all of it by default."""
         if self.cache is None:
-            return self.source.pixels(int(self.source.rows[index]), self.size, part)
+            row = int(self.source.rows[index])
+            return self.source.pixels(row, self.size, part, self.least)
         if self._mapped is None:
             shape = (len(self.source.records), self.size, self.size, 3)
             self._mapped = np.memmap(self.cache, np.uint8, "r", shape=shape)
@@ -48,7 +52,9 @@ class ImageReader:
         return {**self.__dict__, "_mapped": None}  # each worker maps the file itself
 
 
-def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> ImageReader:
+def cached_reader(
+    source: Source, size: int, folder: Path, fingerprint: str, least: int | None = None
+) -> ImageReader:
     """Return a reader over a file of resized images, and write that file first if it is missing.
 
     The file holds every record of the split, so that all parts of a split share it. Its name
@@ -60,6 +66,7 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
         size: Height and width after resizing.
         folder: Where such files are stored.
         fingerprint: Hash of the data set.
+        least: See `decoding.decode`.
 
     Raises:
         RunError: The file cannot be written, for example because the disk is full.
@@ -67,6 +74,8 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
     key = hashlib.sha256(f"{fingerprint}\n{source.split}".encode())
     if source.windows is not None:  # without windows, files keep the name they always had
         key.update(source.windows.tobytes())
+    if least is not None:
+        key.update(f"\nleast {least}".encode())
     count, image_bytes = len(source.records), size**2 * 3
     path = folder / f"{key.hexdigest()[:16]}-{size}px-{count}.uint8"
 
@@ -79,7 +88,7 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
             _clear_killed_writes(folder)
             with file_lock(path.with_suffix(".lock")):
                 if not is_complete():
-                    _write(source, size, path)
+                    _write(source, size, path, least)
     except OSError as error:
         raise RunError(
             f"The cache of resized images could not be written to {folder}: {error}. It needs "
@@ -88,7 +97,7 @@ def cached_reader(source: Source, size: int, folder: Path, fingerprint: str) -> 
     return ImageReader(source, size, path)
 
 
-def _write(source: Source, size: int, path: Path) -> None:
+def _write(source: Source, size: int, path: Path, least: int | None) -> None:
     """Write the resized records of a complete split to `path`, on all cores."""
     part = path.with_suffix(f".part-{uuid.uuid4().hex}")
     count, image_bytes = len(source.records), size**2 * 3
@@ -96,7 +105,7 @@ def _write(source: Source, size: int, path: Path) -> None:
         with open(part, "xb") as file, ThreadPool(os.cpu_count()) as pool:
 
             def write(row: int) -> None:
-                pixels = source.pixels(row, size)
+                pixels = source.pixels(row, size, least=least)
                 os.pwrite(file.fileno(), pixels.tobytes(), row * image_bytes)
 
             written = pool.imap_unordered(write, range(count), 8)

@@ -1,21 +1,21 @@
-"""Encoded bytes to upright RGB images, bounded in memory and time.
-
-Every image is decoded at full size: decoding a JPEG at reduced size ("draft") changed large photos
-by more than one grey level on average.
-"""
+"""Encoded bytes to upright RGB images, bounded in memory and time."""
 
 import re
 import threading
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from io import BytesIO
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 T = TypeVar("T")
+
+Decoding = Literal["full", "scaled"]
+"""Whether JPEGs are decoded at full size, or at a reduced size that is large enough."""
 
 # Pillow's own limit for a decompression bomb. Cameras of 100 and 150 megapixels stay below it; a
 # larger PNG of one colour fits into some kilobytes.
@@ -46,7 +46,19 @@ _UPRIGHT = {
 }
 
 
-def decode(data: bytes) -> Image.Image:
+def least_side(decoding: Decoding, size: int) -> int | None:
+    """Return `least` of `decode` for photos that are resized to a square.
+
+    A reduced photo keeps twice the side, so that the resize still averages pixels.
+
+    Args:
+        decoding: `data.decode` of the configuration.
+        size: Side of the square.
+    """
+    return 2 * size if decoding == "scaled" else None
+
+
+def decode(data: bytes, least: int | None = None) -> Image.Image:
     """Decode a JPEG, PNG or WebP file into an upright RGB image.
 
     The signature decides the format, not the file's name. The EXIF orientation is applied;
@@ -56,6 +68,8 @@ def decode(data: bytes) -> Image.Image:
 
     Args:
         data: The complete encoded file.
+        least: A JPEG is decoded at a half, a quarter or an eighth of its size, as long as both
+            sides keep this many pixels; by default at full size. It is faster, and not exact.
 
     Returns:
         The image in mode RGB.
@@ -63,7 +77,7 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         ValueError: The file cannot be decoded; the message is only the reason.
     """
-    return _read(_decode, data)
+    return _read(partial(_decode, least=least), data)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -107,13 +121,15 @@ def _without_texts(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _decode(data: bytes) -> Image.Image:
+def _decode(data: bytes, least: int | None) -> Image.Image:
     image = _open(data)
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
     if image.info.get("progressive") and _has_too_many_scans(data):
         raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
+    if least is not None:
+        image.draft(None, (least, least))  # other formats ignore it
     with _one_large_image if pixels > _LARGE else nullcontext():
         image.load()
         return upright_rgb(image)

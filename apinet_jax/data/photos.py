@@ -20,7 +20,11 @@ Window = tuple[int, int, int, int]
 
 
 def read_pixels(
-    photos: Sequence[Photo], windows: Sequence[Window | None] | None, resize: int, crop: int
+    photos: Sequence[Photo],
+    windows: Sequence[Window | None] | None,
+    resize: int,
+    crop: int,
+    least: int | None = None,
 ) -> UInt8[np.ndarray, "N {crop} {crop} 3"]:
     """Return the pixels of each photo, resized and centrally cropped as test images are.
 
@@ -30,6 +34,7 @@ def read_pixels(
             photo; the complete photos by default.
         resize: Side of the resized square.
         crop: Side of its central part.
+        least: See `decode`; of no effect with a window, which is in pixels of full size.
 
     Raises:
         InputError: If a photo cannot be read, or a window is outside of it.
@@ -45,7 +50,7 @@ def read_pixels(
     def pixels(index: int) -> UInt8[np.ndarray, "H W 3"]:
         photo = photos[index]
         try:
-            return photo_pixels(photo, windows[index], resize, crop)
+            return photo_pixels(photo, windows[index], resize, crop, least)
         except ValueError as error:
             name = photo if isinstance(photo, str | os.PathLike) else f"number {index}"
             raise InputError(f"The photo {name} cannot be read: {error}.") from error
@@ -54,7 +59,7 @@ def read_pixels(
 
 
 def photo_pixels(
-    photo: Photo, window: Window | None, resize: int, crop: int
+    photo: Photo, window: Window | None, resize: int, crop: int, least: int | None = None
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """Return the pixels of one photo; see `read_pixels`.
 
@@ -62,13 +67,18 @@ def photo_pixels(
         ValueError: If it cannot be read; the message is only the reason.
     """
     try:
-        return to_pixels(open_photo(photo), window, resize, center_part(resize, crop))
+        image = open_photo(photo, least if window is None else None)
+        return to_pixels(image, window, resize, center_part(resize, crop))
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 
 
-def open_photo(photo: Photo) -> Image.Image:
+def open_photo(photo: Photo, least: int | None = None) -> Image.Image:
     """Decode a photo into an upright RGB image.
+
+    Args:
+        photo: The photo.
+        least: See `decode`; of no effect on images and arrays.
 
     Raises:
         OSError: If the file cannot be read.
@@ -80,4 +90,4 @@ def open_photo(photo: Photo) -> Image.Image:
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[-1] != 3:
             raise ValueError(f"an array of {photo.dtype} {photo.shape} is not one of uint8 [H W 3]")
         return Image.fromarray(photo)
-    return decode(photo if isinstance(photo, bytes) else to_path(photo).read_bytes())
+    return decode(photo if isinstance(photo, bytes) else to_path(photo).read_bytes(), least)

@@ -64,25 +64,38 @@ class Source:
         """Return the part of a record's picture to use: x, y, width, height; `None` for all."""
         return None if self.windows is None else tuple(self.windows[row].tolist())
 
-    def picture(self, row: int) -> Image.Image:
+    def picture(self, row: int, least: int | None = None) -> Image.Image:
         """Decode a record of the complete split, cut to its window.
 
+        Args:
+            row: The record.
+            least: See `decode`; of no effect with windows, which are in pixels of full size.
+
         Raises:
             ValueError: If it cannot be decoded.
         """
-        image = decode(self.read_record(row))
         if (window := self.window(row)) is None:
-            return image
+            return decode(self.read_record(row), least)
         x, y, width, height = window
-        return image.crop((x, y, x + width, y + height))
+        return decode(self.read_record(row)).crop((x, y, x + width, y + height))
 
-    def pixels(self, row: int, size: int, part: Part | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    def pixels(
+        self, row: int, size: int, part: Part | None = None, least: int | None = None
+    ) -> UInt8[np.ndarray, "H W 3"]:
         """Return the resized pixels of a record of the complete split, or a part of them.
 
+        Args:
+            row: The record.
+            size: Height and width after resizing.
+            part: What to return; all of it by default.
+            least: As for `picture`.
+
         Raises:
             ValueError: If it cannot be decoded.
         """
-        return to_pixels(decode(self.read_record(row)), self.window(row), size, part)
+        window = self.window(row)
+        image = decode(self.read_record(row), least if window is None else None)
+        return to_pixels(image, window, size, part)
 
     def subset(self, indices: Int[np.ndarray, " M"]) -> "Source":
         """Return a view of some images, in the given order."""

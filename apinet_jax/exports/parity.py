@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from apinet_jax.answers.trained_run import TrainedRun
+from apinet_jax.data.decoding import least_side
 from apinet_jax.data.records.walk import quoted
 from apinet_jax.data.source import Source
 from apinet_jax.exports.onnx import ONNX
@@ -128,17 +129,18 @@ def _classify_all(
     run: TrainedRun, exported: Exported, source: Source
 ) -> tuple[Float[np.ndarray, "N C"], list[tuple[float, float]]]:
     """Return the scores of all images, and how the grey levels differ of those it resizes."""
-    logits, differences, sizes = [], [], set()
+    logits, differences, sizes, data = [], [], set(), run.config.data
+    least = least_side(data.decode, data.resize)  # as the run decodes them
     for index in tracked(range(len(source)), "Comparing with the run", len(source)):
         row = int(source.rows[index])
-        photo = np.asarray(source.picture(row))
+        photo = np.asarray(source.picture(row, least))
         if exported.most_sizes is None or len(sizes) < exported.most_sizes:
             sizes.add(photo.shape)
         if exported.most_sizes is None or photo.shape in sizes:
             difference = np.abs(exported.crops(photo) - run.pixels([photo]).astype(np.float32))
             differences.append((float(difference.max()), float((difference > 0).mean())))
         else:
-            photo = source.pixels(row, run.config.data.resize)
+            photo = source.pixels(row, data.resize, least=least)
         logits.append(exported.classify_one(photo))
     return np.concatenate(logits), differences
 

@@ -22,6 +22,7 @@ from apinet_jax.answers.prediction.naming import Naming
 from apinet_jax.answers.prediction.rows import make_row
 from apinet_jax.answers.trained_run import TrainedRun
 from apinet_jax.answers.unknown.open_world import OpenWorld, name_photos
+from apinet_jax.data.decoding import least_side
 from apinet_jax.inference import Description
 from apinet_jax.serving.batcher import Batcher
 from apinet_jax.serving.uploads import Limits, RefusedError, Upload, crop_upload, open_upload
@@ -135,7 +136,7 @@ class Service:
             raise RefusedError(400, f"{len(uploads)} photos were sent; one is explained.")
         if not self.run.has_maps:
             raise RefusedError(422, "This network classifies a class token, which has no map.")
-        photo = await self._decode(partial(open_upload, uploads[0], self.settings.limits))
+        photo = await self._read(open_upload, uploads[0])
         return await self._compute(partial(self._explain, photo, against))
 
     def about(self) -> dict[str, Any]:
@@ -177,8 +178,14 @@ class Service:
 
     async def _crop(self, upload: Upload) -> UInt8[np.ndarray, "H W 3"]:
         data = self.run.config.data
-        cut = partial(crop_upload, upload, self.settings.limits, data.resize, data.crop)
-        return await self._decode(cut)
+        cut = partial(crop_upload, resize=data.resize, crop=data.crop)
+        return await self._read(cut, upload)
+
+    async def _read(self, function: Callable[..., T], upload: Upload) -> T:
+        """Apply a function to an upload, with the limits, as the run decodes photos."""
+        least = least_side(self.run.config.data.decode, self.run.config.data.resize)
+        limits = self.settings.limits
+        return await self._decode(partial(function, upload, limits, least=least))
 
     async def _decode(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)

@@ -126,8 +126,13 @@ def _too_large(limits: Limits) -> RefusedError:
     return RefusedError(413, f"The body is larger than {limits.megabytes:g} MB.")
 
 
-def open_upload(upload: Upload, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
+def open_upload(upload: Upload, limits: Limits, least: int | None) -> UInt8[np.ndarray, "H W 3"]:
     """Return the upright photo; its content decides the type, not its name.
+
+    Args:
+        upload: The upload.
+        limits: The most pixels that it may have.
+        least: See `decode`.
 
     Raises:
         RefusedError: If it is no photo, damaged, or has too many pixels.
@@ -142,13 +147,13 @@ def open_upload(upload: Upload, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
             f"The photo has {width} x {height} pixels, more than {limits.megapixels:g} million.",
         )
     try:
-        return np.asarray(decode(upload.content))
+        return np.asarray(decode(upload.content, least))
     except ValueError as error:
         raise RefusedError(422, f"The photo cannot be read: {error}.") from error
 
 
 def crop_upload(
-    upload: Upload, limits: Limits, resize: int, crop: int
+    upload: Upload, limits: Limits, resize: int, crop: int, least: int | None
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """Return what the network sees of a photo; raise as `open_upload`."""
-    return photo_pixels(open_upload(upload, limits), None, resize, crop)
+    return photo_pixels(open_upload(upload, limits, least), None, resize, crop)

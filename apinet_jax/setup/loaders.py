@@ -12,6 +12,7 @@ from jaxtyping import Int, UInt8
 from apinet_jax.config import SAMPLERS
 from apinet_jax.data.cache import ImageReader, cached_reader
 from apinet_jax.data.crops import CentralCrop, CropPlace, RandomCrop
+from apinet_jax.data.decoding import least_side
 from apinet_jax.data.pipeline import EvalLoader, TrainLoader
 from apinet_jax.data.sampler import BalancedSampler, Sampler, ShuffledSampler
 from apinet_jax.data.source import Dataset, Source
@@ -58,10 +59,11 @@ def make_sampler(
 
 def make_reader(config: ml_collections.ConfigDict, source: Source, fingerprint: str) -> ImageReader:
     """Return the reader of a split's resized images, from a cache on disk unless it is off."""
+    size = config.data.resize
+    least = least_side(config.data.decode, size)
     if config.data.cache == "off":
-        return ImageReader(source, config.data.resize)
-    folder = records_root() / CACHE
-    return cached_reader(source, config.data.resize, folder, fingerprint)
+        return ImageReader(source, size, least=least)
+    return cached_reader(source, size, records_root() / CACHE, fingerprint, least)
 
 
 def random_crop(config: ml_collections.ConfigDict, reader: ImageReader, seed: int) -> RandomCrop:

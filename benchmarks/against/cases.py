@@ -35,6 +35,7 @@ class Case(NamedTuple):
         photos: How many there are.
         batches: Batches of a call; its time is that of one of them.
         cache: Our `data.cache`; for `start`, `empty` where nothing is kept between calls.
+        decode: Our `data.decode`.
         dtype: Compute type; torch uses autocast for `bfloat16`.
     """
 
@@ -48,6 +49,7 @@ class Case(NamedTuple):
     photos: int = 240
     batches: int = 6
     cache: str = "off"
+    decode: str = "full"
     dtype: str = "float32"
 
 
@@ -66,7 +68,12 @@ def _inputs() -> list[Case]:
         for cache in ("off", "disk", "device")
     ]
     large = {"photo": (4000, 3000), "photos": 60}  # a cache does not depend on their size
-    return [*small, Case("input, 4000 x 3000, cache off", "input", **large, **batch)]
+    large |= {"kind": "input", **batch}
+    return [
+        *small,
+        Case("input, 4000 x 3000, cache off", **large),
+        Case("input, 4000 x 3000, data.decode=scaled", decode="scaled", **large),
+    ]
 
 
 def draw_photos(case: Case) -> Path:

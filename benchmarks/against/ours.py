@@ -121,8 +121,12 @@ def _stream_call(case: Case) -> Call:
     mesh, config = make_mesh(), _config(case)
     config.update_from_flattened_dict(
         {
-            **{"data.name": "folder", "data.dir": str(folder), "data.cache": case.cache},
-            **{"data.resize": case.side * 8 // 7, "optim.epochs": 1000.0},
+            "data.name": "folder",
+            "data.dir": str(folder),
+            "data.cache": case.cache,
+            "data.decode": case.decode,
+            "data.resize": case.side * 8 // 7,
+            "optim.epochs": 1000.0,
             "batch.sampler": "shuffled" if case.classes > PHOTO_CLASSES else "balanced",
         }
     )

@@ -4,13 +4,16 @@ import multiprocessing
 import os
 import signal
 from dataclasses import replace
+from io import BytesIO
 from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
 from image_folder import noise_source
+from PIL import Image
 
 from apinet_jax.data.cache import ImageReader, cached_reader
+from apinet_jax.data.source import Source
 from apinet_jax.system.errors import RunError
 
 COUNT, SIZE = 26, 20
@@ -48,13 +51,34 @@ def test_parts_of_a_split_share_one_file(source, tmp_path):
 
 @pytest.mark.parametrize(
     "other",
-    [{"split": "test"}, {"fingerprint": "other images of the same names"}, {"size": SIZE + 1}],
+    [
+        {"split": "test"},
+        {"fingerprint": "other images of the same names"},
+        {"size": SIZE + 1},
+        {"least": 2 * SIZE},
+    ],
 )
 def test_other_content_has_another_file(source, tmp_path, other):
-    cached_reader(source, SIZE, tmp_path, "fingerprint")
-    split = replace(source, split=other.get("split", source.split))
-    cached_reader(split, other.get("size", SIZE), tmp_path, other.get("fingerprint", "fingerprint"))
+    settings = {"size": SIZE, "folder": tmp_path, "fingerprint": "fingerprint"}
+    cached_reader(source, **settings)
+    split = replace(source, split=other.pop("split", source.split))
+    cached_reader(split, **{**settings, **other})
     assert len(files(tmp_path)) == 2
+
+
+def test_reduced_photos_are_the_same_with_and_without_a_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 200, 3), np.uint8)
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG")
+    photo = Source([{"image": stream.getvalue()}], np.arange(1), np.zeros(1, int), ("0",), "train")
+    plain = ImageReader(photo, SIZE, least=2 * SIZE)
+    cached = cached_reader(photo, SIZE, tmp_path, "fingerprint", least=2 * SIZE)
+    np.testing.assert_array_equal(cached(0), plain(0))
+    assert (plain(0) != ImageReader(photo, SIZE)(0)).any()
+    # A window is in pixels of the photo, which is then decoded at full size.
+    boxed = replace(photo, windows=np.array([[40, 20, 120, 100]]))
+    boxed_pixels = ImageReader(boxed, SIZE, least=2 * SIZE)(0)
+    np.testing.assert_array_equal(boxed_pixels, ImageReader(boxed, SIZE)(0))
 
 
 def test_truncated_cache_is_written_again(source, tmp_path):

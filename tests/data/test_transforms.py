@@ -10,7 +10,7 @@ from PIL import Image
 
 from apinet_jax.data import decoding
 from apinet_jax.data.crops import ArrayReader, RandomCrop
-from apinet_jax.data.decoding import decode
+from apinet_jax.data.decoding import decode, least_side
 from apinet_jax.data.transforms import center_crop, resize
 
 
@@ -204,6 +204,49 @@ def test_pixels_match_an_independent_pipeline(width, height, limit):
         ours = center_crop(resize(decode(data), 512), 448)
         assert (ours.dtype, ours.shape) == (np.uint8, (448, 448, 3))
         assert np.abs(ours - reference(data)).mean() <= limit
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "expected"),
+    [
+        ((800, 600), 75, (100, 75)),
+        ((800, 600), 76, (200, 150)),
+        ((800, 600), 300, (400, 300)),
+        ((800, 600), 301, (800, 600)),
+        ((2000, 1600), 20, (250, 200)),  # an eighth is the least that JPEG has
+    ],
+)
+def test_jpeg_is_reduced_while_both_sides_are_large_enough(size, least, expected):
+    data = encode(Image.new("RGB", size, (200, 30, 60)), "JPEG", quality=95)
+    image = decode(data, least)
+    assert image.size == expected
+    np.testing.assert_allclose(image.getpixel((5, 5)), (200, 30, 60), atol=3)
+
+
+def test_reduced_jpegs_are_upright_and_rgb():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("RGB", "L", "CMYK"):
+        data = encode(Image.new(mode, (64, 32)), "JPEG", exif=exif)
+        image = decode(data, 16)
+        assert (image.mode, image.size) == ("RGB", (16, 32))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+def test_other_formats_are_not_reduced(file_format):
+    data = encode(
+        photo(64, 48), file_format, **({"lossless": True} if file_format == "WEBP" else {})
+    )
+    np.testing.assert_array_equal(np.asarray(decode(data, 10)), np.asarray(decode(data)))
+
+
+def test_a_reduced_photo_keeps_twice_the_resized_side():
+    assert least_side("full", 128) is None
+    least = least_side("scaled", 128)
+    data = encode(photo(2048, 1536), "JPEG", quality=90)
+    assert decode(data, least).size == (512, 384)
+    differences = resize(decode(data, least), 128).astype(int) - resize(decode(data), 128)
+    assert 0 < np.abs(differences).mean() < 1
 
 
 def test_shrinking_is_antialiased():

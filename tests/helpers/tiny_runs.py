@@ -39,7 +39,7 @@ SETTINGS = {
 }
 
 
-def draw_photos(folder, classes=CLASSES, train=12, test=4, size=40):
+def draw_photos(folder, classes=CLASSES, train=12, test=4, size=40, suffix="png"):
     """Noise with a tint for each class: some accuracy can be learned, but not all."""
     random = np.random.default_rng(0)
     for split, count in {"train": train, "test": test}.items():
@@ -49,7 +49,7 @@ def draw_photos(folder, classes=CLASSES, train=12, test=4, size=40):
             for number in range(count):
                 pixels = random.integers(0, 200, (size, size, 3), np.uint8)
                 pixels[..., label % 3] += 4 + 4 * (label // 3)
-                Image.fromarray(pixels).save(place / f"{number}.png")
+                Image.fromarray(pixels).save(place / f"{number}.{suffix}")
     return folder
 
 

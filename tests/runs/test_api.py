@@ -15,9 +15,12 @@ from tiny_runs import config_for, draw_photos, rows_of
 
 import apinet_jax
 from apinet_jax import evaluation
+from apinet_jax.answers.photo_stream import describe_stream
+from apinet_jax.commands.export import about_run, check
 from apinet_jax.data.catalog import open_dataset
 from apinet_jax.data.decoding import decode
 from apinet_jax.data.official.aircraft import Aircraft
+from apinet_jax.exports.stablehlo import write_stablehlo
 from apinet_jax.system.errors import InputError, RunError
 
 TINY = {"data__workers": 0, "model__trunk": "test_tiny", "optim__epochs": 2.0}
@@ -80,6 +83,24 @@ def test_logits_are_those_of_evaluation(result, photos, classifier, monkeypatch)
     ours = classifier.logits(test_photos)
     theirs = evaluated_logits(monkeypatch, result.workdir)
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_reduced_photos_are_those_of_evaluation(tmp_path, monkeypatch):
+    photos = draw_photos(tmp_path / "photos", train=12, test=4, size=192, suffix="jpg")
+    config = config_for(photos, **TINY, data__decode="scaled")
+    workdir = apinet_jax.train(config, tmp_path / "run", devices=jax.devices()[:1]).workdir
+    classifier = apinet_jax.load(workdir)
+    names = sorted((photos / "test").rglob("*.jpg"))
+    theirs = evaluated_logits(monkeypatch, workdir)
+    np.testing.assert_allclose(classifier.logits(names), theirs, rtol=1e-5, atol=1e-6)
+    streamed = [
+        batch.logits for batch in describe_stream(classifier, [str(name) for name in names])
+    ]
+    np.testing.assert_allclose(np.concatenate(streamed), theirs, rtol=1e-5, atol=1e-6)
+    of_full_size = classifier.logits([decode(name.read_bytes()) for name in names])
+    assert np.abs(of_full_size - theirs).max() > 1e-4
+    write_stablehlo(classifier.network, None, about_run(classifier), tmp_path / "x.stablehlo")
+    check(classifier, tmp_path / "x.stablehlo")
 
 
 def test_windows_are_those_of_evaluation(tmp_path, monkeypatch):

@@ -232,6 +232,7 @@ BASE = {"data__augmentation": "random_resized"}
     [
         ({"data__crop": 24}, 0, True),
         ({"data__resize": 40}, 0, True),
+        ({"data__decode": "scaled"}, 0, True),
         ({"model__trunk": "resnet10_w16"}, 0, True),
         ({"model__dtype": "bfloat16"}, 0, True),
         ({"model__pool": "token"}, 0, True),
