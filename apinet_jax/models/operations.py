@@ -125,11 +125,9 @@ def _keep_factors(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _narrow_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    rows, features = jnp.atleast_2d(gradient), jnp.atleast_2d(x)
-    columns = lax.optimization_barrier(rows.swapaxes(-1, -2))  # [* C P]
-    of_kernel = lax.optimization_barrier(columns @ features)  # [* C D]
-    # The axes of *P are not joined before, as the last one may be sharded.
-    of_kernel = jnp.sum(of_kernel, axis=tuple(range(of_kernel.ndim - 2)))
+    columns = lax.optimization_barrier(jnp.moveaxis(gradient, -1, 0))  # [C *P]
+    rows = range(x.ndim - 1)
+    of_kernel = lax.dot_general(columns, x, (([1 + axis for axis in rows], rows), ((), ())))
     return gradient @ kernel.T, of_kernel.T
 
 
