@@ -17,6 +17,7 @@ from apinet_jax.method.classify import classify_images
 from apinet_jax.method.interaction import APINet
 from apinet_jax.method.losses import PairLogits
 from apinet_jax.models.layers import normalise
+from apinet_jax.system.compiler_options import compiler_options
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath
 from apinet_jax.trained_network import TrainedNetwork, read_network
@@ -104,10 +105,11 @@ class Classifier:
             features = apply(variables, images, APINet.features)
             return Description(features, classify(variables, images))
 
-        self._classify = jax.jit(classify)
-        self._describe = jax.jit(describe)
-        self._features = jax.jit(partial(apply, method=APINet.features))
-        self._feature_map = jax.jit(partial(apply, method=APINet.feature_map))
+        compiled = partial(jax.jit, compiler_options=compiler_options(self.device.platform))
+        self._classify = compiled(classify)
+        self._describe = compiled(describe)
+        self._features = compiled(partial(apply, method=APINet.features))
+        self._feature_map = compiled(partial(apply, method=APINet.feature_map))
 
     @cached_property
     def provenance(self) -> Provenance:

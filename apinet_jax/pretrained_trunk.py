@@ -18,6 +18,7 @@ from apinet_jax.models.weights.hub import find_pretrained
 from apinet_jax.models.weights.recognise import check_weights, read_weights
 from apinet_jax.models.weights.torch_names import load_torch_tensors
 from apinet_jax.setup.sizing import resize_for
+from apinet_jax.system.compiler_options import compiler_options
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import AnyPath
 
@@ -104,7 +105,8 @@ class PretrainedTrunk:
             images = normalise(images, self.mean, self.std)
             return model.apply(variables, images, train=False, method=method)
 
-        self._apply = jax.jit(apply, static_argnames="method")
+        options = compiler_options(self.device.platform)
+        self._apply = jax.jit(apply, static_argnames="method", compiler_options=options)
 
     def features(self, photos: Sequence[Photo] | np.ndarray) -> Float[np.ndarray, "N D"]:
         """Return the pooled feature of each photo: the mean over its feature map, or `pool`.

@@ -18,6 +18,7 @@ from apinet_jax.method.objective import Objective, evaluate_objective
 from apinet_jax.method.optim import TRUNK
 from apinet_jax.method.trunk_pass import Preprocess, trunk_features
 from apinet_jax.method.types import StepMetrics, TrainState
+from apinet_jax.system.compiler_options import compiler_options
 from apinet_jax.system.mesh import replicated, sharded_by_batch
 
 Stage = Literal["frozen", "full"]
@@ -132,11 +133,6 @@ def step_on_places(
 ) -> tuple[TrainState, StepMetrics]:
     """Return the result of a step on crops of images that are on the device."""
     return step(state, batch._replace(image=cut(images, batch.image)), key)
-
-
-def compiler_options(platform: str, deterministic: bool) -> dict[str, bool]:
-    """Return the XLA options of a step; only GPUs have operations that differ between runs."""
-    return {"xla_gpu_exclude_nondeterministic_ops": deterministic} if platform == "gpu" else {}
 
 
 def make_train_step(

@@ -14,7 +14,6 @@ from apinet_jax.method.objective import Objective
 from apinet_jax.method.optim import cosine_schedule, make_optimizer
 from apinet_jax.method.steps import (
     Preprocess,
-    compiler_options,
     init_state,
     make_eval_step,
     make_train_step,
@@ -218,15 +217,6 @@ def test_keys_share_one_trace():
     _, other = step(fresh(mesh), batch, jax.random.key(1))
     assert one.loss != other.loss
     assert step._cache_size() == traces
-
-
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_deterministic_option_is_only_for_gpus(deterministic):
-    option = "xla_gpu_exclude_nondeterministic_ops"
-    assert compiler_options("gpu", deterministic) == {option: deterministic}
-    assert compiler_options("cpu", deterministic) == compiler_options("tpu", deterministic) == {}
-    # XLA knows the option by this name; others are refused on any platform.
-    jax.jit(lambda x: x + 1, compiler_options=compiler_options("gpu", deterministic))(1)
 
 
 def test_dropout_depends_on_the_step():
