@@ -9,6 +9,7 @@ from apinet_jax.commands import COMMANDS
 from apinet_jax.commands.cli import run_with_exit_codes
 from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,5 +66,11 @@ def entry_point() -> None:
     main.entry_point()
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """Run as a program of its own, such as the installed command."""
+    restart_with_huge_pages()
     entry_point()
+
+
+if __name__ == "__main__":
+    program()

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from apinet_jax.commands import program_flags
 from apinet_jax.commands.cli import parse_flags, run_with_exit_codes
 from apinet_jax.system.errors import InputError
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 
 flags.adopt_module_key_flags(program_flags)  # for --help
 
@@ -38,10 +39,8 @@ def main(argv: Sequence[str]) -> None:
                 "--report needs a single process. Leave it out, and write the report afterwards: "
                 "python -m apinet_jax report RUN."
             )
-    from apinet_jax.system.allocator import keep_freed_memory
     from apinet_jax.system.compilation_cache import enable_compilation_cache
 
-    keep_freed_memory()
     enable_compilation_cache()
     if program_flags.MODEL.value:
         from apinet_jax.commands.export import check_file
@@ -78,4 +77,5 @@ def entry_point() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     entry_point()

@@ -39,9 +39,9 @@ from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.method.calibration import log_softmax
 from apinet_jax.models.layers import normalise
-from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 from benchmarks.exemplars import Known, Scored, hard_pairs
 from benchmarks.frozen_heads import read_features
 from benchmarks.in_memory import Trainer
@@ -227,7 +227,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS, help="(default: %(default)s)")
     parser.add_argument("--without-maps", action="store_true", help="leave out the slowest score")
     options = parser.parse_args()
-    keep_freed_memory()
     enable_compilation_cache()
     base = base_config(options.weights)
     images = read_features(base, options.pack, options.features or options.out / "features.npz")
@@ -266,4 +265,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

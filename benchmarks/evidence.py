@@ -21,7 +21,7 @@ trunk: API-Net, softmax, and softmax with the recipe and the batches of API-Net.
 
 from pathlib import Path
 
-from apinet_jax.system.allocator import keep_freed_memory
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 from benchmarks.packed_photos import unpack
 from benchmarks.seed_study import (
     Images,
@@ -85,7 +85,6 @@ def main() -> None:
     if options.table:
         print_table(rows)
         return
-    keep_freed_memory()
     config = base_config(options.weights, options.crop)
     config.model.dtype = options.dtype
     photos = unpack(options.pack, config.data.resize)
@@ -112,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

@@ -35,8 +35,8 @@ import numpy as np
 
 from apinet_jax.data.crops import ArrayReader, AugmentedView, RandomCrop
 from apinet_jax.data.transforms import center_crop
-from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.console import tracked
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
 from benchmarks.seed_study import (
@@ -176,7 +176,6 @@ def main() -> None:
         for few in cases:
             print_table(rows, few)
         return
-    keep_freed_memory()
     base = base_config(options.weights, options.crop)
     features = read_features(base, options.pack, options.features or options.out / "features.npz")
     base.train.features = "cache"
@@ -202,4 +201,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from apinet_jax.system.allocator import keep_freed_memory
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 
 REPEATS = 7
 
@@ -54,7 +54,6 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2048, help="of the matrices (default: 2048)")
     parser.add_argument("--mebibytes", type=int, default=1024, help="of the copy (default: 1024)")
     arguments = parser.parse_args()
-    keep_freed_memory()
     product = product_rate(arguments.dtype, arguments.side)
     copy = copy_rate(arguments.mebibytes * 2**20)
     print(f"{jax.devices()[0].device_kind}")
@@ -63,4 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

@@ -34,7 +34,7 @@ from apinet_jax.setup import memory
 from apinet_jax.setup.build import fresh_state, make_program, run_key
 from apinet_jax.setup.compile import lower_train_step
 from apinet_jax.setup.config_file import parse_change
-from apinet_jax.system.allocator import keep_freed_memory
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 from apinet_jax.system.mesh import make_mesh, to_global
 
 BATCHES_OF_IMAGES = 10  # that are on the device with `data.cache=device`
@@ -147,7 +147,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps each (default: 5)")
     arguments = parser.parse_args()
 
-    keep_freed_memory()
     mesh = make_mesh()
     steps = {}
     for trunk, stage in itertools.product(arguments.trunk, arguments.stage):
@@ -163,4 +162,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

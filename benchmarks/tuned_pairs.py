@@ -22,9 +22,9 @@ from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.method.calibration import log_softmax
 from apinet_jax.method.types import TrainState
-from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
+from apinet_jax.system.huge_pages import restart_with_huge_pages
 from benchmarks.exemplars import Known, Scored
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
@@ -82,7 +82,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--cells", nargs="+", default=CELLS, choices=CELLS)
     options = parser.parse_args()
-    keep_freed_memory()
     enable_compilation_cache()
     base = base_config(options.weights, options.crop)
     recipes, rows = Rows(options.out / "rows.jsonl"), Rows(options.out / "pairs.jsonl")
@@ -122,4 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

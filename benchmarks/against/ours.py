@@ -33,8 +33,8 @@ from apinet_jax.setup.build import (
 )
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.loaders import make_train_loader
-from apinet_jax.system.allocator import keep_freed_memory
 from apinet_jax.system.console import console
+from apinet_jax.system.huge_pages import TUNABLES
 from apinet_jax.system.mesh import make_mesh, to_global
 from benchmarks.against.cases import (
     DECAY,
@@ -59,7 +59,6 @@ def make_call(case: Case, variant: str) -> Call:
     It returns when the numbers exist, with the seconds if they are not those of the whole call.
     """
     del variant  # there is one
-    keep_freed_memory()
     make = {
         **{"head": _head_call, "train": _network_call, "infer": _network_call},
         **{"input": _stream_call, "epoch": _stream_call},
@@ -195,7 +194,8 @@ def _caches(folder: Path) -> dict[str, str]:
     """Return the environment of a command that keeps what it prepares in a folder."""
     kept = {"TFDS_DATA_DIR": "records", "JAX_COMPILATION_CACHE_DIR": "programs"}
     paths = {name: str(folder / "caches" / place) for name, place in kept.items()}
-    return {**os.environ, "PYTHONPATH": str(_REPOSITORY), **paths}
+    given = {name: value for name, value in os.environ.items() if name != TUNABLES}
+    return {**given, "PYTHONPATH": str(_REPOSITORY), **paths}  # which starts as from a shell
 
 
 def _start_call(case: Case) -> Call:

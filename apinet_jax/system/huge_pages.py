@@ -1,0 +1,51 @@
+"""Huge pages for the large arrays of a program on a CPU."""
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+TUNABLES = "GLIBC_TUNABLES"
+"""Variable of the environment from which the C library reads its settings."""
+
+_HUGE_PAGES = "glibc.malloc.hugetlb"
+_FIRST_GLIBC = (2, 35)  # that has this setting
+_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def restart_with_huge_pages() -> None:
+    """Start this program again with transparent huge pages, where they are there for the asking.
+
+    XLA allocates the temporary arrays of a step anew in each step, up to gigabytes, and the C
+    library returns them to the system afterwards. With pages of 4 KiB an eighth to a quarter of a
+    step is then spent on new pages. The library asks for huge ones if an environment variable says
+    so when the program starts. Call it before anything has an effect.
+    """
+    environment = with_huge_pages(os.environ)
+    if environment != os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a program uses huge pages; the same one if none can.
+
+    What the user set stays as it is.
+    """
+    given = environment.get(TUNABLES, "")
+    if _HUGE_PAGES in given or not _on_request():
+        return dict(environment)
+    setting = f"{_HUGE_PAGES}=1"
+    return {**environment, TUNABLES: f"{given}:{setting}" if given else setting}
+
+
+def _on_request() -> bool:
+    """Return whether the C library can ask for huge pages, and has to."""
+    library, version = platform.libc_ver()
+    if sys.platform != "linux" or library != "glibc":
+        return False
+    try:
+        enough = tuple(map(int, version.split(".")[:2])) >= _FIRST_GLIBC
+        return enough and "[madvise]" in _SETTING.read_text()
+    except (OSError, ValueError):
+        return False
