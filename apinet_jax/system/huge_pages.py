@@ -1,5 +1,6 @@
 """Huge pages for the large arrays of a program on a CPU."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -24,7 +25,8 @@ def restart_with_huge_pages() -> None:
     """
     environment = with_huge_pages(os.environ)
     if environment != os.environ:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        with contextlib.suppress(OSError):  # it is only slower without
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
