@@ -163,7 +163,8 @@ def feature_key(
     windows = None if source.windows is None else hashlib.sha256(source.windows.tobytes())
     random = [config.train.view_seed, data.augmentation]
     random += [data.min_area] * (data.augmentation == "random_resized")
-    decoding = [data.decode] * (data.decode != "full")  # other keys stay as they were
+    # Photos with windows are never reduced; keys of others stay as they were.
+    decoding = [data.decode] * (data.decode != "full" and source.windows is None)
     parts = {
         "format": _FORMAT,
         "images": [fingerprint, source.split, windows and windows.hexdigest()],

@@ -16,7 +16,7 @@ trunk: API-Net, softmax, and softmax with the recipe and the batches of API-Net.
     python -m benchmarks.evidence --pack=cub50-256.npz --weights=OTHER --out=OTHER_DIR --crop=224 \
         --seeds=3 --settings=DIR/rows.jsonl
 
-`--steps=1` tries everything with one step for each run.
+`--steps=1` tries a search and its tests with one step for each run.
 """
 
 from pathlib import Path
@@ -81,6 +81,10 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, help="rows of another search, instead of a search")
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
+    if options.settings and not options.settings.is_file():
+        parser.error(f"There is no file {options.settings}.")
+    if options.settings and (options.recipes or options.steps != STEPS):
+        parser.error("--settings has its own recipes and steps: leave out --recipes and --steps.")
     rows = Rows(options.out / "rows.jsonl")
     if options.table:
         print_table(rows)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from apinet_jax.models import TRUNKS, make_trunk, operations
+from apinet_jax.system.compiler_options import compiler_options
 
 
 def compiled_step(arguments: argparse.Namespace) -> tuple[Callable, tuple]:
@@ -34,7 +35,8 @@ def compiled_step(arguments: argparse.Namespace) -> tuple[Callable, tuple]:
 
     params = variables.pop("params")
     inputs = (params, variables, images)
-    return jax.jit(jax.grad(loss)).lower(*inputs).compile(), inputs
+    options = compiler_options(jax.default_backend())
+    return jax.jit(jax.grad(loss), compiler_options=options).lower(*inputs).compile(), inputs
 
 
 def plain_only(cpu: Callable, default: Callable) -> Callable:

@@ -16,6 +16,7 @@ import numpy as np
 
 from apinet_jax.models import LISTED_TRUNKS, make_trunk, trunk_spec, variable_shapes
 from apinet_jax.models.weights.catalogue import PUBLISHED
+from apinet_jax.system.compiler_options import compiler_options
 from apinet_jax.system.console import say
 
 
@@ -25,7 +26,10 @@ def images_per_core_second(trunk: str, side: int, batch: int, repeats: int) -> f
     images = np.random.default_rng(0).standard_normal((batch, side, side, 3), np.float32)
     shapes = variable_shapes(trunk)
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, leaf.dtype), shapes)
-    step = jax.jit(lambda variables, images: module.apply(variables, images, train=False))
+    step = jax.jit(
+        lambda variables, images: module.apply(variables, images, train=False),
+        compiler_options=compiler_options(jax.default_backend()),
+    )
     jax.block_until_ready(step(variables, images))  # compiles
     seconds = []
     for _ in range(repeats):

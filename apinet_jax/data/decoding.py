@@ -130,6 +130,8 @@ def _decode(data: bytes, least: int | None) -> Image.Image:
         raise ValueError(f"a JPEG of more than {_MAX_SCANS} scans")
     if least is not None:
         image.draft(None, (least, least))  # other formats ignore it
+        if not image.info.get("progressive"):  # of which all coefficients are in memory
+            pixels = image.width * image.height
     with _one_large_image if pixels > _LARGE else nullcontext():
         image.load()
         return upright_rgb(image)

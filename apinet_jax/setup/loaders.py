@@ -60,7 +60,7 @@ def make_sampler(
 def make_reader(config: ml_collections.ConfigDict, source: Source, fingerprint: str) -> ImageReader:
     """Return the reader of a split's resized images, from a cache on disk unless it is off."""
     size = config.data.resize
-    least = least_side(config.data.decode, size)
+    least = least_side(config.data.decode, size) if source.windows is None else None
     if config.data.cache == "off":
         return ImageReader(source, size, least=least)
     return cached_reader(source, size, records_root() / CACHE, fingerprint, least)

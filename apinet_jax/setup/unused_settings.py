@@ -63,7 +63,11 @@ def unused_settings(config: ml_collections.ConfigDict) -> list[str]:
             ("pairs.choice",),
             "it chooses partners of other classes",
         ),
-        (flat["data.crop_to_box"], ("data.decode",), "boxes are cut from photos of full size"),
+        (
+            flat["data.crop_to_box"] or flat["data.name"] == "aircraft",
+            ("data.decode",),
+            "boxes and banners are cut from photos of full size",
+        ),
         (flat["data.augmentation"] == "crop", ("data.min_area",), "these crops have one size"),
         (
             flat["optim.rule"] == "sgd" and flat["optim.momentum"] == 0,

@@ -10,13 +10,14 @@ from pathlib import Path
 TUNABLES = "GLIBC_TUNABLES"
 """Variable of the environment from which the C library reads its settings."""
 
+_MARK = "APINET_JAX_RESTARTED"
 _HUGE_PAGES = "glibc.malloc.hugetlb"
 _FIRST_GLIBC = (2, 35)  # that has this setting
-_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # `madvise`: who asks gets them
 
 
 def restart_with_huge_pages() -> None:
-    """Start this program again with transparent huge pages, where they are there for the asking.
+    """Start this program again with transparent huge pages, where programs have to ask for them.
 
     XLA allocates the temporary arrays of a step anew in each step, up to gigabytes, and the C
     library returns them to the system afterwards. With pages of 4 KiB an eighth to a quarter of a
@@ -24,9 +25,11 @@ def restart_with_huge_pages() -> None:
     so when the program starts. Call it before anything has an effect.
     """
     environment = with_huge_pages(os.environ)
-    if environment != os.environ:
-        with contextlib.suppress(OSError):  # it is only slower without
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    restarted = _MARK in os.environ
+    if restarted or sys.gettrace() is not None or environment == os.environ:
+        return  # a wrapper may drop the variable again, and a debugger would start again too
+    with contextlib.suppress(OSError):  # it is only slower without
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, _MARK: "1"})
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
@@ -43,11 +46,11 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _on_request() -> bool:
     """Return whether the C library can ask for huge pages, and has to."""
-    library, version = platform.libc_ver()
-    if sys.platform != "linux" or library != "glibc":
+    if sys.platform != "linux":
         return False
     try:
-        enough = tuple(map(int, version.split(".")[:2])) >= _FIRST_GLIBC
+        library, version = platform.libc_ver()
+        enough = library == "glibc" and tuple(map(int, version.split(".")[:2])) >= _FIRST_GLIBC
         return enough and "[madvise]" in _SETTING.read_text()
     except (OSError, ValueError):
         return False

@@ -13,7 +13,7 @@ LIBRARY = "ynn_fusion"
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_deterministic_option_is_only_for_gpus(deterministic):
     option = "xla_gpu_exclude_nondeterministic_ops"
-    assert compiler_options("gpu", deterministic) == {option: deterministic}
+    assert compiler_options("gpu", deterministic) == ({option: True} if deterministic else {})
     assert option not in compiler_options("cpu", deterministic)
     assert compiler_options("tpu", deterministic) == {}
     # XLA knows the option by this name; others are refused on any platform.
@@ -29,6 +29,11 @@ def convolve(x, kernel):
 def program(function, *shapes, **options):
     arguments = [jnp.zeros(shape) for shape in shapes]
     return jax.jit(function, **options).lower(*arguments).compile().as_text()
+
+
+def test_choice_of_the_user_stays(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
+    assert compiler_options("cpu") == {}
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="these are programs for CPUs")

@@ -76,3 +76,32 @@ def test_program_starts_again_with_its_arguments_and_huge_pages():
 
     small = pages({**ours, TUNABLES: "glibc.malloc.hugetlb=0"})
     assert pages(ours) < small / 10
+
+
+# Runs at each start of Python, before the program.
+AT_START = """
+import os
+with open(os.environ["STARTS"], "a") as file:
+    print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), file=file)
+"""
+
+
+@pytest.mark.skipif(not huge_pages._on_request(), reason="there are no huge pages on request")
+@pytest.mark.parametrize(
+    ("module", "option", "code"),
+    [
+        ("apinet_jax", "--help", 0),
+        ("apinet_jax.main", "--help", 1),  # absl's
+        ("apinet_jax.main", "--no-such-flag", 2),
+    ],
+)
+def test_commands_start_again_once_in_the_same_process(tmp_path, module, option, code):
+    (tmp_path / "sitecustomize.py").write_text(AT_START)
+    starts = tmp_path / "starts"
+    environment = {name: value for name, value in os.environ.items() if name != TUNABLES}
+    environment |= {"PYTHONPATH": str(tmp_path), "STARTS": str(starts)}
+    command = [sys.executable, "-m", module, option]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == code
+    (first, before), (second, after) = (line.split() for line in starts.read_text().splitlines())
+    assert (first, before, after) == (second, "None", ASK[TUNABLES])
