@@ -219,15 +219,6 @@ def test_keys_share_one_trace():
     assert step._cache_size() == traces
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="this is a program for CPUs")
-def test_convolutions_of_a_step_leave_ynnpack():
-    mesh, _, _, step = setup()
-    program = step.lower(fresh(mesh), to_global(BALANCED, mesh), KEY).compile().as_text()
-    in_libraries, entry = program.split("\nENTRY ")
-    assert " convolution(" in entry
-    assert " convolution(" not in in_libraries
-
-
 def test_dropout_depends_on_the_step():
     _, first, _ = run()
     _, again, _ = run()
