@@ -150,6 +150,7 @@ def test_evidence_needs_neither_grain_nor_tfds(tmp_path):
     code, _ = run_command(options, program=("-c", WITHOUT), devices=1)
     assert code == 0
     assert (tmp_path / "rows.jsonl").read_text() == rows
+    options = [option for option in options if not option.startswith(("--steps", "--recipes"))]
     options += [f"--settings={tmp_path / 'rows.jsonl'}", f"--out={tmp_path / 'other'}"]
     code, output = run_command(options, program=("-c", WITHOUT), devices=1)
     assert code == 0, output
