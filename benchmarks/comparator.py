@@ -161,10 +161,10 @@ class Study:
             cell: np.argsort(-rows, axis=1, kind="stable")[:, :CANDIDATES]
             for cell, rows in log_p.items()
         }
+        found = {cell: np.take_along_axis(nearest, best[cell], axis=1) for cell in METHODS}
         scores: dict[str, dict[str, np.ndarray]] = {cell: {} for cell in METHODS}
         for cell, other in zip(METHODS, METHODS[::-1], strict=True):
-            found = np.take_along_axis(nearest, best[cell], axis=1)
-            alike = (unit_length(central[photos])[:, None] * units[found]).sum(axis=2)
+            alike = (unit_length(central[photos])[:, None] * units[found[cell]]).sum(axis=2)
             scores[cell]["cosine"] = alike
             scores[cell]["the other head"] = np.take_along_axis(log_p[other], best[cell], axis=1)
         for name, score, params, lr, kind in ways:
@@ -173,8 +173,8 @@ class Study:
             if lr is not None:
                 trained = train_score(score, params, train, chosen, exemplars, lr, seed)
             for cell in METHODS:
-                found = np.take_along_axis(nearest, best[cell], axis=1)
-                scores[cell][name] = apply_score(score, trained, inputs[photos], train, found)
+                rows = inputs[photos], train, found[cell]
+                scores[cell][name] = apply_score(score, trained, *rows)
             if name == "trained on":
                 bare = log_softmax(trainer.logits(state._replace(params=trained), central[photos]))
                 for cell in METHODS:
