@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from apinet_jax.commands import COMMANDS
 from apinet_jax.commands.cli import run_with_exit_codes
+from apinet_jax.system.allocator import restart_with_allocator
 from apinet_jax.system.console import print_result
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.huge_pages import restart_with_huge_pages
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,7 +68,7 @@ def entry_point() -> None:
 
 def program() -> None:
     """Run as a program of its own, such as the installed command."""
-    restart_with_huge_pages()
+    restart_with_allocator()
     entry_point()
 
 

@@ -25,6 +25,7 @@ from apinet_jax.method.types import StepMetrics, TrainState
 from apinet_jax.setup.build import Plan, run_key
 from apinet_jax.setup.loaders import batch_workers
 from apinet_jax.system import hosts
+from apinet_jax.system.allocator import allocator_advice
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import DivergedError, Interrupted, explain_out_of_memory
 from apinet_jax.system.mesh import to_global
@@ -143,7 +144,10 @@ class _StepLog:
 def _bound(waiting: float, config: ml_collections.ConfigDict) -> str:
     """Return a sentence about what bounds the pace, and what would help."""
     if waiting < _MUCH_WAITING:
-        return f"Computing bounds it; images take {100 * waiting:.0f} % of the time."
+        advice = allocator_advice() if jax.default_backend() == "cpu" else ""
+        return (
+            f"Computing bounds it; images take {100 * waiting:.0f} % of the time. {advice}".strip()
+        )
     if config.data.cache == "device" or config.train.features == "cache":
         helps = "another program may keep the processor busy"
     elif config.data.cache == "off":

@@ -17,8 +17,8 @@ from absl import app, flags, logging
 
 from apinet_jax.commands import program_flags
 from apinet_jax.commands.cli import parse_flags, run_with_exit_codes
+from apinet_jax.system.allocator import restart_with_allocator
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.huge_pages import restart_with_huge_pages
 
 flags.adopt_module_key_flags(program_flags)  # for --help
 
@@ -77,5 +77,5 @@ def entry_point() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_allocator()
     entry_point()

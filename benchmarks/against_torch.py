@@ -30,9 +30,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from apinet_jax.system.allocator import with_allocator
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import InputError
-from apinet_jax.system.huge_pages import with_huge_pages
 from apinet_jax.system.paths import write_atomically
 from benchmarks.against.cases import ALL_CASES, CASES, PROCESSES
 
@@ -47,7 +47,7 @@ class Side:
     def __init__(self, variant: str, case: str, threads: int):
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         if variant == "ours":  # as our programs start
-            environment = with_huge_pages(environment)
+            environment = with_allocator(environment)
         self._name = f"{case}, {variant}"
         child = ["-m", "benchmarks.against.child", variant, f"'{case}'"]
         self._command = [Path(sys.executable).name, *child]

@@ -21,7 +21,7 @@ trunk: API-Net, softmax, and softmax with the recipe and the batches of API-Net.
 
 from pathlib import Path
 
-from apinet_jax.system.huge_pages import restart_with_huge_pages
+from apinet_jax.system.allocator import restart_with_allocator
 from benchmarks.packed_photos import unpack
 from benchmarks.seed_study import (
     Images,
@@ -115,5 +115,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_allocator()
     main()

@@ -35,8 +35,8 @@ import numpy as np
 
 from apinet_jax.data.crops import ArrayReader, AugmentedView, RandomCrop
 from apinet_jax.data.transforms import center_crop
+from apinet_jax.system.allocator import restart_with_allocator
 from apinet_jax.system.console import tracked
-from apinet_jax.system.huge_pages import restart_with_huge_pages
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
 from benchmarks.seed_study import (
@@ -201,5 +201,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_allocator()
     main()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from apinet_jax.system.huge_pages import restart_with_huge_pages
+from apinet_jax.system.allocator import restart_with_allocator
 
 REPEATS = 7
 
@@ -62,5 +62,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_allocator()
     main()

@@ -34,7 +34,7 @@ from apinet_jax.setup import memory
 from apinet_jax.setup.build import fresh_state, make_program, run_key
 from apinet_jax.setup.compile import lower_train_step
 from apinet_jax.setup.config_file import parse_change
-from apinet_jax.system.huge_pages import restart_with_huge_pages
+from apinet_jax.system.allocator import restart_with_allocator
 from apinet_jax.system.mesh import make_mesh, to_global
 
 BATCHES_OF_IMAGES = 10  # that are on the device with `data.cache=device`
@@ -162,5 +162,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_allocator()
     main()

@@ -22,9 +22,9 @@ from apinet_jax.answers.unknown.scores import unit_length
 from apinet_jax.data.transforms import center_crop
 from apinet_jax.method.calibration import log_softmax
 from apinet_jax.method.types import TrainState
+from apinet_jax.system.allocator import restart_with_allocator
 from apinet_jax.system.compilation_cache import enable_compilation_cache
 from apinet_jax.system.console import tracked
-from apinet_jax.system.huge_pages import restart_with_huge_pages
 from benchmarks.exemplars import Known, Scored
 from benchmarks.in_memory import Trainer
 from benchmarks.packed_photos import unpack
@@ -121,5 +121,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
+    restart_with_allocator()
     main()

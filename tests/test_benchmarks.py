@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apinet_jax.system import huge_pages
+from apinet_jax.system import allocator
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
@@ -17,7 +17,7 @@ def test_help(script, monkeypatch, capsys):
     for extra in ("torch", "torchvision", "timm"):
         monkeypatch.setitem(sys.modules, extra, None)
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
-    monkeypatch.setattr(huge_pages, "restart_with_huge_pages", lambda: None)  # of the tests
+    monkeypatch.setattr(allocator, "restart_with_allocator", lambda: None)  # of the tests
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(script), run_name="__main__")
     assert end.value.code == 0

@@ -27,6 +27,7 @@ from jaxtyping import Float, UInt8
 
 from apinet_jax.answers.pairs.calibration import PairCalibration
 from apinet_jax.exports.programs import classify_crops, classify_photos, compare_photos, cut_crop
+from apinet_jax.system.compiler_options import compiler_options
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import write_atomically
 from apinet_jax.trained_network import TrainedNetwork
@@ -150,4 +151,5 @@ class StableHLO:
     def _compiled(self, name: str) -> Callable[..., Any]:
         program = export.deserialize(bytearray(self._programs[name]))
         # As arguments: constants would be copied by the compiler.
-        return partial(jax.jit(program.call), self._on_device)
+        options = compiler_options(jax.default_backend())
+        return partial(jax.jit(program.call, compiler_options=options), self._on_device)

@@ -33,8 +33,8 @@ from apinet_jax.setup.build import (
 )
 from apinet_jax.setup.compile import compile_train_step
 from apinet_jax.setup.loaders import make_train_loader
+from apinet_jax.system.allocator import PRELOAD, TUNABLES
 from apinet_jax.system.console import console
-from apinet_jax.system.huge_pages import TUNABLES
 from apinet_jax.system.mesh import make_mesh, to_global
 from benchmarks.against.cases import (
     DECAY,
@@ -194,7 +194,7 @@ def _caches(folder: Path) -> dict[str, str]:
     """Return the environment of a command that keeps what it prepares in a folder."""
     kept = {"TFDS_DATA_DIR": "records", "JAX_COMPILATION_CACHE_DIR": "programs"}
     paths = {name: str(folder / "caches" / place) for name, place in kept.items()}
-    given = {name: value for name, value in os.environ.items() if name != TUNABLES}
+    given = {name: value for name, value in os.environ.items() if name not in (PRELOAD, TUNABLES)}
     return {**given, "PYTHONPATH": str(_REPOSITORY), **paths}  # which starts as from a shell
 
 

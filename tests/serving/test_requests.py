@@ -14,6 +14,8 @@ from starlette.testclient import TestClient
 
 import apinet_jax
 from apinet_jax.answers.prediction.naming import Naming
+from apinet_jax.data.decoding import decode, least_side
+from apinet_jax.serving import uploads
 from apinet_jax.serving.app import make_app
 from apinet_jax.serving.service import Settings
 from apinet_jax.serving.uploads import Limits
@@ -55,6 +57,20 @@ def test_photos_are_named(client, run, files):
     assert row["answer"] == expected[0][0]
     assert found["provenance"]["hash"] == run.provenance.hash
     assert "checkpoint" not in found["provenance"]
+
+
+@pytest.mark.parametrize("method", ["full", "scaled"])
+def test_photos_are_decoded_as_the_run_decodes_them(client, run, files, monkeypatch, method):
+    asked = []
+
+    def recorded(content, least):
+        asked.append(least)
+        return decode(content, least)
+
+    monkeypatch.setattr(uploads, "decode", recorded)
+    monkeypatch.setitem(run.config.data, "decode", method)
+    client.post("/v1/predict", content=files[0].read_bytes()).raise_for_status()
+    assert asked == [least_side(method, run.config.data.resize)]
 
 
 def test_unreadable_photos_among_others_have_the_reason(client, files):
