@@ -14,6 +14,8 @@ has every measurement, the machine and the versions.
 XLA decides when it compiles how many cores compute what: leave JAX_COMPILATION_CACHE_DIR unset, or
 give it a folder that no process with fewer cores has used.
 
+Our side has the allocator with which our programs start. For all sides to have one, set LD_PRELOAD.
+
 torch chooses the pairs of a batch on the host, as the authors' program does. A variant that cannot
 run, such as `compiled` without a C++ compiler, is left out, and named below the table.
 """
@@ -30,7 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from apinet_jax.system.allocator import with_allocator
+from apinet_jax.system.allocator import PRELOAD, with_allocator
 from apinet_jax.system.console import Bar, say
 from apinet_jax.system.errors import InputError
 from apinet_jax.system.paths import write_atomically
@@ -149,6 +151,8 @@ def main() -> None:
         raise InputError(f"--cases={options.cases}: no case has it in its name: {list(CASES)}")
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = f"{threads} cores, {platform.machine()}, {platform.system()}"
+    if preloaded := with_allocator(os.environ).get(PRELOAD):
+        machine += f", our side with {preloaded}"
     packages = ("jax", "jaxlib", "torch", "torchvision", "timm")
     versions = {name: version(name) for name in packages}
     print(f"{machine}; {', '.join(f'{name} {v}' for name, v in versions.items())}\n")
