@@ -19,7 +19,7 @@ from apinet_jax.models.layers import (
     rematerialised,
     small_normal,
 )
-from apinet_jax.models.operations import at_least_float32, residual_product
+from apinet_jax.models.operations import at_least_float32, stored
 
 PATCH, KERNEL, MLP_RATIO = 4, 7, 4
 EPSILON = 1e-6  # of the norms
@@ -51,12 +51,10 @@ class Block(nn.Module):
         )
         y = depthwise(x)
         y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(y, "norm", EPSILON))
-        y = dense(width, dot_general=residual_product, name="mlp.fc2")(
-            nn.gelu(y, approximate=False)
-        )
+        y = dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
         gamma = self.param("gamma", initializers.constant(1e-6), (width,), jnp.float32)
         y = y * gamma.astype(self.dtype).reshape(1, 1, 1, -1)
-        return x + drop_path(self, y, self.drop_path)
+        return stored(x + drop_path(self, y, self.drop_path))
 
 
 class ConvNeXt(Trunk):

@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from apinet_jax.models.activations import relu
 from apinet_jax.models.layers import BatchNorm, Conv, Trunk, he_normal_fan_in, rematerialised
 from apinet_jax.models.operations import avg_pool, max_pool
 
@@ -40,7 +41,7 @@ class DenseLayer(nn.Module):
                 dtype=self.dtype,
                 kernel_init=he_normal_fan_in,
                 name=f"conv{index}",
-            )(nn.relu(norm(x, train)))
+            )(relu(norm(x, train)))
         return x
 
 
@@ -64,7 +65,7 @@ class DenseNet(Trunk):
 
         def norm_relu(x: Float[Array, "B h w D"], name: str) -> Float[Array, "B h w D"]:
             norm = BatchNorm(self.batch_norm_groups, dtype=self.dtype, name=f"features.{name}")
-            return nn.relu(norm(x, train))
+            return relu(norm(x, train))
 
         x = Conv(self.width, 7, stride=2, padding=3, name="features.conv0", **shared)(images)
         x = max_pool(norm_relu(x, "norm0"), window=3, stride=2, padding=1)

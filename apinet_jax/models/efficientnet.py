@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from apinet_jax.models.activations import relu6
 from apinet_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -19,7 +20,7 @@ from apinet_jax.models.layers import (
     Trunk,
     rematerialised,
 )
-from apinet_jax.models.operations import pads_of, relu6
+from apinet_jax.models.operations import pads_of, stored
 
 EPSILON = 1e-3  # of every BatchNorm, as in TensorFlow; timm's momentum is torch's
 STEM, HEAD = 32, 1280  # channels, the same in all five
@@ -83,7 +84,7 @@ class InvertedResidual(nn.Module):
         y = relu6(norm(name="bn2" if expands else "bn1")(y, train))
         y = Conv(self.width, 1, dtype=self.dtype, name="conv_pwl" if expands else "conv_pw")(y)
         y = norm(name="bn3" if expands else "bn2")(y, train)
-        return x + y if x.shape == y.shape else y
+        return stored(x + y) if x.shape == y.shape else y
 
 
 class EfficientNetLite(Trunk):

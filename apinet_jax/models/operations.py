@@ -40,6 +40,11 @@ def portable_operations() -> Iterator[None]:
         _PORTABLE.reset(token)
 
 
+def is_portable() -> bool:
+    """Return whether `portable_operations` is in effect."""
+    return _PORTABLE.get()
+
+
 def by_platform(cpu: Callable, default: Callable, portable: Callable | None = None) -> Callable:
     """Return a function that selects one of two formulations by platform; reverse-mode only.
 
@@ -74,6 +79,20 @@ def by_platform(cpu: Callable, default: Callable, portable: Callable | None = No
 
     function.defvjp(forward, backward)
     return function
+
+
+def stored(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """Return `x`; on CPUs, neither it nor its gradient is computed again by whatever reads it.
+
+    XLA's CPU backend fuses elementwise operations into all that read them. In a trunk with
+    residuals, each block would then sum those of all blocks before it, and each gradient those of
+    all blocks after it. `compiler_options` has XLA keep this barrier until it has fused.
+    """
+    return by_platform(cpu=lax.optimization_barrier, default=_same)(x)
+
+
+def _same(x: Array) -> Array:
+    return x
 
 
 def pads_of(padding: Padding, size: tuple[int, int], kernel_size: int, stride: int) -> Pads:
@@ -134,38 +153,6 @@ def _narrow_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array,
 _narrow_product.defvjp(_keep_factors, _narrow_backward)
 
 
-def residual_product(
-    x: Float[Array, "*T I"], kernel: Float[Array, "I O"], *_: Any, **__: Any
-) -> Float[Array, "*T O"]:
-    """Multiply tokens to add to a residual stream, in the fastest formulation.
-
-    Like `classifier_product`, it suits `nn.Dense(dot_general=...)`, whose other arguments are the
-    defaults.
-    """
-    return by_platform(cpu=_residual_product, default=jnp.matmul)(x, kernel)
-
-
-@jax.custom_vjp
-def _residual_product(x: Float[Array, "*T I"], kernel: Float[Array, "I O"]) -> Float[Array, "*T O"]:
-    """Multiply, and in the gradient of the kernel transpose the input and not the gradient.
-
-    XLA's CPU backend fuses that transposition with the sum before it: the gradient of the stream,
-    which has a summand for each later block. All blocks together would then compute these sums in
-    a time that is quadratic in their number.
-    """
-    return x @ kernel
-
-
-def _residual_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    tokens = tuple(range(x.ndim - 1))
-    of_kernel = lax.dot_general(x, gradient, ((tokens, tokens), ((), ())))  # [I O]
-    return gradient @ kernel.T, of_kernel
-
-
-_residual_product.defvjp(_keep_factors, _residual_backward)
-
-
 def patch_conv(
     x: Float[Array, "B H W I"], kernel: Float[Array, "p p I O"]
 ) -> Float[Array, "B h w O"]:
@@ -212,7 +199,8 @@ def chained_max_pool(
     rows. NaN always wins, so it is never hidden. Both agree with `plain_max_pool` and torch.
     """
     x = pad_cells(x, pads, -np.inf)
-    return _chained_maximum(_chained_maximum(x, window, stride, axis=2), window, stride, axis=1)
+    of_rows = stored(_chained_maximum(x, window, stride, axis=2))
+    return _chained_maximum(of_rows, window, stride, axis=1)
 
 
 def _chained_maximum(
@@ -272,14 +260,6 @@ def pad_cells(
         filled = jnp.full_like(cells, value)
         x = jnp.concatenate([*[filled] * before, x, *[filled] * after], axis=axis)
     return x
-
-
-def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return `x` between 0 and 6, with torch's gradient: zero at both bounds."""
-    low, high = x.dtype.type(0), x.dtype.type(6)
-    if _PORTABLE.get():
-        return jnp.minimum(jnp.maximum(x, low), high)
-    return lax.clamp(low, x, high)
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from apinet_jax.models.activations import relu
 from apinet_jax.models.layers import BatchNorm, Conv, Trunk, rematerialised
 from apinet_jax.models.operations import max_pool
 
@@ -53,10 +54,10 @@ class BasicBlock(Block):
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B h w O"]:
         """Add the residual to `x`."""
         y = self.conv(self.width, 3, "conv1", self.stride)(x)
-        y = nn.relu(self.norm("bn1")(y, train))
+        y = relu(self.norm("bn1")(y, train))
         y = self.conv(self.width, 3, "conv2")(y)
         y = self.norm("bn2")(y, train)
-        return nn.relu(y + self.shortcut(x, train))
+        return relu(y + self.shortcut(x, train))
 
 
 class Bottleneck(Block):
@@ -68,12 +69,12 @@ class Bottleneck(Block):
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B h w O"]:
         """Add the residual to `x`."""
         y = self.conv(self.width, 1, "conv1")(x)
-        y = nn.relu(self.norm("bn1")(y, train))
+        y = relu(self.norm("bn1")(y, train))
         y = self.conv(self.width, 3, "conv2", self.stride)(y)
-        y = nn.relu(self.norm("bn2")(y, train))
+        y = relu(self.norm("bn2")(y, train))
         y = self.conv(self.width * self.expansion, 1, "conv3")(y)
         y = self.norm("bn3")(y, train)
-        return nn.relu(y + self.shortcut(x, train))
+        return relu(y + self.shortcut(x, train))
 
 
 class ResNet(Trunk):
@@ -94,7 +95,7 @@ class ResNet(Trunk):
         """Return the feature map of normalised `images`; update `batch_stats` when training."""
         x = Conv(self.width, 7, stride=2, padding=3, dtype=self.dtype, name="conv1")(images)
         x = BatchNorm(self.batch_norm_groups, dtype=self.dtype, name="bn1")(x, train)
-        x = max_pool(nn.relu(x), window=3, stride=2, padding=1)
+        x = max_pool(relu(x), window=3, stride=2, padding=1)
         block = rematerialised(self.block, self.remat)
         for stage, depth in enumerate(self.depths):
             for index in range(depth):

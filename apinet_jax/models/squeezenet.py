@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from apinet_jax.models.activations import relu
 from apinet_jax.models.layers import Conv, Trunk, he_uniform, rematerialised
 from apinet_jax.models.operations import max_pool
 
@@ -37,10 +38,10 @@ class Fire(nn.Module):
                 name=name,
             )
 
-        x = nn.relu(conv(self.squeeze, 1, "squeeze")(x))
+        x = relu(conv(self.squeeze, 1, "squeeze")(x))
         pointwise = conv(self.expand, 1, "expand1x1")(x)
         spatial = conv(self.expand, 3, "expand3x3")(x)
-        return nn.relu(jnp.concatenate([pointwise, spatial], axis=-1))
+        return relu(jnp.concatenate([pointwise, spatial], axis=-1))
 
 
 class SqueezeNet(Trunk):
@@ -64,7 +65,7 @@ class SqueezeNet(Trunk):
             kernel_init=he_uniform,
             name="features.0",
         )(images)
-        x = max_pool(nn.relu(x), window=3, stride=2, ceil_mode=True)
+        x = max_pool(relu(x), window=3, stride=2, ceil_mode=True)
         x = fire(3, 16, 64)(x)
         x = fire(4, 16, 64)(x)
         x = max_pool(x, window=3, stride=2, ceil_mode=True)

@@ -22,7 +22,7 @@ from apinet_jax.models.layers import (
     rematerialised,
     small_normal,
 )
-from apinet_jax.models.operations import at_least_float32, pad_cells, residual_product
+from apinet_jax.models.operations import at_least_float32, pad_cells, stored
 
 PATCH, MLP_RATIO = 4, 4
 EPSILON = 1e-5  # of the norms
@@ -160,12 +160,10 @@ class Block(nn.Module):
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
         y = self.attend(layer_norm(x, "norm1", EPSILON), dense)
-        x = x + drop_path(self, y, self.drop_path)
+        x = stored(x + drop_path(self, y, self.drop_path))
         y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(x, "norm2", EPSILON))
-        y = dense(width, dot_general=residual_product, name="mlp.fc2")(
-            nn.gelu(y, approximate=False)
-        )
-        return x + drop_path(self, y, self.drop_path)
+        y = dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
+        return stored(x + drop_path(self, y, self.drop_path))
 
     def attend(self, x: Float[Array, "B h w D"], dense: partial) -> Float[Array, "B h w D"]:
         """Return the attention of each cell to its window.
@@ -189,9 +187,7 @@ class Block(nn.Module):
         qkv = qkv.reshape(*x.shape[:3], 3, self.heads, features // self.heads)
         apart = cells_apart(padded, window, shift) if any(shift) else None
         x = window_attention(*jnp.unstack(qkv, axis=3), bias, apart).reshape(x.shape)
-        x = unite(
-            dense(features, dot_general=residual_product, name="attn.proj")(x), window, padded
-        )[:, :height, :width]
+        x = unite(dense(features, name="attn.proj")(x), window, padded)[:, :height, :width]
         return jnp.roll(x, shift, axis=(1, 2))
 
 

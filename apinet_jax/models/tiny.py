@@ -5,6 +5,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from apinet_jax.models.activations import relu
 from apinet_jax.models.layers import BatchNorm, Conv, Trunk, rematerialised
 
 
@@ -25,7 +26,7 @@ class Layer(nn.Module):
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B h w O"]:
         """Return the features of `x`."""
         x = Conv(self.width, 3, stride=4, padding=1, dtype=self.dtype, name="conv1")(x)
-        return nn.relu(BatchNorm(self.batch_norm_groups, dtype=self.dtype, name="bn1")(x, train))
+        return relu(BatchNorm(self.batch_norm_groups, dtype=self.dtype, name="bn1")(x, train))
 
 
 class Tiny(Trunk):

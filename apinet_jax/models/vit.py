@@ -21,7 +21,7 @@ from apinet_jax.models.layers import (
     small_normal,
     torch_default,
 )
-from apinet_jax.models.operations import at_least_float32, residual_product
+from apinet_jax.models.operations import at_least_float32, stored
 from apinet_jax.models.rotary import Rotation, rotary_positions, rotate
 from apinet_jax.system.errors import InputError
 
@@ -109,7 +109,6 @@ class Block(nn.Module):
         """Return the transformed tokens; `rotation` turns queries and keys by their positions."""
         width = x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=small_normal)
-        to_stream = partial(dense, dot_general=residual_product)
 
         def scaled(y: Float[Array, "B T D"], residual: int) -> Float[Array, "B T D"]:
             if self.layer_scale is not None:
@@ -124,10 +123,10 @@ class Block(nn.Module):
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
         y = attention(query, key, value).reshape(x.shape)
-        x = x + scaled(to_stream(width, name="attn.proj")(y), 0)
+        x = stored(x + scaled(dense(width, name="attn.proj")(y), 0))
         y = dense(MLP_RATIO * width, name="mlp.fc1")(layer_norm(x, "norm2", self.epsilon))
-        y = to_stream(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
-        return x + scaled(y, 1)
+        y = dense(width, name="mlp.fc2")(nn.gelu(y, approximate=False))
+        return stored(x + scaled(y, 1))
 
 
 class ViT(Trunk):

@@ -10,7 +10,6 @@ from trunk_figures import map_and_gradient, named_variables
 from apinet_jax.models import make_trunk, trunk_spec
 from apinet_jax.models.depthwise import depthwise_conv
 from apinet_jax.models.efficientnet import STAGES, first_cell
-from apinet_jax.models.operations import relu6
 
 CASE, SHAPE = "1x33x44", (1, 33, 44)
 
@@ -57,9 +56,3 @@ def test_cells_are_pixels_under_the_middle_taps():
 
     pixels = jnp.broadcast_to(jnp.arange(84.0).reshape(1, 1, 84, 1), (1, 1, 84, 1))
     np.testing.assert_array_equal(picked(pixels), first_cell(84) + 32 * np.arange(3))
-
-
-def test_relu6_and_its_gradient():
-    x = jnp.array([-1.0, 0.0, 2.0, 6.0, 7.0])
-    np.testing.assert_array_equal(relu6(x), [0, 0, 2, 6, 6])
-    np.testing.assert_array_equal(jax.vmap(jax.grad(relu6))(x), [0, 0, 1, 0, 0])

@@ -16,7 +16,6 @@ from apinet_jax.models.operations import (
     plain_conv,
     plain_max_pool,
     pointwise_conv,
-    residual_product,
 )
 
 
@@ -106,9 +105,8 @@ def test_each_platform_compiles_its_formulation(platform, plain):
         assert "conditional" not in traced.lower().compile().as_text()
 
 
-@pytest.mark.parametrize("product", [classifier_product, residual_product])
 @pytest.mark.parametrize("shape", [(5,), (7, 5), (2, 7, 5)])
-def test_gradients_are_those_of_a_plain_product(product, shape):
+def test_gradients_are_those_of_a_plain_product(shape):
     draw = np.random.default_rng(0)
     x, kernel = (jnp.asarray(draw.standard_normal(s), jnp.float32) for s in (shape, (5, 3)))
     weights = jnp.asarray(draw.standard_normal((*shape[:-1], 3)), jnp.float32)
@@ -116,5 +114,5 @@ def test_gradients_are_those_of_a_plain_product(product, shape):
     def gradients(product):
         return jax.vjp(product, x, kernel)[1](weights)
 
-    for ours, plain in zip(gradients(product), gradients(jnp.matmul), strict=True):
+    for ours, plain in zip(gradients(classifier_product), gradients(jnp.matmul), strict=True):
         np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-6)

@@ -40,9 +40,12 @@ def program(function, *shapes, **options):
     return jax.jit(function, **options).lower(*arguments).compile().as_text()
 
 
-def test_choice_of_the_user_stays(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=")
-    assert compiler_options("cpu") == {}
+@pytest.mark.parametrize("flag", ["xla_cpu_experimental_ynn_fusion_type", "xla_disable_hlo_passes"])
+def test_choice_of_the_user_stays(flag, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    options = compiler_options("cpu")
+    monkeypatch.setenv("XLA_FLAGS", f"--{flag}=")
+    assert compiler_options("cpu") == {name: options[name] for name in options if name != flag}
 
 
 @on_cpu
