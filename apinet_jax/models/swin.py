@@ -22,7 +22,7 @@ from apinet_jax.models.layers import (
     rematerialised,
     small_normal,
 )
-from apinet_jax.models.operations import at_least_float32, pad_cells, stored
+from apinet_jax.models.operations import at_least_float32, by_platform, pad_cells, stored
 
 PATCH, MLP_RATIO = 4, 4
 EPSILON = 1e-5  # of the norms
@@ -34,17 +34,16 @@ RATIO = 1.01 + 0.49 / 2**19
 Sides = tuple[int, int]
 
 
-@jax.checkpoint
 def window_attention(
     query: Float[Array, "B W T heads E"],
     key: Float[Array, "B W T heads E"],
     value: Float[Array, "B W T heads E"],
     bias: Float[Array, "heads T T"],
-    apart: Bool[Array, "W T T"] | None,
+    apart: Bool[np.ndarray, "W T T"] | None,
 ) -> Float[Array, "B W T heads E"]:
     """Return softmax attention within each window, with the softmax in float32 or wider.
 
-    The backward pass recomputes the weights, [B W heads T T].
+    The backward pass recomputes the weights, [B W heads T T], except on CPUs.
 
     Args:
         query: Queries of the `T` cells of each of `W` windows.
@@ -53,6 +52,13 @@ def window_attention(
         bias: Added to the logits, by the cells' positions in the window.
         apart: Pairs of cells that are not neighbours in the image; `None` if all are.
     """
+    attend = partial(_window_attention, apart)
+    return by_platform(cpu=attend, default=jax.checkpoint(attend))(query, key, value, bias)
+
+
+def _window_attention(
+    apart: np.ndarray | None, query: Array, key: Array, value: Array, bias: Array
+) -> Array:
     wide = at_least_float32(query).dtype
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bwqhe,bwkhe->bwhqk", query, key, preferred_element_type=wide)

@@ -21,7 +21,7 @@ from apinet_jax.models.layers import (
     small_normal,
     torch_default,
 )
-from apinet_jax.models.operations import at_least_float32, stored
+from apinet_jax.models.operations import at_least_float32, by_platform, stored
 from apinet_jax.models.rotary import Rotation, rotary_positions, rotate
 from apinet_jax.system.errors import InputError
 
@@ -43,7 +43,6 @@ VIT_BASE = ViTSize(768, 12, 12)
 VIT_LARGE = ViTSize(1024, 24, 16)
 
 
-@jax.checkpoint
 def attention(
     query: Float[Array, "B T heads E"],
     key: Float[Array, "B T heads E"],
@@ -52,8 +51,12 @@ def attention(
     """Return softmax attention of every token to all, with the softmax in float32 or wider.
 
     The backward pass recomputes the weights, [B heads T T]: stored for every block, they would be
-    half of the memory of a step on large images. (Compilers for CPUs store them anyway.)
+    half of the memory of a step on large images. On CPUs that takes longer than it is worth.
     """
+    return by_platform(cpu=_attention, default=jax.checkpoint(_attention))(query, key, value)
+
+
+def _attention(query: Array, key: Array, value: Array) -> Array:
     wide = at_least_float32(query).dtype
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhe,bkhe->bhqk", query, key, preferred_element_type=wide)

@@ -137,7 +137,7 @@ def _fill_sizes(
     given_parts = config.train.microbatches
     unit = num_devices * (given_parts or 1)
     shapes = batch_shapes(len(counts), median, unit, batch.classes, batch.images)
-    savings = memory_savings(platform, config.model.remat, given_parts)
+    savings = memory_savings(config.model.remat, given_parts)
     patch = trunk_spec(trunk).patch
     if data.crop is not None:
         crops = [data.crop]
@@ -171,8 +171,7 @@ def _fill_sizes(
     why = fits if chosen[1:3] != shapes[0] else whole.get(chosen.classes, shared)
     fill("batch.classes", chosen.classes, why)
 
-    no_remat = "CPUs gain nothing from it" if on_cpu else fits
-    fill("model.remat", chosen.remat, no_remat if chosen.remat == "none" else fits)
+    fill("model.remat", chosen.remat, fits)
     each = batch.classes * batch.images // chosen.microbatches
     parts = (
         fits if chosen.microbatches == 1 else f"{fits}, and BatchNorm sees {each} images at once"

@@ -78,7 +78,7 @@ def memory_saving_options(
     Args:
         config: The completed configuration.
         num_devices: Devices that share a batch.
-        platform: `cpu`, where bfloat16 and rematerialisation save nothing, `gpu` or `tpu`.
+        platform: `cpu`, where bfloat16 saves nothing, `gpu` or `tpu`.
 
     Returns:
         Values by field; a smaller crop comes with its resize.
@@ -87,7 +87,7 @@ def memory_saving_options(
     options: list[dict[str, Any]] = []
     if config.data.cache == "device":
         options.append({"data.cache": "disk"})
-    if config.model.remat == "none" and platform != "cpu":
+    if config.model.remat == "none":
         options.append({"model.remat": "full"})
     if config.model.dtype == "float32" and platform != "cpu":
         options.append({"model.dtype": "bfloat16"})

@@ -22,6 +22,8 @@ def test_bytes_of_a_program_by_hand():
 def test_options_end_with_all_at_once():
     config = default_config()
     options = memory.memory_saving_options(config, num_devices=8, platform="cpu")
+    assert options[0] == {"model.remat": "full"}
+    assert not any("model.dtype" in option for option in options)  # saves nothing on CPUs
     assert memory.memory_saving_options(config, num_devices=8, platform="tpu")[:2] == [
         {"model.remat": "full"},
         {"model.dtype": "bfloat16"},
@@ -33,6 +35,7 @@ def test_options_end_with_all_at_once():
     for option in options:
         assert option.get("batch.classes", 30) * 4 % 8 == 0
     assert options[-1] == {
+        "model.remat": "full",
         "batch.classes": 10,
         "data.resize": 256,
         "data.crop": 224,
