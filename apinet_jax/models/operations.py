@@ -56,7 +56,7 @@ def by_platform(cpu: Callable, default: Callable, portable: Callable | None = No
         default: The formulation for every other platform, with the same values and gradients.
         portable: The formulation for other runtimes; `default` if not given.
     """
-    if _PORTABLE.get():
+    if is_portable():
         return portable or default
 
     @jax.custom_vjp
@@ -253,7 +253,7 @@ def pad_cells(
     x: Float[Array, "B H W D"], pads: Sequence[tuple[int, int]], value: float = 0.0
 ) -> Float[Array, "B h w D"]:
     """Add cells of one value before and after the rows and the columns of feature maps."""
-    if not _PORTABLE.get():
+    if not is_portable():
         return jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value)
     for axis, (before, after) in enumerate(pads, start=1):
         cells = lax.slice_in_dim(x, 0, 1, axis=axis)
